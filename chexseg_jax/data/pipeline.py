@@ -1,0 +1,48 @@
+"""Grain pipelines: from random-access sources to batches of the global batch size, sharded by process."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from chexseg_jax.errors import InputError
+
+
+def batches(dataset: grain.MapDataset, *, batch_size: int, workers: int = 0) -> grain.DatasetIterator:
+    """This process's part of an endless stream of batches; a checkpointable iterator.
+
+    Global batch b holds the elements [b * batch_size, (b + 1) * batch_size) of the dataset whatever the number
+    of processes; process k of n reads the k-th of n equal runs of it, so that the order over the devices of all
+    processes is the one that a single process would have.
+
+    Args:
+      dataset: endless and random-access (see `mixture`).
+      batch_size: global, over all processes.
+      workers: reading processes; 0 reads in threads, enough for prepared arrays.
+
+    Returns:
+      A Grain iterator over dicts of stacked arrays; `get_state` and `set_state` go into the checkpoint.
+    """
+    processes = jax.process_count()
+    if batch_size % processes:
+        raise InputError(
+            f"batch size {batch_size} does not divide over {processes} processes; take a multiple"
+        )
+    local = dataset.batch(batch_size // processes)[jax.process_index() :: processes]
+    stream = local.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+    if workers:
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(stream)
+
+
+def in_order(
+    source: Sequence[dict[str, Any]], *, batch_size: int
+) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """One pass in order, for inference: (batch, number of real rows); the last batch is padded with its last row."""
+    for start in range(0, len(source), batch_size):
+        rows = [source[i] for i in range(start, min(start + batch_size, len(source)))]
+        real = len(rows)
+        rows += rows[-1:] * (batch_size - real)
+        yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}, real

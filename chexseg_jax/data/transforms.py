@@ -1,0 +1,76 @@
+"""What happens to a batch on the device: bytes to normalised floats, bit-planes to masks, augmentation.
+
+Radiographs travel as uint8 and the ten masks as sixteen bits a pixel; everything else is made here, under jit.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, UInt8, UInt16
+
+from chexseg_jax.pathologies import TASKS
+
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation per channel, of intensities in [0, 1]; they travel with a model's weights."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+#: For encoders trained on CheXpert (one value for all three channels).
+CHEXPERT = Normalisation((0.5020,) * 3, (0.085585,) * 3)
+#: For encoders from ImageNet, and the published choice for all others.
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def normalise(
+    images: UInt8[Array, "B S S"] | Float[Array, "B S S"], by: Normalisation
+) -> Float[Array, "B S S 3"]:
+    """Grey intensities in [0, 255] to three normalised float32 channels."""
+    scaled = images.astype(jnp.float32)[..., None] / 255
+    return (scaled - jnp.asarray(by.mean)) / jnp.asarray(by.std)
+
+
+def unpack_masks(planes: UInt16[Array, "*B"]) -> Float[Array, "*B 10"]:
+    """Bit-planes (bit k = TASKS[k]) to float32 masks in {0, 1} with a last axis of ten."""
+    bits = jnp.arange(len(TASKS), dtype=jnp.uint16)
+    return ((planes[..., None] >> bits) & 1).astype(jnp.float32)
+
+
+def augment(
+    keys: Key[Array, " B"],
+    images: UInt8[Array, "B S S"],
+    planes: UInt16[Array, "B S S"] | None = None,
+) -> tuple[Float[Array, "B S S"], UInt16[Array, "B S S"] | None]:
+    """Random flips, shifts and zooms of image and masks alike, and a random exposure, one draw per example.
+
+    One key per example, so the draw does not depend on how the batch lies over devices. Shifts go up to 6 % of
+    the side and zooms from 0.9 to 1.1 (nearest pixel); gain is 0.85 to 1.15 and offset +-12 grey levels. The
+    flip is left-right: anatomically a situs inversus, yet it helps on small sets.
+    """
+
+    def one(key, image, plane):
+        flip, zoom, shift, gain, offset = jax.random.split(key, 5)
+        side = image.shape[0]
+        scale = jax.random.uniform(zoom, (), minval=0.9, maxval=1.1)
+        move = jax.random.uniform(shift, (2,), minval=-0.06, maxval=0.06) * side
+        centre = (side - 1) / 2
+        where = (jnp.arange(side) - centre) / scale + centre
+        index = jnp.round(where[None] + move[:, None]).astype(jnp.int32)
+        columns = jnp.where(jax.random.bernoulli(flip), index[1][::-1], index[1])
+        inside = (index[0] >= 0) & (index[0] < side)
+        inside = inside[:, None] & ((columns >= 0) & (columns < side))
+
+        def move_pixels(x):
+            moved = x[jnp.clip(index[0], 0, side - 1)][:, jnp.clip(columns, 0, side - 1)]
+            return jnp.where(inside, moved, jnp.zeros((), x.dtype))
+
+        exposed = move_pixels(image).astype(jnp.float32) * jax.random.uniform(
+            gain, (), minval=0.85, maxval=1.15
+        )
+        exposed = exposed + jax.random.uniform(offset, (), minval=-12.0, maxval=12.0)
+        return jnp.clip(exposed, 0, 255), None if plane is None else move_pixels(plane)
+
+    return jax.vmap(one)(keys, images, planes)

@@ -1,0 +1,23 @@
+"""How a user's mistake is told: one line that names the file, row or value and the mend; exit code 2."""
+
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: a file, a row, a value, an argument. The message is one line."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Runs a command's `main`; an `InputError` becomes one line on stderr and exit code 2.
+
+    Anything else is a defect of ours and keeps its traceback.
+    """
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,116 @@
+"""What people look at: overlays of masks on radiographs, and training curves, as PNG."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from chexseg_jax.pathologies import TASKS
+
+#: One colour a task, the same in every figure; told apart by most colour-blind readers on grey.
+COLOURS: Mapping[str, str] = dict(
+    zip(
+        TASKS,
+        (
+            "#e6c229",
+            "#4cc9f0",
+            "#f72585",
+            "#80ed99",
+            "#f4a261",
+            "#b388eb",
+            "#ff4d4d",
+            "#4895ef",
+            "#00f5d4",
+            "#ffffff",
+        ),
+        strict=True,
+    )
+)
+
+#: A column of overlays: its title, and [H,W,10] masks for each row (None: nothing is known there).
+Column = tuple[str, Sequence[Bool[np.ndarray, "H W 10"] | None]]
+
+
+def draw_overlays(
+    path: Path,
+    images: Sequence[UInt8[np.ndarray, "H W"]],
+    names: Sequence[str],
+    columns: Sequence[Column],
+    *,
+    title: str,
+) -> None:
+    """One row an image: the radiograph alone, then with each column's masks outlined and tinted.
+
+    Args:
+      path: the PNG to write.
+      images: grey radiographs.
+      names: of the rows.
+      columns: see `Column`.
+      title: says what the images are; a phantom is called one here.
+    """
+    rows, width = len(images), len(columns) + 1
+    figure = Figure(figsize=(2.6 * width, 2.75 * rows + 1.1), layout="constrained", facecolor="white")
+    axes = figure.subplots(rows, width, squeeze=False)
+    seen: set[int] = set()
+    for row, (image, name) in enumerate(zip(images, names, strict=True)):
+        for axis in axes[row]:
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[row][0].set_ylabel(name, fontsize=7)
+        for axis, (_, masks) in zip(axes[row][1:], columns, strict=True):
+            if masks[row] is None:
+                axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", color="white")
+            else:
+                seen |= draw_masks(axis, masks[row])
+    for axis, heading in zip(axes[0], ("radiograph", *(heading for heading, _ in columns)), strict=True):
+        axis.set_title(heading, fontsize=9)
+    handles = [Line2D([], [], color=COLOURS[TASKS[k]], lw=3, label=TASKS[k]) for k in sorted(seen)]
+    if handles:
+        legend = figure.legend(
+            handles=handles, loc="outside lower center", ncols=5, fontsize=8, facecolor="#404040"
+        )
+        for text in legend.get_texts():
+            text.set_color("white")
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=110)
+
+
+def draw_masks(axis: Axes, masks: Bool[np.ndarray, "H W 10"]) -> set[int]:
+    """Draws an image's masks on an axis that shows it; returns the tasks drawn, as indices into `TASKS`."""
+    shown = set(map(int, np.flatnonzero(masks.any((0, 1)))))
+    for k in sorted(shown, key=lambda k: -masks[..., k].sum()):  # small masks on top
+        colour = COLOURS[TASKS[k]]
+        mask = masks[..., k].astype(float)
+        axis.contourf(mask, levels=[0.5, 1.5], colors=[colour], alpha=0.18)
+        axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.1)
+    return shown
+
+
+def draw_curves(path: Path, metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Training curves, one row a training: the loss, and what the evaluation measured.
+
+    Args:
+      path: the PNG to write.
+      metrics: training's name -> its lines as `metrics_log.read_metrics` gives them.
+    """
+    figure = Figure(figsize=(9, 2.6 * len(metrics)), layout="constrained")
+    axes = figure.subplots(len(metrics), 2, squeeze=False)
+    for (loss_axis, score_axis), (name, lines) in zip(axes, metrics.items(), strict=True):
+        keys = sorted({key for line in lines for key in line} - {"step"})
+        for key in keys:
+            points = [(line["step"], line[key]) for line in lines if key in line]
+            axis = loss_axis if key == "loss" else score_axis
+            axis.plot(*zip(*points, strict=True), marker="" if key == "loss" else "o", lw=1.4, label=key)
+        loss_axis.set_ylabel("training loss")
+        loss_axis.set_title(name, fontsize=10, loc="left")
+        score_axis.set_title("on the validation images", fontsize=10, loc="left")
+        score_axis.legend(fontsize=8)
+        for axis in (loss_axis, score_axis):
+            axis.set_xlabel("step")
+            axis.grid(alpha=0.25)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,31 @@
+"""Tables as people read them: Markdown, intervals, and a dash where there is no number."""
+
+import math
+from collections.abc import Sequence
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, columns padded so that it reads as plain text too; the first is left-aligned."""
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(w) if i else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return [line(header), line(rule), *map(line, rows)]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number, or a dash for None and nan."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def interval(estimate: float, lower: float, upper: float) -> str:
+    """`0.270 [0.251, 0.288]`; a dash where there is no estimate."""
+    if math.isnan(estimate):
+        return "-"
+    return number(estimate) if math.isnan(lower) else f"{estimate:.3f} [{lower:.3f}, {upper:.3f}]"

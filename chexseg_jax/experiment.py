@@ -1,0 +1,115 @@
+"""The chain of stages behind a configuration, from radiographs to a report."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from chexseg_jax.data.images import unpack_masks
+from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.split import split_expert
+from chexseg_jax.progress import say
+from chexseg_jax.stages.cams import make_cams
+from chexseg_jax.stages.classifier import train_classifier
+from chexseg_jax.stages.prepare import prepare
+from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks
+from chexseg_jax.stages.report import write_classifier_report, write_report
+from chexseg_jax.stages.scores import score_segmentation
+from chexseg_jax.stages.segmentation import train_segmentation
+from chexseg_jax.stages.sources import open_sources
+
+
+def run(config: ConfigDict, workdir: Path) -> Path:
+    """Runs what `config` asks for; stages that are finished already are reused.
+
+    Args:
+      config: made by a file of `configs/`; `config.segmentation` absent asks for the classifier alone.
+      workdir: takes `artifacts/` (one folder a stage) and `runs/` (one folder a configuration, with the report).
+
+    Returns:
+      The run's folder, with `report.md` in it.
+    """
+    store = workdir / "artifacts"
+    where = config.root or "the phantom (synthetic radiographs, made here)"
+    say(f"{config.name}: {config.scale} scale on {where}")
+    sources = open_sources(store, config)
+    weak, expert, test = (
+        prepare(store, config.data, split) for split in (sources.train, sources.valid, sources.test)
+    )
+
+    def classifier(settings: ConfigDict) -> Path:
+        return train_classifier(
+            store,
+            settings,
+            uncertainty=config.data.uncertainty,
+            weak=weak,
+            expert=expert,
+            seed=config.seed,
+        )
+
+    if "segmentation" not in config:
+        return write_classifier_report(workdir, config, sources, classifier(config.classifier), expert, test)
+
+    annotated = Prepared.load(expert)
+    positive = np.stack([unpack_masks(np.bitwise_or.reduce(m, axis=None)) for m in annotated.masks])
+    train_rows, validation_rows = split_expert(
+        positive, share=config.data.validation_share, seed=config.split_seed
+    )
+    saliency = pseudo = encoder = None
+    if config.p < 1:
+        saliency = classifier(config.classifier)
+        weak_rows = choose_pseudo_set(
+            Prepared.load(weak),
+            count=config.pseudo_count,
+            uncertainty=config.data.uncertainty,
+            seed=config.seed,
+        )
+        weak_maps, expert_maps = (
+            make_cams(store, config.cams, classifier=saliency, images=images, rows=rows)
+            for images, rows in ((weak, weak_rows), (expert, train_rows))
+        )
+        pseudo = make_pseudo_masks(
+            store,
+            config.pseudo_masks,
+            uncertainty=config.data.uncertainty,
+            weak=weak,
+            weak_rows=weak_rows,
+            weak_maps=weak_maps,
+            expert=expert,
+            expert_rows=train_rows,
+            expert_maps=expert_maps,
+        )
+    if config.init == "chexpert":
+        encoder = classifier(config.encoder)
+    model = train_segmentation(
+        store,
+        config.segmentation,
+        p=config.p,
+        expert=expert,
+        train_rows=train_rows,
+        validation_rows=validation_rows,
+        pseudo=pseudo,
+        encoder=encoder,
+        seed=config.seed,
+    )
+    scores = score_segmentation(
+        store,
+        config.scores,
+        model=model,
+        test=test,
+        truth=sources.test.segmentations,
+        second_reader=sources.second_reader,
+        expert=expert,
+        train_rows=train_rows,
+    )
+    return write_report(
+        workdir,
+        config,
+        sources,
+        classifiers=[path for path in (saliency, encoder) if path],
+        expert=expert,
+        test=test,
+        pseudo=pseudo,
+        model=model,
+        scores=scores,
+    )

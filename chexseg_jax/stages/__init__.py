@@ -1,0 +1,1 @@
+"""One stage, one file: a function from inputs to an artifact on disk."""

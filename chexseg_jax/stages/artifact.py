@@ -1,0 +1,73 @@
+"""Artifacts: what a stage makes, in a folder named by a hash of all that determined it."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from chexseg_jax.progress import say
+
+_PACKAGES = ("chexseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def artifact(store: Path, stage: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    """The finished artifact of a stage: found, or made by `make`.
+
+    `make` works in `<name>.part`, which is renamed when it returns; a folder without that ending is therefore
+    whole. What a kill leaves in `.part` is there when the stage runs again, so a training goes on from its
+    checkpoints.
+
+    Args:
+      store: the folder of all artifacts.
+      stage: the first part of the folder's name.
+      key: all that determines the result: the stage's configuration and its inputs' names. JSON values.
+      make: writes the artifact into the (existing) folder it is given.
+
+    Returns:
+      The folder; its `artifact.json` holds the key, the time taken and the versions used.
+    """
+    key = plain(key)
+    directory = store / f"{stage}-{config_digest(key)}"
+    if directory.exists():
+        say(f"{stage}: found {directory.name}")
+        return directory
+    part = store / f"{directory.name}.part"
+    part.mkdir(parents=True, exist_ok=True)
+    say(f"{stage}: making {directory.name}")
+    start = time.monotonic()
+    make(part)
+    seconds = time.monotonic() - start
+    card = {"stage": stage, "key": key, "seconds": round(seconds, 1), "versions": versions()}
+    (part / "artifact.json").write_text(json.dumps(card, indent=1))
+    os.replace(part, directory)
+    say(f"{stage}: done in {seconds:.1f} s")
+    return directory
+
+
+def config_digest(config: Mapping[str, Any] | ConfigDict) -> str:
+    """Twelve hexadecimal digits that change with any value of the configuration."""
+    return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def plain(value: Any) -> Any:
+    """ConfigDicts, tuples and paths as JSON knows them."""
+    match value:
+        case ConfigDict() | Mapping():
+            return {str(k): plain(v) for k, v in value.items()}
+        case list() | tuple():
+            return [plain(v) for v in value]
+        case Path():
+            return str(value)
+        case _:
+            return value
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
+    return {package: version(package) for package in _PACKAGES}

@@ -1,0 +1,61 @@
+"""Stage: Grad-CAMs of the ten tasks, at feature size, for some of a prepared set's radiographs."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from chexseg_jax.data.prepared import ImageSource, Prepared
+from chexseg_jax.data.transforms import normalise
+from chexseg_jax.pathologies import label_indices
+from chexseg_jax.saliency.gradcam import grad_cam
+from chexseg_jax.stages.artifact import artifact
+from chexseg_jax.training.checkpoint import restore
+from chexseg_jax.training.inference import map_batches
+
+
+def make_cams(
+    store: Path, config: ConfigDict, *, classifier: Path, images: Path, rows: Sequence[int]
+) -> Path:
+    """Grad-CAMs of `rows` of a prepared set.
+
+    Args:
+      store: the folder of artifacts.
+      config: `plus_plus`, `batch_size`.
+      classifier: artifact of `train_classifier`.
+      images: artifact of `prepare`.
+      rows: which of its radiographs.
+
+    Returns:
+      The artifact: `cams.npy` [N,h,w,10] float32 >= 0, not normalised; aligned on `rows`.
+    """
+    key = {"config": config, "classifier": classifier.name, "images": images.name, "rows": digest(rows)}
+
+    def make(part: Path) -> None:
+        model = restore(classifier)
+        tasks = jnp.asarray(label_indices())
+
+        def maps_of(variables, batch):
+            images = normalise(batch["image"], model.normalisation)
+            _, maps = grad_cam(model.module, variables, images, plus_plus=config.plus_plus)
+            return maps[..., tasks]
+
+        source = ImageSource(Prepared.load(images).images[np.asarray(rows)])
+        maps = map_batches(
+            maps_of,
+            model.variables,
+            source,
+            batch_size=config.batch_size,
+            what=f"Grad-CAM of {len(source)} images",
+        )
+        np.save(part / "cams.npy", np.concatenate(list(maps)))
+
+    return artifact(store, "cams", key, make)
+
+
+def digest(rows: Sequence[int]) -> str:
+    """A short name for a choice of rows."""
+    return hashlib.sha256(np.asarray(rows, np.int64).tobytes()).hexdigest()[:12]

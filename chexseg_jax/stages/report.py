@@ -1,0 +1,278 @@
+"""Stage: a run's folder with what a person looks at: report, overlays, curves, predictions, the model."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from chexseg_jax.data.chexlocalize import read_segmentations
+from chexseg_jax.data.images import fit_mask, unpack_masks
+from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.evaluation import bootstrap, figures, iou
+from chexseg_jax.evaluation.tables import interval, markdown, number
+from chexseg_jax.pathologies import TASKS
+from chexseg_jax.progress import say
+from chexseg_jax.stages.artifact import config_digest, plain, versions
+from chexseg_jax.stages.classifier import logits_of, task_aurocs
+from chexseg_jax.stages.scores import load_counts
+from chexseg_jax.stages.sources import Sources
+from chexseg_jax.training.checkpoint import restore
+from chexseg_jax.training.metrics_log import read_metrics
+
+_SHOWN_IMAGES = 6
+_PHANTOM_NOTE = (
+    "**These are results on the phantom: synthetic images drawn by this package. They say whether the method "
+    "works as built, and nothing about patients.**"
+)
+
+
+def write_report(
+    workdir: Path,
+    config: ConfigDict,
+    sources: Sources,
+    *,
+    classifiers: Sequence[Path],
+    expert: Path,
+    test: Path,
+    pseudo: Path | None,
+    model: Path,
+    scores: Path,
+) -> Path:
+    """Writes a segmentation run's folder below `workdir/runs`.
+
+    It holds `report.md`, `scores.json`, `overlays.png`, `curves.png`, `metrics.jsonl`, `predictions.json`
+    (CheXlocalize's format), `config.json`, and `model`, a link that `chexseg_jax.restore` follows.
+
+    Args:
+      workdir: the work directory.
+      config: of the run.
+      sources: what it was run on.
+      classifiers, expert, test, pseudo, model, scores: the artifacts that it used.
+
+    Returns:
+      The folder.
+    """
+    run = _open_run(workdir, config)
+    counts = load_counts(scores)
+    table = _score_table(counts, replicates=config.scores.bootstrap)
+    stages = [path for path in (*classifiers, pseudo, model, scores) if path]
+    card = json.loads((model / "model.json").read_text())
+    lines = [
+        *_heading(config, sources, f"mixture p = {config.p:g}, init = {config.init}"),
+        "## Test IoU",
+        "",
+        f"{len(counts['model'].positives)} test images at full size. *pooled*: sum of intersections over sum of "
+        "unions (CheXseg); *per image*: mean over images that both the radiologist and the model marked "
+        "(CheXlocalize). In brackets 95 % intervals, bootstrap over images. *box*: a centred box of the task's "
+        "mean size in the expert training images, on every image. A task without a positive test mask has no "
+        "IoU: it is absent, and left out of the mean.",
+        "",
+        *table.lines,
+        "",
+        "![radiograph, ground truth and prediction](overlays.png)",
+        "",
+        *_threshold_section(card["thresholds"], pseudo),
+        *_classifier_section(classifiers, expert, test),
+        "## Training",
+        "",
+        "![training curves](curves.png)",
+        "",
+        *_provenance(config, sources, stages),
+    ]
+    (run / "report.md").write_text("\n".join(lines) + "\n")
+    (run / "scores.json").write_text(json.dumps(table.scores, indent=1))
+    shutil.copyfile(scores / "predictions.json", run / "predictions.json")
+    shutil.copyfile(model / "metrics.jsonl", run / "metrics.jsonl")
+    _link(run / "model", model)
+    figures.draw_curves(
+        run / "curves.png",
+        {path.name: read_metrics(path / "metrics.jsonl") for path in (*classifiers, model)},
+    )
+    _overlays(run / "overlays.png", sources, Prepared.load(test), scores, pseudo)
+    say(f"report: {run / 'report.md'}")
+    say(f"test mIoU (pooled) {table.scores['pooled']['mean']:.3f}")
+    return run
+
+
+def write_classifier_report(
+    workdir: Path, config: ConfigDict, sources: Sources, classifier: Path, expert: Path, test: Path
+) -> Path:
+    """Writes a classifier run's folder below `workdir/runs`: `report.md`, `curves.png`, `metrics.jsonl`, `model`."""
+    run = _open_run(workdir, config)
+    lines = [
+        *_heading(config, sources, f"classifier {config.classifier.model}"),
+        *_classifier_section([classifier], expert, test),
+        "![training curves](curves.png)",
+        "",
+        *_provenance(config, sources, [classifier]),
+    ]
+    (run / "report.md").write_text("\n".join(lines) + "\n")
+    shutil.copyfile(classifier / "metrics.jsonl", run / "metrics.jsonl")
+    _link(run / "model", classifier)
+    figures.draw_curves(run / "curves.png", {classifier.name: read_metrics(classifier / "metrics.jsonl")})
+    say(f"report: {run / 'report.md'}")
+    return run
+
+
+class _score_table:
+    """The test scores, as Markdown `lines` and as `scores` for programs."""
+
+    def __init__(self, counts: dict[str, iou.Counts], *, replicates: int):
+        model = counts["model"]
+        positives = (model.positives > 0).sum(0)
+        pooled = bootstrap.pooled_interval(model, replicates=replicates)
+        each = iou.per_image(model)
+        rows = bootstrap.draws(len(each), replicates=replicates)
+        per_image = bootstrap.percentile_interval(
+            bootstrap.with_mean(iou.mean(each, axis=0)),
+            bootstrap.with_mean(bootstrap.mean_replicates(each, rows)),
+        )
+        others = {
+            name: bootstrap.with_mean(iou.pooled(counts[name]))
+            for name in ("box", "reader")
+            if name in counts
+        }
+        titles = {"box": "centred box, pooled", "reader": "second reader, pooled"}
+        header = [
+            "pathology",
+            "positive masks",
+            "pooled IoU",
+            "per-image IoU",
+            *(titles[name] for name in others),
+        ]
+        body = [
+            [
+                name if k == len(TASKS) or positives[k] else f"{name} (absent)",
+                str(positives[k]) if k < len(TASKS) else "",
+                interval(*(part[k] for part in pooled)),
+                interval(*(part[k] for part in per_image)),
+                *(number(values[k]) for values in others.values()),
+            ]
+            for k, name in enumerate((*TASKS, f"**mean of {(positives > 0).sum()}**"))
+        ]
+        self.lines = markdown(header, body)
+        named = (*TASKS, "mean")
+        self.scores = {
+            "positives": dict(zip(TASKS, map(int, positives), strict=True)),
+            "pooled": _named(named, pooled.estimate),
+            "pooled_95": {k: [lo, hi] for k, lo, hi in zip(named, *map(_plain, pooled[1:]), strict=True)},
+            "per_image": _named(named, per_image.estimate),
+            **{f"{name}_pooled": _named(named, values) for name, values in others.items()},
+        }
+
+
+def _plain(values: Float[np.ndarray, " K"]) -> list[float | None]:
+    return [None if np.isnan(v) else round(float(v), 4) for v in values]
+
+
+def _named(names: Sequence[str], values: Float[np.ndarray, " K"]) -> dict[str, float | None]:
+    return dict(zip(names, _plain(values), strict=True))
+
+
+def _heading(config: ConfigDict, sources: Sources, what: str) -> list[str]:
+    title = f"# {config.name}: {what}, seed {config.seed}, {config.scale} scale"
+    return [title, "", _PHANTOM_NOTE if sources.is_phantom else f"Data: `{sources.root}`.", ""]
+
+
+def _threshold_section(thresholds: dict[str, float], pseudo: Path | None) -> list[str]:
+    header, columns = ["pathology", "probability"], [thresholds]
+    text = "Of the segmentation's probability, the best pooled IoU on the expert training images."
+    if pseudo:
+        cam, quality = (
+            json.loads((pseudo / f"{name}.json").read_text()) for name in ("thresholds", "quality")
+        )
+        header += ["Grad-CAM", "IoU of thresholded Grad-CAM", "IoU of a centred box of equal area"]
+        columns += [cam or {}, quality["cam"], quality["box"]]
+        text += (
+            " Of the normalised Grad-CAM, the best mean IoU on the expert training images that show the pathology; "
+            "beside it that IoU (on the images it was tuned on), and that of a centred box as large as each mask made."
+        )
+    body = [
+        [task, *(number(column.get(task), 2 + (i > 1)) for i, column in enumerate(columns))] for task in TASKS
+    ]
+    if pseudo:
+        means = [iou.mean(np.array([np.nan if v is None else v for v in q.values()])) for q in columns[2:]]
+        body.append(["**mean**", "", "", *map(number, means)])
+    return ["## Thresholds", "", text, "", *markdown(header, body), ""]
+
+
+def _classifier_section(classifiers: Sequence[Path], expert: Path, test: Path) -> list[str]:
+    if not classifiers:
+        return []
+    header, columns = ["pathology"], []
+    for path in classifiers:
+        model = restore(path)
+        infer = logits_of(model.module, model.normalisation)
+        for name, split in (("valid", expert), ("test", test)):
+            header.append(f"{model.config.name}, {name}")
+            columns.append(bootstrap.with_mean(task_aurocs(infer, model.variables, Prepared.load(split))))
+    body = [[name, *(number(c[k]) for c in columns)] for k, name in enumerate((*TASKS, "**mean**"))]
+    text = "AUROC of the image labels. The checkpoint was chosen on valid."
+    return ["## Classifiers", "", text, "", *markdown(header, body), ""]
+
+
+def _provenance(config: ConfigDict, sources: Sources, stages: Sequence[Path]) -> list[str]:
+    cards = [json.loads((path / "artifact.json").read_text()) for path in stages]
+    body = [[path.name, f"{card['seconds']:.0f}"] for path, card in zip(stages, cards, strict=True)]
+    return [
+        "## How it was made",
+        "",
+        f"Radiographs from `{sources.root}`. Artifacts, with the seconds each took when it was made:",
+        "",
+        *markdown(["artifact", "seconds"], body),
+        "",
+        "Versions: " + ", ".join(f"{name} {value}" for name, value in versions().items()) + ".",
+        "",
+        "Configuration:",
+        "",
+        "```json",
+        json.dumps(plain(config), indent=1),
+        "```",
+    ]
+
+
+def _overlays(path: Path, sources: Sources, test: Prepared, scores: Path, pseudo: Path | None) -> None:
+    """Test images with most to see, then two pseudo-masked ones, each with every mask known of it."""
+    predictions = read_segmentations(scores / "predictions.json")
+    kinds = np.array([unpack_masks(np.bitwise_or.reduce(m, axis=None)).sum() for m in test.masks])
+    rows = np.argsort(-kinds, kind="stable")[: 3 * _SHOWN_IMAGES : 3]
+    images = [np.asarray(test.images[i]) for i in rows]
+    names = [test.ids[i] for i in rows]
+    truth: list = [unpack_masks(np.asarray(test.masks[i])) for i in rows]
+    predicted: list = [fit_mask(predictions.masks(test.ids[i]), test.size) for i in rows]
+    columns = [("ground truth", truth), ("prediction", predicted)]
+    if pseudo:
+        weak = Prepared.load(pseudo)
+        shown = range(min(2, len(weak)))
+        images += [np.asarray(weak.images[i]) for i in shown]
+        names += [f"{weak.ids[i]} (training)" for i in shown]
+        truth += [None for _ in shown]
+        predicted += [None for _ in shown]
+        known: list = [None] * len(rows) + [unpack_masks(np.asarray(weak.masks[i])) for i in shown]
+        columns.append(("pseudo-mask", known))
+    what = "phantom (synthetic images)" if sources.is_phantom else str(sources.root)
+    figures.draw_overlays(path, images, names, columns, title=what)
+
+
+def _open_run(workdir: Path, config: ConfigDict) -> Path:
+    keys = ("p", "pseudo", "init")
+    parts = [
+        config.name,
+        *(f"{k}={config[k]}" for k in keys if config.get(k)),
+        f"seed={config.seed}",
+        config.scale,
+    ]
+    run = workdir / "runs" / f"{','.join(map(str, parts))}-{config_digest(config)}"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.json").write_text(json.dumps(plain(config), indent=1))
+    return run
+
+
+def _link(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(target, link.parent))

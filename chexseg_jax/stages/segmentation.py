@@ -1,0 +1,188 @@
+"""Stage: DeepLabv3+ on the p-mixture of expert masks and pseudo-masks."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from chexseg_jax import models
+from chexseg_jax.data.images import unpack_masks
+from chexseg_jax.data.mixture import mixture
+from chexseg_jax.data.pipeline import batches
+from chexseg_jax.data.prepared import MaskSource, Prepared
+from chexseg_jax.data.transforms import CHEXPERT, IMAGENET, Normalisation, augment, normalise
+from chexseg_jax.data.transforms import unpack_masks as unpack_on_device
+from chexseg_jax.models.deeplab import with_encoder
+from chexseg_jax.pathologies import COMMON_TASKS, TASKS
+from chexseg_jax.progress import say
+from chexseg_jax.saliency.thresholds import GRID, best_thresholds, pooled_iou, threshold_counts
+from chexseg_jax.stages.artifact import artifact
+from chexseg_jax.stages.cams import digest
+from chexseg_jax.stages.classifier import init
+from chexseg_jax.training import losses, optim
+from chexseg_jax.training.checkpoint import restore, save_model
+from chexseg_jax.training.inference import make_inference, map_batches
+from chexseg_jax.training.loop import Init, Loss, fit
+from chexseg_jax.training.sharding import DATA_AXIS
+
+#: The published choice: 1e-3 on small sets, 1e-4 on large; "large" begins here, in images.
+_LARGE_SET = 1000
+
+
+def train_segmentation(
+    store: Path,
+    config: ConfigDict,
+    *,
+    p: float,
+    expert: Path,
+    train_rows: Sequence[int],
+    validation_rows: Sequence[int],
+    pseudo: Path | None,
+    encoder: Path | None,
+    seed: int,
+) -> Path:
+    """Trains on the mixture; keeps the checkpoint with the best mIoU of the common tasks on the validation images.
+
+    Thresholds on the probability are then chosen per task from {0, .05, ..., .95} on the expert training images.
+
+    Args:
+      store: the folder of artifacts.
+      config: `model`, `options`, `steps`, `batch_size`, `learning_rate` (0: 1e-3 on small sets, 1e-4 on large),
+        `warmup_share`, `decay`, `augment`, `checkpoint_every`.
+      p: probability of an expert example.
+      expert, train_rows, validation_rows: the annotated images, and their split.
+      pseudo: artifact of `make_pseudo_masks`; None for p = 1.
+      encoder: artifact of `train_classifier` with the same ResNet; None starts from random weights.
+      seed: of weights, mixture, order and augmentation.
+
+    Returns:
+      The artifact: a model that `chexseg_jax.restore` opens, its thresholds included.
+    """
+    key = {
+        "config": config,
+        "p": p,
+        "expert": [expert.name, digest(train_rows), digest(validation_rows)],
+        "pseudo": pseudo and pseudo.name,
+        "encoder": encoder and encoder.name,
+        "seed": seed,
+    }
+
+    def make(part: Path) -> None:
+        annotated = Prepared.load(expert)
+        train, validation = annotated.take(train_rows), annotated.take(validation_rows)
+        weak = Prepared.load(pseudo) if pseudo else None
+        images = (len(train) if p > 0 else 0) + (len(weak) if weak is not None else 0)
+        stream = mixture(MaskSource(train), MaskSource(weak) if weak is not None else None, p=p, seed=seed)
+        by = CHEXPERT if encoder else IMAGENET
+        module = models.create(config.model, num_classes=len(TASKS), axis_name=DATA_AXIS, **config.options)
+        infer = probabilities_of(module, by)
+        learning_rate = config.learning_rate or (1e-3 if images < _LARGE_SET else 1e-4)
+        state = fit(
+            f"segmentation p={p:g}",
+            init=_init(module, train.size, encoder),
+            loss=segmentation_loss(module, by, augmented=config.augment),
+            optimizer=optim.adam(
+                learning_rate,
+                warmup_steps=round(config.warmup_share * config.steps),
+                decay_steps=config.steps if config.decay else 0,
+            ),
+            batches=batches(stream, batch_size=config.batch_size),
+            batch_size=config.batch_size,
+            steps=config.steps,
+            seed=seed,
+            directory=part,
+            checkpoint_every=config.checkpoint_every,
+            evaluate=_evaluation(infer, validation),
+            best="miou",
+        )
+        intersections, unions = task_counts(infer, state.variables, train)
+        iou = pooled_iou(intersections, unions)
+        iou[:, ~_shown(train)] = np.nan
+        thresholds = dict(zip(TASKS, map(float, best_thresholds(iou, fallback=0.5)), strict=True))
+        save_model(
+            part,
+            state.variables,
+            name=config.model,
+            num_classes=len(TASKS),
+            options=config.options,
+            size=train.size,
+            tasks=TASKS,
+            normalisation=by,
+            thresholds=thresholds,
+            config={**config.to_dict(), "p": p, "seed": seed},
+        )
+        (part / "thresholds.json").write_text(json.dumps(thresholds, indent=1))
+
+    return artifact(store, "segmentation", key, make)
+
+
+def segmentation_loss(module: nn.Module, by: Normalisation, *, augmented: bool) -> Loss:
+    """Class-average dice of a batch {"image", "masks"}."""
+
+    def loss(params, model_state, batch, keys):
+        images, planes = augment(keys, batch["image"], batch["masks"]) if augmented else batch.values()
+        (logits, _), updated = module.apply(
+            {"params": params, **model_state},
+            normalise(images, by),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": keys[0]},
+        )
+        return losses.dice_loss(logits, unpack_on_device(planes), DATA_AXIS), (updated, {})
+
+    return loss
+
+
+def probabilities_of(module: nn.Module, by: Normalisation) -> Callable:
+    """The jitted inference of a segmentation's probabilities [B,S,S,10] from grey bytes."""
+    return make_inference(
+        lambda variables, batch: jax.nn.sigmoid(module.apply(variables, normalise(batch["image"], by))[0])
+    )
+
+
+def task_counts(
+    infer: Callable, variables: Mapping[str, Any], annotated: Prepared, *, batch_size: int = 16
+) -> tuple[Int[np.ndarray, "N T 10"], Int[np.ndarray, "N T 10"]]:
+    """Intersections and unions with the masks at every threshold of `GRID`, at the training size."""
+    counts, start = [], 0
+    for scores in map_batches(infer, variables, MaskSource(annotated), batch_size=batch_size):
+        truth = unpack_masks(np.asarray(annotated.masks[start : start + len(scores)]))
+        counts.append(threshold_counts(scores, truth))
+        start += len(scores)
+    return tuple(np.concatenate(c) for c in zip(*counts, strict=True))
+
+
+def _init(module: nn.Module, size: int, encoder: Path | None) -> Init:
+    def initial(key: jax.Array) -> tuple[Any, Any]:
+        params, model_state = init(module, size)(key)
+        if encoder is None:
+            return params, model_state
+        variables = with_encoder({"params": params, **model_state}, restore(encoder).variables)
+        return variables["params"], {"batch_stats": variables["batch_stats"]}
+
+    return initial
+
+
+def _shown(annotated: Prepared) -> np.ndarray:
+    """[10] bool: which tasks any of the images shows."""
+    return unpack_masks(np.bitwise_or.reduce(np.asarray(annotated.masks), axis=(0, 1, 2)))
+
+
+def _evaluation(infer: Callable, validation: Prepared) -> Callable[[Mapping[str, Any]], dict[str, float]]:
+    shown = _shown(validation)
+    judged = [k for k, task in enumerate(TASKS) if task in COMMON_TASKS and shown[k]]
+    if not judged:  # such as the NIH sample, whose radiologists did not annotate the common tasks
+        judged = list(np.flatnonzero(shown))
+        say(f"no common task in the validation images; judged by {', '.join(TASKS[k] for k in judged)}")
+
+    def evaluate(variables: Mapping[str, Any]) -> dict[str, float]:
+        iou = pooled_iou(*task_counts(infer, variables, validation))[:, judged]
+        return {"miou": float(iou.max(0).mean()), "miou_at_half": float(iou[GRID.index(0.5)].mean())}
+
+    return evaluate

@@ -1,0 +1,75 @@
+"""Where the radiographs come from: a user's download, or the phantom made in the work directory."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from chexseg_jax.data import chexpert, phantom
+from chexseg_jax.data.chexlocalize import Segmentations, read_segmentations
+from chexseg_jax.data.layout import check_layout
+from chexseg_jax.progress import say
+from chexseg_jax.stages.artifact import artifact
+from chexseg_jax.stages.prepare import Split
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The three splits and what is known about them.
+
+    Attributes:
+      train: weak labels only.
+      valid, test: with radiologists' masks.
+      second_reader: another radiologist's masks of the test images, where there are any.
+      is_phantom: whether the images are synthetic.
+      root: the folder they are in.
+    """
+
+    train: Split
+    valid: Split
+    test: Split
+    second_reader: Segmentations | None
+    is_phantom: bool
+    root: Path
+
+
+def open_sources(store: Path, config: ConfigDict) -> Sources:
+    """Opens `config.root`, its layout checked up front, or makes the phantom where no root is set.
+
+    Args:
+      store: the folder of artifacts.
+      config: `root` (a folder, or "" for the phantom) and `phantom` (what `phantom.make` takes).
+
+    Raises:
+      InputError: listing everything that is missing under root, or naming a file or row that is wrong.
+    """
+    root = Path(config.root)
+    if not config.root:
+        key = {"config": config.phantom, "version": phantom.VERSION}
+        root = (
+            artifact(
+                store, "phantom", key, lambda part: phantom.make(part / "data", **config.phantom.to_dict())
+            )
+            / "data"
+        )
+    layout = check_layout(root)
+    readers = layout.test_readers
+    return Sources(
+        train=_open("train", layout.train, None, root),
+        valid=_open("valid", layout.valid, layout.valid_masks, root),
+        test=_open("test", layout.test, layout.test_masks, root),
+        second_reader=read_segmentations(readers) if readers else None,
+        is_phantom=not config.root or (root / phantom.MARKER).exists(),
+        root=root,
+    )
+
+
+def _open(name: str, table: Path, masks: Path | None, root: Path) -> Split:
+    radiographs = chexpert.read_labels(table, root=root)
+    segmentations = read_segmentations(masks) if masks else None
+    say(f"{name}: {len(radiographs)} images{f', {len(segmentations)} with masks' if masks else ''}")
+    fingerprint = hashlib.sha256()
+    for file in filter(None, (table, masks)):
+        fingerprint.update(file.read_bytes())
+    return Split(name, radiographs, segmentations, fingerprint.hexdigest()[:16])

@@ -1,0 +1,197 @@
+"""Orbax checkpoints: a training's (state and data iterator together), and a finished model's (`restore`)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
+
+from chexseg_jax import models
+from chexseg_jax.data.images import fit_image
+from chexseg_jax.data.prepared import ImageSource
+from chexseg_jax.data.transforms import Normalisation, normalise
+from chexseg_jax.errors import InputError
+from chexseg_jax.training.inference import map_batches
+from chexseg_jax.training.state import TrainState
+
+
+class Checkpoints:
+    """A training's checkpoints in one folder: the latest, and the best by one scalar. Saving is asynchronous."""
+
+    def __init__(self, directory: Path, *, best: str | None):
+        policies = [ocp.checkpoint_managers.LatestN(1)]
+        if best is not None:
+            policies.append(
+                ocp.checkpoint_managers.BestN(
+                    get_metric_fn=lambda scores: scores[best], n=1, keep_checkpoints_without_metrics=False
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+            best_fn=None if best is None else lambda scores: scores[best],
+        )
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """The last saved step."""
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """The step with the largest score."""
+        return self._manager.best_step()
+
+    def save(
+        self, step: int, state: TrainState, batches: grain.DatasetIterator, scores: Mapping[str, float]
+    ) -> None:
+        """Saves state and iterator position; `scores` go along for the choice of the best."""
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(batches.get_state())
+        )
+        self._manager.save(step, args=items, metrics=dict(scores) or None, force=True)
+
+    def restore(
+        self, like: TrainState, batches: grain.DatasetIterator
+    ) -> tuple[TrainState, grain.DatasetIterator]:
+        """The latest state, placed as `like` is, and the iterator moved to where it was."""
+        position = self._manager.restore(self.latest, args=ocp.args.Composite(data=ocp.args.JsonRestore()))
+        batches.set_state(position["data"])
+        return self.restore_state(self.latest, like), batches
+
+    def restore_state(self, step: int, like: TrainState) -> TrainState:
+        """The state saved at `step`, placed as `like` is."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=items)["state"]
+
+    def wait(self) -> None:
+        """Returns when everything asked for is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and releases the folder."""
+        self._manager.close()
+
+
+def save_model(
+    directory: Path,
+    variables: Mapping[str, Any],
+    *,
+    name: str,
+    num_classes: int,
+    options: Mapping[str, Any],
+    size: int,
+    tasks: Sequence[str],
+    normalisation: Normalisation,
+    thresholds: Mapping[str, float] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model that `restore` opens: its variables by Orbax, and `model.json` with all that goes with them.
+
+    Args:
+      directory: an existing folder.
+      variables: the Flax collections.
+      name, num_classes, options: what `models.create` is called with.
+      size: side of the square images it was trained on, in pixels.
+      tasks: names of the output channels, in order.
+      normalisation: mean and std its inputs are normalised by.
+      thresholds: probability above which a pixel belongs to a task.
+      config: the training's configuration, for the record.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(directory.absolute() / "variables", variables, force=True)
+    card = {
+        "name": name,
+        "num_classes": num_classes,
+        "options": dict(options),
+        "size": size,
+        "tasks": list(tasks),
+        "normalisation": normalisation._asdict(),
+        "thresholds": dict(thresholds or {}),
+        "config": dict(config or {}),
+    }
+    (directory / "model.json").write_text(json.dumps(card, indent=1))
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A trained model and all that goes with it.
+
+    Attributes:
+      module: the Flax module; `module.apply(variables, images, train=False) -> (logits, out)`.
+      variables: its collections, numpy or JAX arrays.
+      config: `name`, `num_classes`, `options`, `size` and `config` (the training's) as saved.
+      tasks: names of the output channels.
+      thresholds: task -> probability above which a pixel belongs to it (segmentations only).
+      normalisation: what `module`'s inputs are normalised by.
+    """
+
+    module: nn.Module
+    variables: Mapping[str, Any]
+    config: ConfigDict
+    tasks: tuple[str, ...]
+    thresholds: Mapping[str, float]
+    normalisation: Normalisation
+
+    def predict(
+        self, images: UInt8[np.ndarray, "B H W"] | Sequence[UInt8[np.ndarray, "H W"]], *, batch_size: int = 8
+    ) -> Float[np.ndarray, "B *S K"]:
+        """Sigmoid probabilities of grey radiographs of any size.
+
+        Args:
+          images: intensities 0 to 255; each is letterboxed to the training size S.
+          batch_size: images at a time.
+
+        Returns:
+          [B,S,S,K] for a segmentation (`data.images.unfit_map` takes a map back to full size), [B,K] for a classifier.
+        """
+        size = self.config.size
+        fitted = np.stack([fit_image(np.asarray(image), size) for image in images])
+
+        def probabilities(variables, batch):
+            logits, _ = self.module.apply(variables, normalise(batch["image"], self.normalisation))
+            return jax.nn.sigmoid(logits)
+
+        return np.concatenate(
+            list(map_batches(probabilities, self.variables, ImageSource(fitted), batch_size=batch_size))
+        )
+
+
+def restore(directory: str | Path) -> Restored:
+    """Opens a model that a stage, or an import of weights, has written.
+
+    Args:
+      directory: holds `model.json` and `variables/`, or is a run's folder with a `model/` in it.
+
+    Raises:
+      InputError: where it holds no model.
+    """
+    directory = Path(directory)
+    if not (directory / "model.json").exists() and (directory / "model" / "model.json").exists():
+        directory = directory / "model"
+    if not (directory / "model.json").exists():
+        raise InputError(
+            f"{directory} holds no model (no model.json); give a run's folder or a stage's artifact"
+        )
+    card = json.loads((directory / "model.json").read_text())
+    module = models.create(card["name"], num_classes=card["num_classes"], **card["options"])
+    images = jax.ShapeDtypeStruct((1, card["size"], card["size"], 3), np.float32)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+        jax.eval_shape(module.init, jax.random.key(0), images),
+    )
+    with ocp.StandardCheckpointer() as checkpointer:
+        variables = checkpointer.restore(directory.absolute() / "variables", abstract)
+    by = Normalisation(*(tuple(card["normalisation"][key]) for key in Normalisation._fields))
+    tasks, thresholds = tuple(card.pop("tasks")), card.pop("thresholds")
+    return Restored(module, variables, ConfigDict(card), tasks, thresholds, by)

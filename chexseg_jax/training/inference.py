@@ -1,0 +1,60 @@
+"""Inference over a set of examples: one jitted function, batches in order, split over the devices."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from chexseg_jax.data.pipeline import in_order
+from chexseg_jax.progress import progress
+from chexseg_jax.training.sharding import DATA_AXIS, data_mesh
+
+#: (variables, batch) -> arrays with a leading axis of the batch
+Function = Callable[[Mapping[str, Any], Mapping[str, jax.Array]], Any]
+
+
+def make_inference(function: Function, mesh: Mesh | None = None) -> Function:
+    """`function` jitted over the mesh, each device taking its part of the batch."""
+    sharded = jax.shard_map(
+        function, mesh=mesh or data_mesh(), in_specs=(P(), P(DATA_AXIS)), out_specs=P(DATA_AXIS)
+    )
+    return jax.jit(sharded)
+
+
+def map_batches(
+    function: Function,
+    variables: Mapping[str, Any],
+    source: Sequence[Mapping[str, np.ndarray]],
+    *,
+    batch_size: int,
+    what: str | None = None,
+) -> Iterator[Any]:
+    """Yields `function`'s results batch by batch, on the host, the padding of the last batch cut off.
+
+    Args:
+      function: a pure function, or what `make_inference` made of one (which then is not compiled again).
+      variables: passed through.
+      source: random access to examples; see `data.prepared`.
+      batch_size: global; rounded up to a multiple of the devices.
+      what: the name to show progress under; None shows none.
+    """
+    devices = jax.device_count()
+    batch_size = -(-min(batch_size, len(source)) // devices) * devices
+    compiled = function if hasattr(function, "lower") else make_inference(function)
+    batches = in_order(source, batch_size=batch_size)
+    if what is None:
+        yield from (_trim(compiled(variables, batch), real) for batch, real in batches)
+        return
+    done = 0
+    with progress(what, len(source)) as advance:
+        for batch, real in batches:
+            yield _trim(compiled(variables, batch), real)
+            done += real
+            advance(done, "")
+
+
+def _trim(results: Any, real: int) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x)[:real], results)

@@ -1,0 +1,22 @@
+"""The optimizers of the four trainings, by their published settings."""
+
+import optax
+
+
+def adam(
+    learning_rate: float, *, warmup_steps: int = 0, decay_steps: int = 0
+) -> optax.GradientTransformation:
+    """Adam (b1 0.9, b2 0.999) as in the paper: constant rate by default.
+
+    Args:
+      learning_rate: the peak rate.
+      warmup_steps: linear rise from zero over the first steps.
+      decay_steps: with a positive value, the step at which a cosine has taken the rate to zero.
+    """
+    rise = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else None
+    if decay_steps:
+        after = optax.cosine_decay_schedule(learning_rate, max(decay_steps - warmup_steps, 1))
+    else:
+        after = optax.constant_schedule(learning_rate)
+    schedule = optax.join_schedules([rise, after], [warmup_steps]) if rise else after
+    return optax.adam(schedule, b1=0.9, b2=0.999)
