@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from chexseg_jax import experiment
@@ -18,6 +18,7 @@ flags.mark_flag_as_required("config")
 
 def main(_: list[str]) -> None:
     """Turns on the compilation cache and hands over."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every thread it starts
     workdir = Path(_WORKDIR.value)
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "xla_cache"))
     experiment.run(_CONFIG.value, workdir)

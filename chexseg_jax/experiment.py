@@ -10,7 +10,7 @@ from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.split import split_expert
 from chexseg_jax.progress import say
 from chexseg_jax.stages.cams import make_cams
-from chexseg_jax.stages.classifier import train_classifier
+from chexseg_jax.stages.classifier import score_classifier, train_classifier
 from chexseg_jax.stages.prepare import prepare
 from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks
 from chexseg_jax.stages.report import write_classifier_report, write_report
@@ -47,8 +47,12 @@ def run(config: ConfigDict, workdir: Path) -> Path:
             seed=config.seed,
         )
 
+    def auroc(trained: Path) -> Path:
+        return score_classifier(store, classifier=trained, splits={"valid": expert, "test": test})
+
     if "segmentation" not in config:
-        return write_classifier_report(workdir, config, sources, classifier(config.classifier), expert, test)
+        trained = classifier(config.classifier)
+        return write_classifier_report(workdir, config, sources, trained, auroc(trained))
 
     annotated = Prepared.load(expert)
     positive = np.stack([unpack_masks(np.bitwise_or.reduce(m, axis=None)) for m in annotated.masks])
@@ -101,13 +105,13 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         second_reader=sources.second_reader,
         expert=expert,
         train_rows=train_rows,
+        pseudo=pseudo,
     )
     return write_report(
         workdir,
         config,
         sources,
-        classifiers=[path for path in (saliency, encoder) if path],
-        expert=expert,
+        classifiers={path: auroc(path) for path in (saliency, encoder) if path},
         test=test,
         pseudo=pseudo,
         model=model,

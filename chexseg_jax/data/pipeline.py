@@ -6,6 +6,7 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+from absl import flags
 
 from chexseg_jax.errors import InputError
 
@@ -33,6 +34,8 @@ def batches(dataset: grain.MapDataset, *, batch_size: int, workers: int = 0) -> 
     local = dataset.batch(batch_size // processes)[jax.process_index() :: processes]
     stream = local.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
     if workers:
+        if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which a notebook never parses
+            flags.FLAGS.mark_as_parsed()
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(stream)
 

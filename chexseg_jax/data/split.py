@@ -13,8 +13,8 @@ def split_expert(
     """Splits the annotated images so that scarce pathologies stay in the training part.
 
     The paper splits 200 into 150 and 50, the 50 drawn among images without the scarce pathologies; it does not
-    define scarce. Here: tasks outside `COMMON_TASKS`, taken from the rarest up, are kept out of the validation
-    part for as long as enough images remain to draw it from.
+    define scarce. Here: tasks outside `COMMON_TASKS`, from the rarest up, are kept out of the validation part for
+    as long as it can still be drawn from images that show a common task, by which checkpoints are judged.
 
     Args:
       positive: whether image i has a mask of task k.
@@ -31,11 +31,12 @@ def split_expert(
     wanted = round(share * count)
     if not 0 < wanted < count:
         raise InputError(f"{count} annotated images cannot be split with a validation share of {share:g}")
+    common = [TASKS.index(task) for task in COMMON_TASKS]
+    scarce = [k for k in range(len(TASKS)) if k not in common]
     pool = np.ones(count, bool)
-    scarce = [k for k, task in enumerate(TASKS) if task not in COMMON_TASKS]
     for k in sorted(scarce, key=lambda k: positive[:, k].sum()):
         remaining = pool & ~positive[:, k]
-        if remaining.sum() < wanted:
+        if (remaining & positive[:, common].any(1)).sum() < wanted:
             break
         pool = remaining
     validation = np.sort(

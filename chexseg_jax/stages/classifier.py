@@ -1,5 +1,6 @@
 """Stage: a multi-label classifier of CheXpert's fourteen labels (the saliency maps' source, and an encoder)."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import ImageSource, LabelSource, Prepared, task_labels
 from chexseg_jax.data.transforms import CHEXPERT, Normalisation, augment, normalise
 from chexseg_jax.evaluation.auroc import auroc
-from chexseg_jax.pathologies import LABELS, label_indices
-from chexseg_jax.stages.artifact import artifact
+from chexseg_jax.pathologies import LABELS, TASKS, label_indices
+from chexseg_jax.stages.artifact import artifact, plain
 from chexseg_jax.training import losses, optim
-from chexseg_jax.training.checkpoint import save_model
+from chexseg_jax.training.checkpoint import restore, save_model
 from chexseg_jax.training.inference import make_inference, map_batches
 from chexseg_jax.training.loop import Init, Loss, fit
 from chexseg_jax.training.sharding import DATA_AXIS
@@ -79,14 +80,42 @@ def train_classifier(
             state.variables,
             name=config.model,
             num_classes=len(LABELS),
-            options=config.options,
+            options=plain(config.options),
             size=train.size,
             tasks=LABELS,
             normalisation=CHEXPERT,
-            config=config,
+            config=plain(config),
         )
 
     return artifact(store, f"classifier-{config.model}", key, make)
+
+
+def score_classifier(store: Path, *, classifier: Path, splits: Mapping[str, Path]) -> Path:
+    """AUROC of the image labels.
+
+    Args:
+      store: the folder of artifacts.
+      classifier: artifact of `train_classifier`.
+      splits: name -> artifact of `prepare`.
+
+    Returns:
+      The artifact: `auroc.json`, {split: {task: AUROC, or None where the split has not both answers}}.
+    """
+    key = {"classifier": classifier.name, "splits": {name: path.name for name, path in splits.items()}}
+
+    def make(part: Path) -> None:
+        model = restore(classifier)
+        infer = logits_of(model.module, model.normalisation)
+        scores = {}
+        for name, path in splits.items():
+            values = task_aurocs(infer, model.variables, Prepared.load(path))
+            scores[name] = {
+                task: None if np.isnan(v) else round(float(v), 4)
+                for task, v in zip(TASKS, values, strict=True)
+            }
+        (part / "auroc.json").write_text(json.dumps(scores, indent=1))
+
+    return artifact(store, "auroc", key, make)
 
 
 def init(module: nn.Module, size: int) -> Init:

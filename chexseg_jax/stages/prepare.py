@@ -25,13 +25,13 @@ class Split:
 
     Attributes:
       name: train, valid or test.
-      radiographs: the table's rows.
+      studies: the table's rows.
       segmentations: the radiologists' masks; None for the weakly labelled.
       fingerprint: changes when the files do.
     """
 
     name: str
-    radiographs: chexpert.Radiographs
+    studies: chexpert.Studies
     segmentations: Segmentations | None
     fingerprint: str
 
@@ -62,32 +62,30 @@ def prepare(store: Path, config: ConfigDict, split: Split) -> Path:
 
 
 def _prepare(directory: Path, config: ConfigDict, split: Split) -> None:
-    radiographs, annotated = split.radiographs, split.segmentations
+    studies, annotated = split.studies, split.segmentations
     if config.views != "both":
-        radiographs = radiographs.take(np.flatnonzero(radiographs.frontal == (config.views == "frontal")))
+        studies = studies.take(np.flatnonzero(studies.frontal == (config.views == "frontal")))
     if annotated is not None:
-        row = {image_id: i for i, image_id in enumerate(split.radiographs.ids)}
+        row = {image_id: i for i, image_id in enumerate(split.studies.ids)}
         if unknown := [image_id for image_id in annotated.ids if image_id not in row]:
             raise InputError(
                 f"{annotated.path}: {len(unknown)} annotated images are not in the {split.name} table, "
                 f"such as {unknown[0]}"
             )
-        radiographs = radiographs.take(
-            [i for i, image_id in enumerate(radiographs.ids) if image_id in annotated]
-        )
-    if not len(radiographs):
+        studies = studies.take([i for i, image_id in enumerate(studies.ids) if image_id in annotated])
+    if not len(studies):
         raise InputError(f"the {split.name} split has no {config.views} image; see config.data.views")
 
-    size, count = config.size, len(radiographs)
+    size, count = config.size, len(studies)
     images = np.zeros((count, size, size), np.uint8)
     sizes = np.zeros((count, 2), np.int32)
     masks = None if annotated is None else np.zeros((count, size, size), np.uint16)
     left_out: dict[str, str] = {}
-    for i, image in track(_decode(radiographs), f"reading {split.name} images", count):
+    for i, image in track(_decode(studies), f"reading {split.name} images", count):
         if isinstance(image, InputError):
             if annotated is not None:
                 raise image
-            left_out[radiographs.ids[i]] = str(image)
+            left_out[studies.ids[i]] = str(image)
             if len(left_out) > config.max_missing * count:
                 raise InputError(
                     f"more than {config.max_missing:.1%} of the {count} {split.name} images cannot be read "
@@ -96,18 +94,18 @@ def _prepare(directory: Path, config: ConfigDict, split: Split) -> None:
             continue
         images[i], sizes[i] = fit_image(image, size), image.shape
         if masks is not None:
-            annotated.check_size(radiographs.ids[i], image.shape, radiographs.paths[i])
-            masks[i] = fit_mask(pack_masks(annotated.masks(radiographs.ids[i])), size)
-    kept = np.array([i for i in range(count) if radiographs.ids[i] not in left_out])
+            annotated.check_size(studies.ids[i], image.shape, studies.paths[i])
+            masks[i] = fit_mask(pack_masks(annotated.masks(studies.ids[i])), size)
+    kept = np.array([i for i in range(count) if studies.ids[i] not in left_out])
     if left_out:
         some = "; ".join(list(left_out.values())[:3])
         say(f"{split.name}: {len(left_out)} of {count} images left out (all in left_out.json): {some}")
     (directory / "left_out.json").write_text(json.dumps(left_out, indent=1))
-    prepared = Prepared(radiographs.ids, images, radiographs.labels, sizes, masks)
+    prepared = Prepared(studies.ids, images, studies.labels, sizes, masks)
     (prepared.take(kept) if left_out else prepared).save(directory)
 
 
-def _decode(radiographs: chexpert.Radiographs) -> Iterator[tuple[int, UInt8[np.ndarray, "H W"] | InputError]]:
+def _decode(studies: chexpert.Studies) -> Iterator[tuple[int, UInt8[np.ndarray, "H W"] | InputError]]:
     """Reads images in threads (Pillow lets go of the interpreter while it decodes), a window ahead, in order."""
 
     def read(path: Path) -> UInt8[np.ndarray, "H W"] | InputError:
@@ -118,5 +116,5 @@ def _decode(radiographs: chexpert.Radiographs) -> Iterator[tuple[int, UInt8[np.n
 
     with ThreadPoolExecutor() as pool:
         window = 64
-        for start in range(0, len(radiographs), window):
-            yield from enumerate(pool.map(read, radiographs.paths[start : start + window]), start)
+        for start in range(0, len(studies), window):
+            yield from enumerate(pool.map(read, studies.paths[start : start + window]), start)

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,8 @@ from chexseg_jax.evaluation.tables import interval, markdown, number
 from chexseg_jax.pathologies import TASKS
 from chexseg_jax.progress import say
 from chexseg_jax.stages.artifact import config_digest, plain, versions
-from chexseg_jax.stages.classifier import logits_of, task_aurocs
 from chexseg_jax.stages.scores import load_counts
 from chexseg_jax.stages.sources import Sources
-from chexseg_jax.training.checkpoint import restore
 from chexseg_jax.training.metrics_log import read_metrics
 
 _SHOWN_IMAGES = 6
@@ -36,8 +34,7 @@ def write_report(
     config: ConfigDict,
     sources: Sources,
     *,
-    classifiers: Sequence[Path],
-    expert: Path,
+    classifiers: Mapping[Path, Path],
     test: Path,
     pseudo: Path | None,
     model: Path,
@@ -52,7 +49,8 @@ def write_report(
       workdir: the work directory.
       config: of the run.
       sources: what it was run on.
-      classifiers, expert, test, pseudo, model, scores: the artifacts that it used.
+      classifiers: artifacts of `train_classifier`, each with that of `score_classifier`.
+      test, pseudo, model, scores: the other artifacts that it used.
 
     Returns:
       The folder.
@@ -77,7 +75,7 @@ def write_report(
         "![radiograph, ground truth and prediction](overlays.png)",
         "",
         *_threshold_section(card["thresholds"], pseudo),
-        *_classifier_section(classifiers, expert, test),
+        *_classifier_section(classifiers),
         "## Training",
         "",
         "![training curves](curves.png)",
@@ -100,13 +98,13 @@ def write_report(
 
 
 def write_classifier_report(
-    workdir: Path, config: ConfigDict, sources: Sources, classifier: Path, expert: Path, test: Path
+    workdir: Path, config: ConfigDict, sources: Sources, classifier: Path, auroc: Path
 ) -> Path:
-    """Writes a classifier run's folder below `workdir/runs`: `report.md`, `curves.png`, `metrics.jsonl`, `model`."""
+    """Writes a classifier run's folder: `report.md`, `curves.png`, `metrics.jsonl` and `model`."""
     run = _open_run(workdir, config)
     lines = [
         *_heading(config, sources, f"classifier {config.classifier.model}"),
-        *_classifier_section([classifier], expert, test),
+        *_classifier_section({classifier: auroc}),
         "![training curves](curves.png)",
         "",
         *_provenance(config, sources, [classifier]),
@@ -201,16 +199,16 @@ def _threshold_section(thresholds: dict[str, float], pseudo: Path | None) -> lis
     return ["## Thresholds", "", text, "", *markdown(header, body), ""]
 
 
-def _classifier_section(classifiers: Sequence[Path], expert: Path, test: Path) -> list[str]:
+def _classifier_section(classifiers: Mapping[Path, Path]) -> list[str]:
     if not classifiers:
         return []
     header, columns = ["pathology"], []
-    for path in classifiers:
-        model = restore(path)
-        infer = logits_of(model.module, model.normalisation)
-        for name, split in (("valid", expert), ("test", test)):
-            header.append(f"{model.config.name}, {name}")
-            columns.append(bootstrap.with_mean(task_aurocs(infer, model.variables, Prepared.load(split))))
+    for classifier, scores in classifiers.items():
+        name = json.loads((classifier / "model.json").read_text())["name"]
+        for split, values in json.loads((scores / "auroc.json").read_text()).items():
+            header.append(f"{name}, {split}")
+            columns.append([np.nan if values[task] is None else values[task] for task in TASKS])
+    columns = [bootstrap.with_mean(np.array(column)) for column in columns]
     body = [[name, *(number(c[k]) for c in columns)] for k, name in enumerate((*TASKS, "**mean**"))]
     text = "AUROC of the image labels. The checkpoint was chosen on valid."
     return ["## Classifiers", "", text, "", *markdown(header, body), ""]
@@ -237,25 +235,26 @@ def _provenance(config: ConfigDict, sources: Sources, stages: Sequence[Path]) ->
 
 
 def _overlays(path: Path, sources: Sources, test: Prepared, scores: Path, pseudo: Path | None) -> None:
-    """Test images with most to see, then two pseudo-masked ones, each with every mask known of it."""
+    """Test images with most to see, then pseudo-masked training images, each with every mask known of it."""
     predictions = read_segmentations(scores / "predictions.json")
     kinds = np.array([unpack_masks(np.bitwise_or.reduce(m, axis=None)).sum() for m in test.masks])
     rows = np.argsort(-kinds, kind="stable")[: 3 * _SHOWN_IMAGES : 3]
-    images = [np.asarray(test.images[i]) for i in rows]
+    images = [test.images[i] for i in rows]
     names = [test.ids[i] for i in rows]
-    truth: list = [unpack_masks(np.asarray(test.masks[i])) for i in rows]
-    predicted: list = [fit_mask(predictions.masks(test.ids[i]), test.size) for i in rows]
+    truth = [unpack_masks(test.masks[i]) for i in rows]
+    predicted = [fit_mask(predictions.masks(name), test.size) for name in names]
+    pseudo_masks: list = [None] * len(rows)
+    if pseudo:
+        weak, weak_predicted = Prepared.load(pseudo), np.load(scores / "weak_masks.npy")
+        images += list(weak.images[: len(weak_predicted)])
+        names += [f"{name} (training)" for name in weak.ids[: len(weak_predicted)]]
+        truth += [None] * len(weak_predicted)
+        predicted += list(unpack_masks(weak_predicted))
+        pseudo_masks += list(unpack_masks(weak.masks[: len(weak_predicted)]))
     columns = [("ground truth", truth), ("prediction", predicted)]
     if pseudo:
-        weak = Prepared.load(pseudo)
-        shown = range(min(2, len(weak)))
-        images += [np.asarray(weak.images[i]) for i in shown]
-        names += [f"{weak.ids[i]} (training)" for i in shown]
-        truth += [None for _ in shown]
-        predicted += [None for _ in shown]
-        known: list = [None] * len(rows) + [unpack_masks(np.asarray(weak.masks[i])) for i in shown]
-        columns.append(("pseudo-mask", known))
-    what = "phantom (synthetic images)" if sources.is_phantom else str(sources.root)
+        columns.append(("pseudo-mask", pseudo_masks))
+    what = "phantom: synthetic images, not patients" if sources.is_phantom else str(sources.root)
     figures.draw_overlays(path, images, names, columns, title=what)
 
 

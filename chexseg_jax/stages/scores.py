@@ -1,24 +1,26 @@
 """Stage: a segmentation's predictions for the test images, at full size, and what they score."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from chexseg_jax.data.chexlocalize import Segmentations, write_segmentations
-from chexseg_jax.data.images import Frame, unfit_map, unpack_masks
+from chexseg_jax.data.images import Frame, pack_masks, unfit_map, unpack_masks
 from chexseg_jax.data.prepared import ImageSource, Prepared
-from chexseg_jax.data.transforms import normalise
 from chexseg_jax.evaluation.iou import Counts, counts
 from chexseg_jax.pathologies import TASKS
 from chexseg_jax.stages.artifact import artifact
 from chexseg_jax.stages.cams import digest
+from chexseg_jax.stages.segmentation import probabilities_of
 from chexseg_jax.training.checkpoint import restore
 from chexseg_jax.training.inference import map_batches
+
+#: Pseudo-masked images to predict, for the overlays.
+_WEAK_SHOWN = 3
 
 
 def score_segmentation(
@@ -30,7 +32,8 @@ def score_segmentation(
     truth: Segmentations,
     second_reader: Segmentations | None,
     expert: Path,
-    train_rows: tuple[int, ...],
+    train_rows: Sequence[int],
+    pseudo: Path | None,
 ) -> Path:
     """Predicts the test images, undoes the letterbox, and counts against the radiologists' masks.
 
@@ -44,9 +47,11 @@ def score_segmentation(
       test: artifact of `prepare`.
       truth, second_reader: masks of the test images at full size.
       expert, train_rows: the images that the box takes its size from.
+      pseudo: artifact of `make_pseudo_masks`; a few of its images are predicted too, to be looked at.
 
     Returns:
-      The artifact: `predictions.json` (CheXlocalize's format), and `counts.npz` for `load_counts`.
+      The artifact: `predictions.json` (CheXlocalize's format), `counts.npz` for `load_counts`, and with
+      `pseudo` the predictions `weak_masks.npy` [M,S,S] uint16 of its first images.
     """
     key = {
         "config": {"batch_size": config.batch_size},
@@ -54,6 +59,7 @@ def score_segmentation(
         "test": test.name,
         "second_reader": second_reader is not None,
         "box": [expert.name, digest(train_rows)],
+        "pseudo": pseudo and pseudo.name,
     }
 
     def make(part: Path) -> None:
@@ -61,17 +67,14 @@ def score_segmentation(
         limits = np.array([restored.thresholds[task] for task in TASKS])
         shares = mask_shares(Prepared.load(expert).take(train_rows))
 
-        def probabilities(variables, batch):
-            logits, _ = restored.module.apply(variables, normalise(batch["image"], restored.normalisation))
-            return jax.nn.sigmoid(logits)
-
+        infer = probabilities_of(restored.module, restored.normalisation)
         tables: dict[str, list[Counts]] = {"model": [], "box": [], "reader": []}
 
         def predicted() -> Iterator[tuple[str, Bool[np.ndarray, "H W 10"]]]:
             row = 0
             source = ImageSource(images.images)
             for batch in map_batches(
-                probabilities,
+                infer,
                 restored.variables,
                 source,
                 batch_size=config.batch_size,
@@ -99,6 +102,10 @@ def score_segmentation(
             if rows
         }
         np.savez(part / "counts.npz", **arrays)
+        if pseudo:
+            few = ImageSource(Prepared.load(pseudo).images[:_WEAK_SHOWN])
+            (maps,) = map_batches(infer, restored.variables, few, batch_size=_WEAK_SHOWN)
+            np.save(part / "weak_masks.npy", pack_masks(maps > limits))
 
     return artifact(store, "scores", key, make)
 

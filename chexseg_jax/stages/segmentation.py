@@ -22,7 +22,7 @@ from chexseg_jax.models.deeplab import with_encoder
 from chexseg_jax.pathologies import COMMON_TASKS, TASKS
 from chexseg_jax.progress import say
 from chexseg_jax.saliency.thresholds import GRID, best_thresholds, pooled_iou, threshold_counts
-from chexseg_jax.stages.artifact import artifact
+from chexseg_jax.stages.artifact import artifact, plain
 from chexseg_jax.stages.cams import digest
 from chexseg_jax.stages.classifier import init
 from chexseg_jax.training import losses, optim
@@ -110,12 +110,12 @@ def train_segmentation(
             state.variables,
             name=config.model,
             num_classes=len(TASKS),
-            options=config.options,
+            options=plain(config.options),
             size=train.size,
             tasks=TASKS,
             normalisation=by,
             thresholds=thresholds,
-            config={**config.to_dict(), "p": p, "seed": seed},
+            config={**plain(config), "p": p, "seed": seed},
         )
         (part / "thresholds.json").write_text(json.dumps(thresholds, indent=1))
 

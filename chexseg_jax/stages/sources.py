@@ -1,4 +1,4 @@
-"""Where the radiographs come from: a user's download, or the phantom made in the work directory."""
+"""Where the studies come from: a user's download, or the phantom made in the work directory."""
 
 import hashlib
 from dataclasses import dataclass
@@ -54,22 +54,23 @@ def open_sources(store: Path, config: ConfigDict) -> Sources:
             / "data"
         )
     layout = check_layout(root)
-    readers = layout.test_readers
+    splits = {
+        name: _open(name, table, layout.segmentations.get(name), root)
+        for name, table in layout.tables.items()
+    }
     return Sources(
-        train=_open("train", layout.train, None, root),
-        valid=_open("valid", layout.valid, layout.valid_masks, root),
-        test=_open("test", layout.test, layout.test_masks, root),
-        second_reader=read_segmentations(readers) if readers else None,
+        **splits,
+        second_reader=read_segmentations(layout.second_reader) if layout.second_reader else None,
         is_phantom=not config.root or (root / phantom.MARKER).exists(),
         root=root,
     )
 
 
 def _open(name: str, table: Path, masks: Path | None, root: Path) -> Split:
-    radiographs = chexpert.read_labels(table, root=root)
+    studies = chexpert.read_labels(table, root=root)
     segmentations = read_segmentations(masks) if masks else None
-    say(f"{name}: {len(radiographs)} images{f', {len(segmentations)} with masks' if masks else ''}")
+    say(f"{name}: {len(studies)} images{f', {len(segmentations)} with masks' if masks else ''}")
     fingerprint = hashlib.sha256()
     for file in filter(None, (table, masks)):
         fingerprint.update(file.read_bytes())
-    return Split(name, radiographs, segmentations, fingerprint.hexdigest()[:16])
+    return Split(name, studies, segmentations, fingerprint.hexdigest()[:16])

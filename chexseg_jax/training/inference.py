@@ -5,21 +5,26 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from chexseg_jax.data.pipeline import in_order
 from chexseg_jax.progress import progress
-from chexseg_jax.training.sharding import DATA_AXIS, data_mesh
+from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate
 
 #: (variables, batch) -> arrays with a leading axis of the batch
 Function = Callable[[Mapping[str, Any], Mapping[str, jax.Array]], Any]
 
 
-def make_inference(function: Function, mesh: Mesh | None = None) -> Function:
-    """`function` jitted over the mesh, each device taking its part of the batch."""
+def make_inference(function: Function) -> Function:
+    """`function` jitted over all devices, each taking its part of the batch."""
+    # Nothing crosses devices here, so JAX need not track which values differ between them; tracking would
+    # refuse derivatives by constants, as in Grad-CAM.
     sharded = jax.shard_map(
-        function, mesh=mesh or data_mesh(), in_specs=(P(), P(DATA_AXIS)), out_specs=P(DATA_AXIS)
+        function,
+        mesh=data_mesh(),
+        in_specs=(P(), P(DATA_AXIS)),
+        out_specs=P(DATA_AXIS),
+        check_vma=False,
     )
     return jax.jit(sharded)
 
@@ -44,6 +49,7 @@ def map_batches(
     devices = jax.device_count()
     batch_size = -(-min(batch_size, len(source)) // devices) * devices
     compiled = function if hasattr(function, "lower") else make_inference(function)
+    variables = replicate(variables, data_mesh())
     batches = in_order(source, batch_size=batch_size)
     if what is None:
         yield from (_trim(compiled(variables, batch), real) for batch, real in batches)

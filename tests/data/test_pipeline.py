@@ -1,0 +1,62 @@
+import jax
+import numpy as np
+import pytest
+
+from chexseg_jax.data.mixture import shuffled
+from chexseg_jax.data.pipeline import batches, in_order
+from chexseg_jax.errors import InputError
+
+
+class Squares:
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, row: int) -> dict:
+        return {"row": np.int64(row), "square": np.int64(row) ** 2}
+
+
+def take(iterator, count: int) -> list[list[int]]:
+    return [next(iterator)["row"].tolist() for _ in range(count)]
+
+
+def test_a_restored_iterator_goes_on_where_it_was():
+    stream = shuffled(Squares(10), seed=0)
+    first = batches(stream, batch_size=4)
+    take(first, 7)
+    state = first.get_state()
+    expected = take(first, 5)
+    second = batches(stream, batch_size=4)
+    second.set_state(state)
+    assert take(second, 5) == expected
+
+
+def test_worker_processes_give_the_same_batches():
+    stream = shuffled(Squares(10), seed=0)
+    assert take(batches(stream, batch_size=4, workers=2), 6) == take(batches(stream, batch_size=4), 6)
+
+
+def test_processes_split_each_global_batch_in_order(monkeypatch):
+    stream = shuffled(Squares(10), seed=0)
+    whole = take(batches(stream, batch_size=6), 5)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    parts = []
+    for index in range(3):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        parts.append(take(batches(stream, batch_size=6), 5))
+    assert [sum(rows, []) for rows in zip(*parts, strict=True)] == whole
+
+
+def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(InputError, match="batch size 6 does not divide over 4 processes"):
+        batches(shuffled(Squares(10), seed=0), batch_size=6)
+
+
+def test_in_order_pads_the_last_batch():
+    parts = list(in_order(Squares(5), batch_size=2))
+    assert [real for _, real in parts] == [2, 2, 1]
+    assert [batch["row"].tolist() for batch, _ in parts] == [[0, 1], [2, 3], [4, 4]]
+    assert parts[-1][0]["square"].tolist() == [16, 16]

@@ -1,0 +1,45 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from chexseg_jax.data.images import pack_masks
+from chexseg_jax.data.transforms import CHEXPERT, IMAGENET, augment, normalise, unpack_masks
+
+
+def test_normalise_is_the_published_arithmetic():
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    for by in (CHEXPERT, IMAGENET):
+        expected = (images[..., None] / 255.0 - np.array(by.mean)) / np.array(by.std)
+        np.testing.assert_allclose(normalise(jnp.asarray(images), by), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_bit_planes_unpack_on_the_device_as_they_were_packed():
+    masks = np.random.default_rng(0).random((2, 5, 5, 10)) < 0.5
+    np.testing.assert_array_equal(unpack_masks(jnp.asarray(pack_masks(masks))), masks)
+
+
+def test_augment_moves_image_and_masks_alike():
+    planes = np.zeros((16, 32, 32), np.uint16)
+    planes[:, 8:20, 6:14] = 0b1000000001
+    images = np.where(planes > 0, 200, 40).astype(np.uint8)
+    moved, moved_planes = augment(jax.random.split(jax.random.key(0), 16), jnp.asarray(images), jnp.asarray(planes))
+    moved, moved_planes = np.asarray(moved), np.asarray(moved_planes)
+    assert set(np.unique(moved_planes)) == {0, 0b1000000001}
+    assert len({p.tobytes() for p in moved_planes}) > 10  # each example has its own draw
+    for image, plane in zip(moved, moved_planes, strict=True):
+        assert image[plane > 0].min() > image[plane == 0].max()
+
+
+def test_augment_does_not_depend_on_the_batch_around_an_example():
+    keys = jax.random.split(jax.random.key(1), 4)
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 16, 16), dtype=np.uint8))
+    whole, _ = augment(keys, images)
+    np.testing.assert_array_equal(augment(keys[2:], images[2:])[0], whole[2:])
+
+
+def test_augment_stays_in_range():
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 16, 16), dtype=np.uint8))
+    moved, none = augment(jax.random.split(jax.random.key(2), 8), images)
+    assert none is None
+    assert float(moved.min()) >= 0
+    assert float(moved.max()) <= 255

@@ -1,0 +1,31 @@
+import pytest
+
+from chexseg_jax.errors import InputError, run_command
+
+
+def test_an_input_error_is_one_line_and_exit_code_2(capsys):
+    def main():
+        raise InputError("file.csv, row 3:\n   no such label")
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: file.csv, row 3: no such label\n"
+
+
+def test_a_defect_of_ours_keeps_its_traceback():
+    def main():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command(main)
+
+
+def test_an_interrupt_says_how_to_go_on(capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    assert stop.value.code == 130
+    assert "goes on" in capsys.readouterr().err

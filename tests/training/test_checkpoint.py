@@ -1,0 +1,61 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import chexseg_jax
+from chexseg_jax import models
+from chexseg_jax.data.transforms import IMAGENET, normalise
+from chexseg_jax.errors import InputError
+from chexseg_jax.pathologies import LABELS
+from chexseg_jax.training.checkpoint import save_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model")
+    module = models.create("resnet18", num_classes=14, output_stride=16)
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    save_model(
+        directory,
+        variables,
+        name="resnet18",
+        num_classes=14,
+        options={"output_stride": 16},
+        size=32,
+        tasks=LABELS,
+        normalisation=IMAGENET,
+        thresholds={"Edema": 0.25},
+        config={"epochs": 3},
+    )
+    return directory, module, variables
+
+
+def test_a_model_comes_back_with_all_that_goes_with_it(saved):
+    directory, _, variables = saved
+    restored = chexseg_jax.restore(directory)
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored.variables, variables))
+    assert restored.tasks == LABELS
+    assert restored.thresholds == {"Edema": 0.25}
+    assert restored.normalisation == IMAGENET
+    assert (restored.config.name, restored.config.size, restored.config.config.epochs) == ("resnet18", 32, 3)
+    assert restored.module.output_stride == 16
+
+
+def test_predict_takes_radiographs_of_any_size(saved):
+    directory, module, variables = saved
+    images = [np.full((20, 32), 90, np.uint8), np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)]
+    probabilities = chexseg_jax.restore(directory).predict(images)
+    assert probabilities.shape == (2, 14)
+    logits, _ = module.apply(variables, normalise(jnp.asarray(images[1][None]), IMAGENET))
+    np.testing.assert_allclose(probabilities[1], jax.nn.sigmoid(logits)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_runs_folder_leads_to_its_model(saved, tmp_path):
+    (tmp_path / "model").symlink_to(saved[0])
+    assert chexseg_jax.restore(str(tmp_path)).config.name == "resnet18"
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(InputError, match="holds no model"):
+        chexseg_jax.restore(tmp_path)

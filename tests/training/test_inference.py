@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+
+from chexseg_jax.data.prepared import ImageSource
+from chexseg_jax.training.inference import make_inference, map_batches
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 4, 4), dtype=np.uint8)
+
+
+def brightness(variables, batch):
+    return {"mean": batch["image"].astype("float32").mean((1, 2)) * variables["gain"]}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
+def test_results_come_in_order_without_padding_whatever_the_batch(batch_size):
+    parts = list(map_batches(brightness, {"gain": 2.0}, ImageSource(IMAGES), batch_size=batch_size))
+    np.testing.assert_allclose(np.concatenate([p["mean"] for p in parts]), 2 * IMAGES.mean((1, 2)), rtol=1e-5)
+
+
+def test_a_compiled_function_is_used_as_it_is(capsys):
+    infer = make_inference(brightness)
+    list(map_batches(infer, {"gain": 1.0}, ImageSource(IMAGES), batch_size=4, what="measuring"))
+    list(map_batches(infer, {"gain": 3.0}, ImageSource(IMAGES), batch_size=4))
+    assert infer._cache_size() == 1
+    assert "measuring: 7/7" in capsys.readouterr().err

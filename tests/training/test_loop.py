@@ -1,0 +1,164 @@
+"""The train loop on a model of one matrix: what it promises does not depend on the network."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from chexseg_jax.data.mixture import shuffled
+from chexseg_jax.data.pipeline import batches
+from chexseg_jax.errors import InputError
+from chexseg_jax.training.loop import fit, make_step
+from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate, split_batch
+from chexseg_jax.training.state import TrainState
+
+
+class Points:
+    """y = x W for a fixed W."""
+
+    def __init__(self, count: int = 32):
+        draw = np.random.default_rng(0)
+        self.x = draw.standard_normal((count, 3)).astype(np.float32)
+        self.y = self.x @ np.array([[1.0], [-2.0], [0.5]], np.float32)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, row: int) -> dict:
+        return {"x": self.x[row], "y": self.y[row]}
+
+
+def init(key):
+    return {"w": jax.random.normal(key, (3, 1))}, {"batch_stats": {"seen": jnp.zeros(())}}
+
+
+def loss(params, model_state, batch, keys):
+    noise = jax.vmap(lambda key: jax.random.normal(key, (1,)))(keys)  # stands for augmentation and dropout
+    error = jnp.mean((batch["x"] @ params["w"] + 0.01 * noise - batch["y"]) ** 2)
+    seen = jax.lax.psum(batch["x"].shape[0], DATA_AXIS) + model_state["batch_stats"]["seen"]
+    return error, ({"batch_stats": {"seen": seen}}, {"noise": noise.mean()})
+
+
+def train(directory, steps, *, batch_stream=None, **more):
+    settings = {
+        "init": init,
+        "loss": loss,
+        "optimizer": optax.adam(0.1),
+        "batches": batch_stream or batches(shuffled(Points(), seed=0), batch_size=8),
+        "batch_size": 8,
+        "seed": 0,
+        "directory": directory,
+        "checkpoint_every": 5,
+    }
+    return fit("toy", steps=steps, **(settings | more))
+
+
+def same(a: TrainState, b: TrainState) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_it_learns_and_logs(tmp_path):
+    state = train(tmp_path, 200)
+    np.testing.assert_allclose(state.params["w"][:, 0], [1.0, -2.0, 0.5], atol=0.05)
+    assert int(state.step) == 200
+    assert float(state.model_state["batch_stats"]["seen"]) == 1600
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(10, 201, 10))
+    assert lines[-1]["loss"] < 0.01 < lines[0]["loss"]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_one_device_and_two_give_the_same(tmp_path):
+    states = [train(tmp_path / str(n), 20, mesh=data_mesh(jax.devices()[:n])) for n in (1, 2)]
+    for one, two in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_allclose(one, two, rtol=2e-5, atol=1e-6)
+
+
+def test_the_step_is_the_gradient_of_the_global_mean():
+    """Against plain jax.grad with no mesh."""
+    mesh = data_mesh()
+    points = Points(8)
+    batch = {"x": points.x, "y": points.y}
+    params, model_state = init(jax.random.key(1))
+    optimizer = optax.sgd(1.0)
+
+    def plain(params, model_state, batch, keys):
+        return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2), (model_state, {})
+
+    expected = jax.grad(lambda p: plain(p, model_state, batch, None)[0])(params)["w"]
+    before = np.asarray(params["w"])
+    state = TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params))
+    after, metrics = make_step(plain, optimizer, mesh)(
+        replicate(state, mesh), split_batch(batch, mesh), jax.random.key(0)
+    )
+    np.testing.assert_allclose(before - np.asarray(after.params["w"]), expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], plain({"w": before}, None, batch, None)[0], rtol=1e-6)
+
+
+def test_a_resumed_training_ends_bit_for_bit_as_one_that_never_stopped(tmp_path):
+    whole = train(tmp_path / "whole", 30)
+    train(tmp_path / "parts", 13)
+    resumed = train(tmp_path / "parts", 30)
+    assert same(whole, resumed)
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    by_step = [{(line := json.loads(text))["step"]: line for text in texts} for texts in lines]
+    assert all(by_step[1][step] == by_step[0][step] for step in by_step[0])
+
+
+class Interrupting:
+    """A data iterator that is sent a signal while it gives its n-th batch."""
+
+    def __init__(self, inner, at: int):
+        self.inner, self.left = inner, at
+
+    def __next__(self):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return next(self.inner)
+
+    def get_state(self):
+        return self.inner.get_state()
+
+    def set_state(self, state):
+        self.inner.set_state(state)
+
+
+def test_a_signal_saves_before_the_program_ends(tmp_path):
+    whole = train(tmp_path / "whole", 30)
+    stream = Interrupting(batches(shuffled(Points(), seed=0), batch_size=8), at=17)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", 30, batch_stream=stream)
+    assert (tmp_path / "cut" / "checkpoints" / "17").is_dir()  # not a multiple of checkpoint_every
+    assert same(whole, train(tmp_path / "cut", 30))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_best_checkpoint_is_returned(tmp_path):
+    scores = iter([0.1, 0.9, 0.3, 0.2])
+    seen = []
+
+    def evaluate(variables):
+        seen.append(np.asarray(variables["params"]["w"]))
+        return {"score": next(scores)}
+
+    state = train(tmp_path, 20, evaluate=evaluate, best="score")
+    assert int(state.step) == 10
+    np.testing.assert_array_equal(state.params["w"], seen[1])
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
+    assert kept == {"10", "20"}  # the best and the latest, no more
+
+
+def test_a_loss_that_is_not_finite_stops_it(tmp_path):
+    with pytest.raises(InputError, match="lower the learning rate"):
+        train(tmp_path, 40, optimizer=optax.sgd(1e30))
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(tmp_path):
+    with pytest.raises(InputError, match="batch size 7 does not divide over 2 devices"):
+        train(tmp_path, 1, batch_size=7)

@@ -1,0 +1,39 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from chexseg_jax.training.optim import adam
+
+
+def rates(optimizer, steps: int) -> np.ndarray:
+    """The step Adam takes on a constant gradient is its rate."""
+    params, state, taken = jnp.zeros(()), optimizer.init(jnp.zeros(())), []
+    for _ in range(steps):
+        updates, state = optimizer.update(jnp.ones(()), state, params)
+        taken.append(-float(updates))
+    return np.array(taken)
+
+
+def test_the_published_rate_is_constant():
+    np.testing.assert_allclose(rates(adam(1e-4), 20), 1e-4, rtol=1e-4)
+
+
+def test_it_is_adam_with_the_published_betas():
+    ours, reference = adam(0.1), optax.adam(0.1, b1=0.9, b2=0.999)
+    params = jnp.array([1.0, -3.0])
+    states = [o.init(params) for o in (ours, reference)]
+    for gradient in (jnp.array([1.0, 2.0]), jnp.array([-3.0, 0.1])):
+        (a, states[0]), (b, states[1]) = (
+            o.update(gradient, s, params) for o, s in zip((ours, reference), states, strict=True)
+        )
+        np.testing.assert_array_equal(a, b)
+
+
+def test_warm_up_and_decay():
+    taken = rates(adam(1.0, warmup_steps=10, decay_steps=50), 50)
+    assert taken[0] == pytest.approx(0)
+    assert np.argmax(taken) == 10
+    assert taken[10] == pytest.approx(1.0, rel=1e-3)
+    assert taken[30] == pytest.approx(0.5, rel=1e-2)
+    assert taken[-1] < 0.01
