@@ -94,9 +94,7 @@ def predict(model: Restored, images: dict[str, Path], out: Path, *, batch_size: 
             for name, image, maps in zip(
                 batch, pixels, model.predict(pixels, batch_size=batch_size), strict=True
             ):
-                full = (
-                    np.stack([unfit_map(maps[..., k], image.shape) for k in range(len(TASKS))], -1) > limits
-                )
+                full = unfit_map(maps, image.shape) > limits
                 side = min(_OVERLAY, max(image.shape))
                 shown = ("prediction", [fit_mask(full, side)])
                 draw_overlays(overlays / f"{name}.png", [fit_image(image, side)], [name], [shown], title=name)

@@ -1,12 +1,18 @@
 """Shared by every test: two CPU devices, real samples where they are, golden numbers, no stray downloads."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest
+from hypothesis import settings
+
+# Two shared cores: how long an example takes says nothing about the code.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -29,3 +35,46 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """`configs/semi.py:p=0.9` with everything small: what is tested on it is not how well it segments."""
+    from configs import semi
+
+    config = semi.get_config("p=0.9,count=6")
+    config.phantom.update(train=16, valid=16, test=6, size=48)
+    config.data.size = 32
+    small = {"model": "resnet18", "batch_size": 4, "epochs": 1.0, "checkpoint_every": 2}
+    with config.unlocked():
+        config.classifier.options = {}
+    config.classifier.update(small)
+    config.encoder.update(small)
+    config.segmentation.update(steps=4, batch_size=4, checkpoint_every=2)
+    config.scores.bootstrap = 50
+    return config
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_config, tmp_path_factory):
+    """(work directory, run folder) of the whole chain on `tiny_config`."""
+    from chexseg_jax import experiment
+
+    workdir = tmp_path_factory.mktemp("work")
+    return workdir, experiment.run(tiny_config, workdir)
+
+
+@pytest.fixture(scope="session")
+def small_download(tmp_path_factory) -> Path:
+    """A download's tree (of phantom images); copy it before you damage it."""
+    from chexseg_jax.data import phantom
+
+    root = tmp_path_factory.mktemp("download") / "cxr"
+    phantom.make(root, train=6, valid=8, test=4, size=48, seed=5)
+    return root
+
+
+@pytest.fixture
+def download(small_download, tmp_path) -> Path:
+    """A copy of `small_download` for one test."""
+    return Path(shutil.copytree(small_download, tmp_path / "cxr"))

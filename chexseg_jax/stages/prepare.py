@@ -95,7 +95,7 @@ def _prepare(directory: Path, config: ConfigDict, split: Split) -> None:
         images[i], sizes[i] = fit_image(image, size), image.shape
         if masks is not None:
             annotated.check_size(studies.ids[i], image.shape, studies.paths[i])
-            masks[i] = fit_mask(pack_masks(annotated.masks(studies.ids[i])), size)
+            masks[i] = pack_masks(fit_mask(annotated.masks(studies.ids[i]), size))
     kept = np.array([i for i in range(count) if studies.ids[i] not in left_out])
     if left_out:
         some = "; ".join(list(left_out.values())[:3])

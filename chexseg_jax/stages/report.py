@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -57,7 +58,7 @@ def write_report(
     """
     run = _open_run(workdir, config)
     counts = load_counts(scores)
-    table = _score_table(counts, replicates=config.scores.bootstrap)
+    table, test_scores = score_table(counts, replicates=config.scores.bootstrap)
     stages = [path for path in (*classifiers, pseudo, model, scores) if path]
     card = json.loads((model / "model.json").read_text())
     lines = [
@@ -70,7 +71,7 @@ def write_report(
         "mean size in the expert training images, on every image. A task without a positive test mask has no "
         "IoU: it is absent, and left out of the mean.",
         "",
-        *table.lines,
+        *table,
         "",
         "![radiograph, ground truth and prediction](overlays.png)",
         "",
@@ -83,7 +84,7 @@ def write_report(
         *_provenance(config, sources, stages),
     ]
     (run / "report.md").write_text("\n".join(lines) + "\n")
-    (run / "scores.json").write_text(json.dumps(table.scores, indent=1))
+    (run / "scores.json").write_text(json.dumps(test_scores, indent=1))
     shutil.copyfile(scores / "predictions.json", run / "predictions.json")
     shutil.copyfile(model / "metrics.jsonl", run / "metrics.jsonl")
     _link(run / "model", model)
@@ -93,7 +94,7 @@ def write_report(
     )
     _overlays(run / "overlays.png", sources, Prepared.load(test), scores, pseudo)
     say(f"report: {run / 'report.md'}")
-    say(f"test mIoU (pooled) {table.scores['pooled']['mean']:.3f}")
+    say(f"test mIoU (pooled) {test_scores['pooled']['mean']:.3f}")
     return run
 
 
@@ -117,51 +118,52 @@ def write_classifier_report(
     return run
 
 
-class _score_table:
-    """The test scores, as Markdown `lines` and as `scores` for programs."""
+def score_table(counts: Mapping[str, iou.Counts], *, replicates: int) -> tuple[list[str], dict[str, Any]]:
+    """The test scores as lines of Markdown, and for programs as a dictionary.
 
-    def __init__(self, counts: dict[str, iou.Counts], *, replicates: int):
-        model = counts["model"]
-        positives = (model.positives > 0).sum(0)
-        pooled = bootstrap.pooled_interval(model, replicates=replicates)
-        each = iou.per_image(model)
-        rows = bootstrap.draws(len(each), replicates=replicates)
-        per_image = bootstrap.percentile_interval(
-            bootstrap.with_mean(iou.mean(each, axis=0)),
-            bootstrap.with_mean(bootstrap.mean_replicates(each, rows)),
-        )
-        others = {
-            name: bootstrap.with_mean(iou.pooled(counts[name]))
-            for name in ("box", "reader")
-            if name in counts
-        }
-        titles = {"box": "centred box, pooled", "reader": "second reader, pooled"}
-        header = [
-            "pathology",
-            "positive masks",
-            "pooled IoU",
-            "per-image IoU",
-            *(titles[name] for name in others),
+    Args:
+      counts: of `model`, and of the yardsticks `box` and `reader` (see `score_segmentation`).
+      replicates: of the bootstrap.
+    """
+    model = counts["model"]
+    positives = (model.positives > 0).sum(0)
+    pooled = bootstrap.pooled_interval(model, replicates=replicates)
+    each = iou.per_image(model)
+    rows = bootstrap.draws(len(each), replicates=replicates)
+    per_image = bootstrap.percentile_interval(
+        bootstrap.with_mean(iou.mean(each, axis=0)),
+        bootstrap.with_mean(bootstrap.mean_replicates(each, rows)),
+    )
+    titles = {"box": "centred box, pooled", "reader": "second reader, pooled"}
+    others = {name: bootstrap.with_mean(iou.pooled(counts[name])) for name in titles if name in counts}
+    header = [
+        "pathology",
+        "positive masks",
+        "pooled IoU",
+        "per-image IoU",
+        *(titles[name] for name in others),
+    ]
+    counted = [*map(str, positives), ""]
+    names = [task if n else f"{task} (absent)" for task, n in zip(TASKS, positives, strict=True)]
+    body = [
+        [
+            name,
+            counted[k],
+            interval(*(part[k] for part in pooled)),
+            interval(*(part[k] for part in per_image)),
+            *(number(values[k]) for values in others.values()),
         ]
-        body = [
-            [
-                name if k == len(TASKS) or positives[k] else f"{name} (absent)",
-                str(positives[k]) if k < len(TASKS) else "",
-                interval(*(part[k] for part in pooled)),
-                interval(*(part[k] for part in per_image)),
-                *(number(values[k]) for values in others.values()),
-            ]
-            for k, name in enumerate((*TASKS, f"**mean of {(positives > 0).sum()}**"))
-        ]
-        self.lines = markdown(header, body)
-        named = (*TASKS, "mean")
-        self.scores = {
-            "positives": dict(zip(TASKS, map(int, positives), strict=True)),
-            "pooled": _named(named, pooled.estimate),
-            "pooled_95": {k: [lo, hi] for k, lo, hi in zip(named, *map(_plain, pooled[1:]), strict=True)},
-            "per_image": _named(named, per_image.estimate),
-            **{f"{name}_pooled": _named(named, values) for name, values in others.items()},
-        }
+        for k, name in enumerate((*names, f"**mean of {(positives > 0).sum()}**"))
+    ]
+    named = (*TASKS, "mean")
+    scores = {
+        "positives": dict(zip(TASKS, map(int, positives), strict=True)),
+        "pooled": _named(named, pooled.estimate),
+        "pooled_95": {k: [lo, hi] for k, lo, hi in zip(named, *map(_plain, pooled[1:]), strict=True)},
+        "per_image": _named(named, per_image.estimate),
+        **{f"{name}_pooled": _named(named, values) for name, values in others.items()},
+    }
+    return markdown(header, body), scores
 
 
 def _plain(values: Float[np.ndarray, " K"]) -> list[float | None]:

@@ -82,7 +82,7 @@ def score_segmentation(
             ):
                 for maps in batch:
                     image_id, size = images.ids[row], tuple(map(int, images.sizes[row]))
-                    masks = np.stack([unfit_map(maps[..., k], size) for k in range(len(TASKS))], -1) > limits
+                    masks = unfit_map(maps, size) > limits
                     reference = truth.masks(image_id)
                     tables["model"].append(counts(masks, reference))
                     tables["box"].append(counts(centred_boxes(size, shares), reference))

@@ -1,0 +1,1 @@
+"""Reading and writing radiographs, labels and masks; the phantom; the Grain pipelines."""

@@ -1,0 +1,88 @@
+"""Where a user's two downloads, CheXpert and CheXlocalize, lie below one root."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chexseg_jax.errors import InputError
+
+CHEXPERT_URL = "https://stanfordmlgroup.github.io/competitions/chexpert/"
+CHEXLOCALIZE_URL = "https://stanfordaimi.azurewebsites.net/datasets/abfb76e5-70d5-4315-badc-c94dd82e3d6d"
+
+#: Below the root, folders that images may lie in. CheXlocalize's own CheXpert folder has them at the size of
+#: its masks; `small` comes last, since its images are smaller than the masks.
+_IMAGES = (
+    "",
+    "CheXpert-v1.0",
+    "CheXpert",
+    "CheXlocalize/CheXpert",
+    "chexlocalize/CheXpert",
+    "CheXpert-v1.0-small",
+)
+#: Below the root, folders that CheXlocalize's JSON files may lie in.
+_MASKS = ("", "CheXlocalize", "CheXlocalize/CheXlocalize", "chexlocalize", "chexlocalize/CheXlocalize")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files that the paper's experiments read; images are found from the tables' rows."""
+
+    root: Path
+    tables: Mapping[str, Path]  # by split: train, valid, test
+    segmentations: Mapping[str, Path]  # by split: valid, test
+    second_reader: Path | None  # other radiologists' masks of the test images: the human benchmark
+
+
+def check_layout(root: str | Path) -> Layout:
+    """Finds the files of both downloads below `root`.
+
+    The root may hold the downloads' folders (`CheXpert-v1.0-small/`, `CheXpert/`, `CheXlocalize/`, also one
+    within the other, as they come) or the files themselves.
+
+    Raises:
+      InputError: listing everything that is missing at once, with where to get it.
+    """
+    root = Path(root).absolute()
+    if not root.is_dir():
+        raise InputError(
+            f"{root}: no such folder; it should hold CheXpert ({CHEXPERT_URL}) and CheXlocalize "
+            f"({CHEXLOCALIZE_URL})"
+        )
+    # val_labels.csv first: CheXlocalize's images have its masks' size, those of CheXpert-small have not.
+    names = {"train": ("train.csv",), "valid": ("val_labels.csv", "valid.csv"), "test": ("test_labels.csv",)}
+    tables = {split: _first(root, _IMAGES, files) for split, files in names.items()}
+    jsons = {"valid": ("gt_segmentations_val.json",), "test": ("gt_segmentations_test.json",)}
+    segmentations = {split: _first(root, _MASKS, files) for split, files in jsons.items()}
+    lacking = [
+        f"{' or '.join(files)} ({'CheXpert' if files == ('train.csv',) else 'CheXlocalize'})"
+        for wanted, found in ((names, tables), (jsons, segmentations))
+        for split, files in wanted.items()
+        if found[split] is None
+    ]
+    if lacking:
+        raise InputError(
+            f"{root}: missing {', '.join(lacking)}; get CheXpert from {CHEXPERT_URL} and CheXlocalize, which "
+            f"brings the validation and test images too, from {CHEXLOCALIZE_URL}"
+        )
+    return Layout(root, tables, segmentations, _first(root, _MASKS, ("hb_segmentations_test.json",)))
+
+
+def image_folder(root: Path, parts: Sequence[str]) -> Path:
+    """The folder that holds the patients of a table's row, whose path has the given parts.
+
+    The path is tried as it stands and then, without the download's name that it starts with, below each
+    folder that a download may have; `valid` is also sought as `val`, CheXlocalize's name for it. The first
+    place that has the image wins, else the first that is a folder at all, else the path as it stands.
+    """
+    *above, split = parts[:-3] or ("",)
+    splits = {"valid": ("valid", "val"), "val": ("val", "valid")}.get(split, (split,))
+    places = [root.joinpath(*above, split)] + [root / folder / name for folder in _IMAGES for name in splits]
+    for place in places:
+        if place.joinpath(*parts[-3:]).is_file():
+            return place
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+def _first(root: Path, folders: Iterable[str], names: Iterable[str]) -> Path | None:
+    places = (root / folder / name for name in names for folder in folders)
+    return next((place for place in places if place.is_file()), None)

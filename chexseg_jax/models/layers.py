@@ -1,0 +1,280 @@
+"""The primitives the networks are built from: convolution, batch normalisation, pooling, bilinear resizing.
+
+All of them read and write NHWC, and compute what the PyTorch modules of the same names compute: padding is
+symmetric and explicit (XLA's `SAME` is not, at stride 2), batch normalisation keeps the unbiased variance.
+
+XLA on CPU runs some convolutions far below the machine's speed, so `Conv` has two lowerings of one function with
+one set of parameters: the convolution op, and dots and shifted multiply-adds (`cpu_kernels`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+#: Variance 2 / fan_in (He et al., 2015, arXiv 1502.01852).
+HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """In float32 where its type is narrower: sums over many values are never taken in bfloat16."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class Conv(nn.Module):
+    """Convolution with torch's padding, `dilation * (size - 1) / 2` zeros on every side.
+
+    Attributes:
+      features: channels out.
+      size: side of the square kernel, odd.
+      stride: of the output grid.
+      dilation: distance between taps, in pixels.
+      depthwise: one kernel per channel (`features` equals the channels in) and no mixing.
+      use_bias: adds a bias per channel.
+      dtype: of the computation, or its name; parameters are float32.
+      cpu_kernels: True for dots and shifted sums, False for the convolution op, None to choose by backend.
+    """
+
+    features: int
+    size: int = 1
+    stride: int = 1
+    dilation: int = 1
+    depthwise: bool = False
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+    cpu_kernels: bool | None = None
+    kernel_init: nn.initializers.Initializer = HE_NORMAL
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j k"]:
+        """Convolves; the output side is `ceil(side / stride)`."""
+        channels = 1 if self.depthwise else x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, channels, self.features))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        on_cpu = jax.default_backend() == "cpu" if self.cpu_kernels is None else self.cpu_kernels
+        if on_cpu and self.size == 1:
+            y = pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
+        elif on_cpu and self.depthwise and self.stride == 1:
+            y = shifted_depthwise(x, kernel[:, :, 0], self.dilation)
+        else:
+            reach = self.dilation * (self.size // 2)
+            y = lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                [(reach, reach)] * 2,
+                rhs_dilation=(self.dilation, self.dilation),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.features if self.depthwise else 1,
+            )
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
+
+
+def pointwise(x: Float[Array, "b h w c"], kernel: Float[Array, "c k"]) -> Float[Array, "b h w k"]:
+    """A 1x1 convolution as one matrix product."""
+    # The explicit reshape matters for the weight's gradient: XLA's CPU dot is fast on matrices only.
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+
+
+def shifted_depthwise(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "s s c"], dilation: int
+) -> Float[Array, "b h w c"]:
+    """A depthwise convolution at stride 1 as one shifted multiply-add per tap."""
+    # Under `shard_map` the weights are replicated and the map is not, which a custom gradient must not see. Adding
+    # zeros of the map's type makes the weights each device's own; that step's transpose sums the devices' gradients.
+    return _depthwise(x, kernel + jnp.zeros_like(x[0, 0, 0]), dilation)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise(x, kernel, dilation):
+    return sum(view * kernel[tap] for tap, view in _shifts(x, kernel.shape[0], dilation))
+
+
+def _depthwise_forward(x, kernel, dilation):
+    return _depthwise(x, kernel, dilation), (x, kernel)
+
+
+def _depthwise_backward(dilation, saved, dy):
+    x, kernel = saved
+
+    def kernel_gradient(image: tuple[Array, Array]) -> Array:
+        x, dy = image
+        taps = {tap: (view * dy).sum((0, 1, 2)) for tap, view in _shifts(x[None], kernel.shape[0], dilation)}
+        return jnp.stack([taps.get(tap, jnp.zeros_like(kernel[tap])) for tap in np.ndindex(kernel.shape[:2])])
+
+    # Nine reductions over one image at a time find it in the cache; over the whole batch each waits for memory (2-3x).
+    dkernel = lax.map(kernel_gradient, (x, dy)).sum(0).reshape(kernel.shape)
+    return _depthwise(dy, kernel[::-1, ::-1], dilation), dkernel
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _shifts(x: Array, size: int, dilation: int) -> list[tuple[tuple[int, int], Array]]:
+    """What each tap of a kernel sees, padded with zeros. A tap whose whole view is padding is left out."""
+    height, width = x.shape[1:3]
+    reach = [dilation * (i - size // 2) for i in range(size)]
+    # At rate 36 on a 20x20 map the centre is the only tap left.
+    top = max(r for r in reach if r < height)
+    left = max(r for r in reach if r < width)
+    padded = jnp.pad(x, ((0, 0), (top, top), (left, left), (0, 0)))
+    return [
+        ((i, j), padded[:, top + y : top + y + height, left + z : left + z + width])
+        for i, y in enumerate(reach)
+        for j, z in enumerate(reach)
+        if abs(y) <= top and abs(z) <= left
+    ]
+
+
+#: Of the running statistics' old value (torch counts the new one's, 0.1); and added to the variance.
+MOMENTUM, EPSILON = 0.9, 1e-5
+
+
+class Moments(NamedTuple):
+    """Batch statistics per channel, in float32: mean, biased variance, and how many values they are over."""
+
+    mean: Float[Array, " c"]
+    var: Float[Array, " c"]
+    count: int
+
+
+def batch_moments(x: Float[Array, "b h w c"], axis_name: str | None = None) -> Moments:
+    """Statistics over batch and pixels, and over the devices of the mapped axis `axis_name`."""
+    x = at_least_float32(x)
+    over = tuple(range(x.ndim - 1))
+    count = x.size // x.shape[-1]
+    mean = jnp.mean(x, over)
+    if axis_name is not None:
+        mean = lax.pmean(mean, axis_name)
+        count *= lax.axis_size(axis_name)
+    # Two passes, because E[x^2] - E[x]^2 cancels where the mean outweighs the spread. Of all centres the mean gives
+    # the least square, so the derivative by it is zero: leaving it out saves a pass of the backward.
+    var = jnp.mean(jnp.square(x - lax.stop_gradient(mean)), over)
+    if axis_name is not None:
+        var = lax.pmean(var, axis_name)
+    return Moments(mean, var, count)
+
+
+def concatenate_moments(parts: Sequence[Moments]) -> Moments:
+    """The statistics of maps concatenated by channel, from theirs: nothing is read twice."""
+    means, variances, counts = zip(*parts, strict=True)
+    return Moments(jnp.concatenate(means), jnp.concatenate(variances), counts[0])
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation as `torch.nn.BatchNorm2d`'s: the running variance is the unbiased one, n / (n - 1).
+
+    Attributes:
+      axis_name: the mapped axis over whose devices the statistics are taken; None for this device's only.
+      dtype: of the output, or its name; statistics and parameters are float32.
+    """
+
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool, *, relu: bool = False, moments: Moments | None = None
+    ) -> Float[Array, "b h w c"]:
+        """Normalises by the batch's statistics in training, updating the running ones; else by the running ones.
+
+        Args:
+          x: the map.
+          train: whether the batch's statistics are used.
+          relu: whether a ReLU follows.
+          moments: the batch's statistics where they are known already.
+        """
+        shape = x.shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            mean, var, count = moments or batch_moments(x, self.axis_name)
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
+                running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
+        # One multiply-add (as torch): its gradient needs x and dy once each, where (x - mean) * slope costs 1.7 times.
+        slope = scale * lax.rsqrt(var + EPSILON)
+        y = at_least_float32(x) * slope + (bias - mean * slope)
+        return (nn.relu(y) if relu else y).astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Kit:
+    """Makes the layers of one network, which share these settings (see `Conv` and `BatchNorm`)."""
+
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    cpu_kernels: bool | None = None
+    kernel_init: nn.initializers.Initializer = HE_NORMAL
+
+    def conv(self, features: int, size: int = 1, stride: int = 1, dilation: int = 1, **options: Any) -> Conv:
+        """A convolution, without bias unless asked."""
+        shared = {"dtype": self.dtype, "cpu_kernels": self.cpu_kernels, "kernel_init": self.kernel_init}
+        return Conv(features, size, stride, dilation, **(shared | options))
+
+    def norm(self) -> BatchNorm:
+        """A batch normalisation."""
+        return BatchNorm(self.axis_name, self.dtype)
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
+    """The largest of 3x3 at stride 2, one pixel of padding."""
+    height, width = ((side + 1) // 2 for side in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    views = [
+        padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i in range(3) for j in range(3)
+    ]
+    # Not `lax.reduce_window`: its gradient is a scatter, ten times slower on CPU. Ties go to the first, as in torch.
+    return reduce(lambda best, view: jnp.where(view > best, view, best), views)
+
+
+def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
+    """The mean of 2x2 at stride 2; an odd last row or column is left out, as in torch."""
+    batch, height, width, channels = x.shape
+    height, width = height // 2, width // 2
+    x = x[:, : 2 * height, : 2 * width].reshape(batch, height, 2, width, 2, channels)
+    return x.mean((2, 4))
+
+
+def resize_bilinear(
+    x: Float[Array, "b h w c"], size: tuple[int, int], *, align_corners: bool
+) -> Float[Array, "b i j c"]:
+    """Bilinear interpolation, as `torch.nn.functional.interpolate(mode="bilinear")`, without antialiasing.
+
+    Args:
+      x: the map.
+      size: height and width wanted.
+      align_corners: True maps corner onto corner; False has half-pixel centres, as OpenCV.
+    """
+    rows = jnp.asarray(_interpolation(x.shape[1], size[0], align_corners), x.dtype)
+    columns = jnp.asarray(_interpolation(x.shape[2], size[1], align_corners), x.dtype)
+    # Products with two small constant matrices: cheap next to a convolution. A GPU's TF32 would cost three digits.
+    x = jnp.einsum("ih,bhwc->biwc", rows, x, precision=lax.Precision.HIGHEST)
+    return jnp.einsum("jw,biwc->bijc", columns, x, precision=lax.Precision.HIGHEST)
+
+
+def _interpolation(source: int, target: int, align_corners: bool) -> Float[np.ndarray, "target source"]:
+    """Row i holds the weights of the source pixels in target pixel i."""
+    if align_corners:
+        at = np.arange(target) * ((source - 1) / max(target - 1, 1))
+    else:
+        at = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
+    low = np.minimum(at.astype(int), source - 1)
+    high = np.minimum(low + 1, source - 1)
+    weights = np.zeros((target, source))
+    np.add.at(weights, (np.arange(target), low), 1 - (at - low))
+    np.add.at(weights, (np.arange(target), high), at - low)
+    return weights

@@ -1,0 +1,167 @@
+"""ResNet (He et al., 2016, arXiv 1512.03385), layer for layer as torchvision's."""
+
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from chexseg_jax.errors import InputError
+from chexseg_jax.models.layers import Kit, at_least_float32, max_pool
+
+#: Variance 2 / fan_out, as torchvision draws a ResNet's kernels.
+_KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: the block of ResNet18 and 34."""
+
+    channels: int
+    stride: int
+    dilation: int
+    project: bool
+    kit: Kit
+    expansion = 1
+
+    def setup(self):  # noqa: D102
+        self.conv1 = self.kit.conv(self.channels, 3, self.stride, self.dilation)
+        self.bn1 = self.kit.norm()
+        self.conv2 = self.kit.conv(self.channels, 3, 1, self.dilation)
+        self.bn2 = self.kit.norm()
+        if self.project:
+            self.downsample = [self.kit.conv(self.channels, 1, self.stride), self.kit.norm()]
+
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j k"]:
+        """One residual step."""
+        y = self.bn1(self.conv1(x), train, relu=True)
+        y = self.bn2(self.conv2(y), train)
+        if self.project:
+            conv, norm = self.downsample
+            x = norm(conv(x), train)
+        return nn.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions and a shortcut: the block of ResNet50 and deeper.
+
+    `stride_on` names the convolution that takes the stride: `conv2` as in torchvision ("v1.5"), `conv1` as in the
+    paper and the first published weights.
+    """
+
+    channels: int
+    stride: int
+    dilation: int
+    project: bool
+    kit: Kit
+    stride_on: str = "conv2"
+    expansion = 4
+
+    def setup(self):  # noqa: D102
+        first, second = (self.stride, 1) if self.stride_on == "conv1" else (1, self.stride)
+        self.conv1 = self.kit.conv(self.channels, 1, first)
+        self.bn1 = self.kit.norm()
+        self.conv2 = self.kit.conv(self.channels, 3, second, self.dilation)
+        self.bn2 = self.kit.norm()
+        self.conv3 = self.kit.conv(4 * self.channels, 1)
+        self.bn3 = self.kit.norm()
+        if self.project:
+            self.downsample = [self.kit.conv(4 * self.channels, 1, self.stride), self.kit.norm()]
+
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j k"]:
+        """One residual step."""
+        y = self.bn1(self.conv1(x), train, relu=True)
+        y = self.bn2(self.conv2(y), train, relu=True)
+        y = self.bn3(self.conv3(y), train)
+        if self.project:
+            conv, norm = self.downsample
+            x = norm(conv(x), train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """A ResNet classifier; with `num_classes=0` an encoder only.
+
+    Attributes:
+      num_classes: logits; 0 for features without a head.
+      depths: blocks in each of the four stages.
+      bottleneck: the three-convolution block, else the two-convolution one.
+      output_stride: 32, or 16: the last stage keeps the resolution. Parameters are the same.
+      dilate: at output stride 16, the last stage's 3x3 convolutions are dilated by 2 so that they see as far.
+      stride_on: see `Bottleneck`.
+      dtype: of the computation, or its name; parameters, statistics and logits are float32.
+      axis_name: the mapped axis over which batch statistics are synchronised.
+      cpu_kernels: see `Conv`.
+    """
+
+    num_classes: int
+    depths: tuple[int, ...]
+    bottleneck: bool
+    output_stride: int = 32
+    dilate: bool = True
+    stride_on: str = "conv2"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    cpu_kernels: bool | None = None
+
+    def setup(self):  # noqa: D102
+        if self.output_stride not in (16, 32):
+            raise InputError(f"output_stride={self.output_stride}: a ResNet has 32 or 16")
+        if self.stride_on not in ("conv1", "conv2"):
+            raise InputError(f"stride_on={self.stride_on!r}: the stride is on conv1 or conv2")
+        kit = Kit(self.dtype, self.axis_name, self.cpu_kernels, _KERNEL_INIT)
+        block = partial(Bottleneck, stride_on=self.stride_on) if self.bottleneck else BasicBlock
+        self.conv1 = kit.conv(64, 7, 2)
+        self.bn1 = kit.norm()
+        for stage, depth in enumerate(self.depths):
+            widened = stage == 3 and self.output_stride == 16
+            stride = 1 if stage == 0 or widened else 2
+            dilation = 2 if widened and self.dilate else 1
+            blocks = [
+                block(
+                    64 * 2**stage,
+                    stride if i == 0 else 1,
+                    dilation,
+                    # ResNet18's first stage already has the right number of channels.
+                    i == 0 and (stage > 0 or self.bottleneck),
+                    kit,
+                )
+                for i in range(depth)
+            ]
+            setattr(self, f"layer{stage + 1}", blocks)
+        if self.num_classes:
+            self.fc = nn.Dense(self.num_classes)
+
+    def features(
+        self, images: Float[Array, "b height width 3"], train: bool = False
+    ) -> dict[str, Float[Array, "b h w c"]]:
+        """Every stage's map: `stem` and `layer1` at stride 4, `layer2` at 8, `layer3` at 16, `layer4`.
+
+        `features` is `layer4` again: the map that `classify` and Grad-CAM read.
+        """
+        x = max_pool(self.bn1(self.conv1(images), train, relu=True))
+        out = {"stem": x}
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            for block in getattr(self, name):
+                x = block(x, train)
+            out[name] = x
+        return out | {"features": x}
+
+    def classify(self, features: Float[Array, "b h w c"]) -> Float[Array, "b k"] | None:
+        """Logits from the last map: global average pooling and a linear layer; None without a head."""
+        return self.fc(at_least_float32(features).mean((1, 2))) if self.num_classes else None
+
+    def __call__(
+        self, images: Float[Array, "b height width 3"], train: bool = False
+    ) -> tuple[Float[Array, "b k"] | None, dict[str, Float[Array, "b h w c"]]]:
+        """Images normalised by the caller to (logits, {"features": the last map}).
+
+        In training: `apply(..., train=True, mutable=["batch_stats"])`.
+        """
+        features = self.features(images, train)["features"]
+        return self.classify(features), {"features": features}
+
+
+#: The two depths in use; calling one makes the module.
+ResNet18 = partial(ResNet, depths=(2, 2, 2, 2), bottleneck=False)
+ResNet50 = partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True)

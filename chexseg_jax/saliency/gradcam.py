@@ -1,0 +1,61 @@
+"""Grad-CAM (Selvaraju et al., 2017, arXiv 1610.02391) and Grad-CAM++ (Chattopadhay et al., 2018, 1710.11063)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from chexseg_jax.models.layers import at_least_float32, resize_bilinear
+
+
+def grad_cam(
+    module: nn.Module,
+    variables: dict[str, Any],
+    images: Float[Array, "b height width 3"],
+    *,
+    plus_plus: bool = False,
+) -> tuple[Float[Array, "b k"], Float[Array, "b h w k"]]:
+    """Saliency maps of every class c: ReLU(sum_k alpha_k A_k), alpha_k the mean over pixels of dy_c/dA_k (eq. 1-2).
+
+    Args:
+      module: a classifier of `chexseg_jax.models`.
+      variables: its variables.
+      images: normalised as the classifier was trained.
+      plus_plus: Grad-CAM++'s weights: positive gradients, weighted by eq. 19 of its paper.
+
+    Returns:
+      Logits and, at the feature map's size, one map a class: >= 0, not normalised.
+    """
+    _, out = module.apply(variables, images)
+    features = at_least_float32(out["features"])
+    # The encoder runs once for all classes: from the features on, only the head is differentiated.
+    logits, pull_back = jax.vjp(lambda a: module.apply(variables, a, method="classify"), features)
+
+    def weights(one_hot: Float[Array, " k"]) -> Float[Array, "b c"]:
+        (gradient,) = pull_back(jnp.broadcast_to(one_hot, logits.shape))
+        return _plus_plus(features, gradient) if plus_plus else gradient.mean((1, 2))
+
+    alpha = jax.vmap(weights, out_axes=1)(jnp.eye(logits.shape[1]))
+    maps = jnp.einsum("bkc,bhwc->bhwk", alpha, features, precision=lax.Precision.HIGHEST)
+    return logits, nn.relu(maps)
+
+
+def _plus_plus(features: Float[Array, "b h w c"], gradient: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
+    """Sum over pixels of ReLU(g) g^2 / (2 g^2 + g^3 sum(A) + 1e-6), the 1e-6 as pytorch-grad-cam has it."""
+    total = features.sum((1, 2), keepdims=True)
+    share = gradient**2 / (2 * gradient**2 + total * gradient**3 + 1e-6)
+    return jnp.where(gradient != 0, nn.relu(gradient) * share, 0).sum((1, 2))
+
+
+def upsample(maps: Float[Array, "b h w k"], size: tuple[int, int]) -> Float[Array, "b height width k"]:
+    """Maps at `size` (height, width): bilinear, half-pixel centres, as torch's `align_corners=False` and OpenCV."""
+    return resize_bilinear(maps, size, align_corners=False)
+
+
+def normalise(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
+    """Each map scaled to [0, 1): (m - min) / (max - min + 1e-7), as pytorch-grad-cam. A flat map becomes 0."""
+    maps = maps - maps.min((1, 2), keepdims=True)
+    return maps / (maps.max((1, 2), keepdims=True) + 1e-7)

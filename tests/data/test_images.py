@@ -1,0 +1,226 @@
+from contextlib import suppress
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from chexseg_jax.data.chexlocalize import read_segmentations
+from chexseg_jax.data.images import (
+    Frame,
+    fit_image,
+    fit_mask,
+    pack_masks,
+    read_grey,
+    unfit_map,
+    unfit_mask,
+    unpack_masks,
+)
+from chexseg_jax.errors import InputError
+from chexseg_jax.pathologies import TASKS
+
+sides = st.integers(1, 70)
+masks = hnp.arrays(bool, st.tuples(sides, sides))
+
+
+@pytest.mark.parametrize(
+    ("shape", "content", "corner"),
+    [
+        ((2320, 2828), (262, 320), (29, 0)),
+        ((2022, 1751), (320, 277), (0, 21)),
+        ((320, 320), (320, 320), (0, 0)),
+        ((100, 200), (160, 320), (80, 0)),  # smaller than the square: enlarged
+        ((3000, 4), (320, 1), (0, 159)),  # thinner than a pixel: one all the same
+    ],
+)
+def test_frame_is_the_published_letterbox(shape, content, corner):
+    frame = Frame(*shape, 320)
+    assert frame.content == content
+    assert frame.corner == corner
+
+
+@given(sides, sides, sides)
+def test_frame_keeps_aspect_and_stays_inside(height, width, size):
+    frame = Frame(height, width, size)
+    (rows, columns), (top, left) = frame.content, frame.corner
+    assert max(rows, columns) == size
+    assert 0 <= top <= size - top - rows <= top + 1
+    assert 0 <= left <= size - left - columns <= left + 1
+    assert abs(rows - Fraction(height * size, max(height, width))) < 1
+    assert abs(columns - Fraction(width * size, max(height, width))) < 1
+
+
+def test_frame_refuses_empty_pictures():
+    with pytest.raises(ValueError, match="at least one pixel"):
+        Frame(0, 4, 320)
+
+
+@given(masks, st.integers(0, 3))
+def test_enlarging_a_mask_is_undone_exactly(mask, more):
+    square = fit_mask(mask, max(mask.shape) + more)
+    np.testing.assert_array_equal(unfit_mask(square, mask.shape), mask)
+
+
+@given(sides, sides, st.data())
+def test_shrinking_a_mask_is_the_inverse_of_enlarging_it_back(height, width, data):
+    size = data.draw(st.integers(1, max(height, width)))
+    frame = Frame(height, width, size)
+    square = np.zeros((size, size), bool)
+    square[frame.window] = data.draw(hnp.arrays(bool, frame.content))
+    if frame.content[0] <= height and frame.content[1] <= width:
+        np.testing.assert_array_equal(fit_mask(unfit_mask(square, (height, width)), size), square)
+
+
+@given(sides, sides, sides, st.data())
+def test_a_rectangle_covers_the_pixels_whose_middle_it_covers(height, width, size, data):
+    y0, y1 = sorted(data.draw(st.tuples(*[st.integers(0, height)] * 2)))
+    x0, x1 = sorted(data.draw(st.tuples(*[st.integers(0, width)] * 2)))
+    mask = np.zeros((height, width), bool)
+    mask[y0:y1, x0:x1] = True
+    frame = Frame(height, width, size)
+    (rows, columns), (top, left) = frame.content, frame.corner
+    inside_y = [y0 <= Fraction(2 * (r - top) + 1, 2) * height / rows < y1 for r in range(size)]
+    inside_x = [x0 <= Fraction(2 * (c - left) + 1, 2) * width / columns < x1 for c in range(size)]
+    np.testing.assert_array_equal(fit_mask(mask, size), np.outer(inside_y, inside_x))
+
+
+def test_fit_mask_takes_ten_masks_and_bit_planes_alike():
+    ten = np.random.default_rng(0).random((31, 47, 10)) < 0.5
+    fitted = fit_mask(ten, 20)
+    assert fitted.shape == (20, 20, 10)
+    np.testing.assert_array_equal(unpack_masks(fit_mask(pack_masks(ten), 20)), fitted)
+    np.testing.assert_array_equal(unfit_mask(fitted, (31, 47))[..., 3], unfit_mask(fitted[..., 3], (31, 47)))
+
+
+def test_image_and_mask_land_on_the_same_pixels():
+    y, x = np.mgrid[:240, :400]
+    disc = (y - 100) ** 2 + (x - 250) ** 2 < 80**2
+    shown = fit_image(np.where(disc, 255, 0).astype(np.uint8), 100)
+    # Only the rim may differ, by the antialiasing.
+    assert ((shown > 127) != fit_mask(disc, 100)).sum() < 0.2 * 2 * np.pi * 20
+    assert not shown[:20].any()
+    assert not shown[80:].any()
+
+
+def test_fit_image_averages_what_it_shrinks():
+    stripes = np.tile(np.array([0, 255], np.uint8), (200, 100))
+    centre = fit_image(stripes, 20)[5:15, 5:15]
+    assert np.abs(centre.astype(int) - 127).max() <= 2
+
+
+def test_unfit_map_is_linear_where_the_map_is():
+    frame = Frame(120, 200, 50)
+    square = np.zeros((50, 50), np.float32)
+    columns = np.arange(frame.content[1]) + 0.5
+    square[frame.window] = columns / frame.content[1]
+    full = unfit_map(square, (120, 200))
+    expected = (np.arange(200) + 0.5) / 200
+    assert full.shape == (120, 200)
+    np.testing.assert_allclose(full[:, 2:-2], np.broadcast_to(expected, (120, 200))[:, 2:-2], atol=1e-6)
+
+
+def test_unfit_map_does_not_let_padding_leak_in():
+    square = np.full((64, 64), 1e6, np.float32)
+    square[Frame(30, 90, 64).window] = 0.25
+    np.testing.assert_array_equal(unfit_map(square, (30, 90)), np.full((30, 90), 0.25, np.float32))
+
+
+def test_unfit_map_takes_a_map_a_task():
+    maps = np.random.default_rng(0).random((16, 16, 10)).astype(np.float32)
+    full = unfit_map(maps, (40, 25))
+    assert full.shape == (40, 25, 10)
+    np.testing.assert_array_equal(full[..., 7], unfit_map(maps[..., 7], (40, 25)))
+
+
+@given(hnp.arrays(bool, st.tuples(st.integers(0, 3), st.integers(1, 3), st.just(10))))
+def test_packing_ten_masks_loses_nothing(ten):
+    planes = pack_masks(ten)
+    assert planes.dtype == np.uint16
+    assert planes.shape == ten.shape[:-1]
+    np.testing.assert_array_equal(unpack_masks(planes), ten)
+
+
+def test_packing_by_name():
+    edema = np.array([[True, False]])
+    planes = pack_masks({"Edema": edema, "Lung Opacity": ~edema})
+    np.testing.assert_array_equal(planes, [[1 << TASKS.index("Edema"), 1 << TASKS.index("Airspace Opacity")]])
+    with pytest.raises(InputError, match="Pneumonia"):
+        pack_masks({"Pneumonia": edema})
+    with pytest.raises(ValueError, match="got 9"):
+        pack_masks(np.zeros((2, 2, 9), bool))
+
+
+GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("grey.png", lambda p: Image.fromarray(GREY).save(p)),
+        ("rgb.png", lambda p: Image.fromarray(GREY).convert("RGB").save(p)),
+        (
+            "clear.png",
+            lambda p: Image.merge("LA", [Image.fromarray(GREY), Image.new("L", (8, 6), 9)]).save(p),
+        ),
+        ("sixteen.png", lambda p: Image.fromarray(GREY.astype(np.uint16) * 257).save(p)),
+        ("twelve.png", lambda p: Image.fromarray(GREY.astype(np.uint16) * 16).save(p)),
+        ("eight_in_sixteen.png", lambda p: Image.fromarray(GREY.astype(np.uint16)).save(p)),
+        ("turned.png", lambda p: _turned(p)),
+    ],
+)
+def test_read_grey_gives_the_stored_bytes(tmp_path, name, save):
+    save(tmp_path / name)
+    image = read_grey(tmp_path / name)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, GREY)
+
+
+def _turned(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(GREY).save(path, exif=exif)
+
+
+def test_read_grey_opens_jpeg_and_one_bit(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(read_grey(tmp_path / "a.jpg").astype(int) - GREY).max() < 4
+    Image.fromarray(GREY > 100).save(tmp_path / "b.png")
+    np.testing.assert_array_equal(read_grey(tmp_path / "b.png"), np.where(GREY > 100, 255, 0))
+
+
+def test_read_grey_names_the_file_that_it_cannot_read(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(
+        tmp_path / "whole.jpg"
+    )
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:700])
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "empty.png").touch()
+    Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "float.tiff")
+    for name in ("cut.jpg", "text.jpg", "empty.png", "float.tiff", "none.jpg", "."):
+        with pytest.raises(InputError) as error:
+            read_grey(tmp_path / name)
+        assert str(tmp_path) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@given(st.binary(max_size=200), st.integers(0, 400))
+def test_read_grey_survives_damage(tmp_path_factory, noise, at):
+    path = tmp_path_factory.getbasetemp() / "damaged.png"
+    Image.fromarray(GREY).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:at] + noise + data[at + len(noise) :])
+    with suppress(InputError):
+        assert read_grey(path).ndim == 2
+
+
+@pytest.mark.real_data
+def test_real_radiographs_have_the_size_of_their_masks(shared):
+    sample = shared / "chexlocalize_sample"
+    masks = read_segmentations(sample / "gt_segmentations_val.json")
+    for image_id in masks.ids:
+        image = read_grey(sample / "valid" / f"{image_id.replace('_', '/', 2)}.jpg")
+        masks.check_size(image_id, image.shape)
+        assert fit_image(image, 320).max() > 200

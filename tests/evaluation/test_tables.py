@@ -1,0 +1,19 @@
+import math
+
+from chexseg_jax.evaluation.tables import interval, markdown, number
+
+
+def test_markdown_lines_up():
+    assert markdown(["task", "IoU"], [["Edema", "0.5"], ["Lung Lesion", "-"]]) == [
+        "| task        | IoU |",
+        "| ----------- | --: |",
+        "| Edema       | 0.5 |",
+        "| Lung Lesion |   - |",
+    ]
+
+
+def test_numbers_and_dashes():
+    assert [number(0.25), number(0.256, 1), number(None), number(math.nan)] == ["0.250", "0.3", "-", "-"]
+    assert interval(0.27, 0.25, 0.29) == "0.270 [0.250, 0.290]"
+    assert interval(0.27, math.nan, math.nan) == "0.270"
+    assert interval(math.nan, 0.1, 0.2) == "-"

@@ -1,0 +1,36 @@
+import jax
+import numpy as np
+import pytest
+from golden.peers import images, peer
+
+from chexseg_jax.errors import InputError
+
+
+def features(**options):
+    module = peer("densenet121").module.clone(**options)
+    x = images("x", 64, 1)
+    return jax.eval_shape(lambda v: module.apply(v, x, method="features"), peer("densenet121").variables)
+
+
+def test_blocks_and_strides():
+    assert {name: x.shape[1:] for name, x in features().items()} == {
+        "denseblock1": (16, 16, 256),
+        "denseblock2": (8, 8, 512),
+        "denseblock3": (4, 4, 1024),
+        "denseblock4": (2, 2, 1024),
+        "features": (2, 2, 1024),
+    }
+
+
+def test_output_stride_16_keeps_the_resolution():
+    assert features(output_stride=16)["features"].shape == (1, 4, 4, 1024)
+    with pytest.raises(InputError, match="32 or 16"):
+        features(output_stride=8)
+
+
+def test_classify_applies_the_relu_and_the_head():
+    module, variables = peer("densenet121").module, peer("densenet121").variables
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 1024)).astype(np.float32)
+    head = variables["params"]["classifier"]
+    expected = np.maximum(x, 0).mean((1, 2)) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+    np.testing.assert_allclose(module.apply(variables, x, method="classify"), expected, atol=1e-4)

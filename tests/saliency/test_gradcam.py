@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from golden.peers import FOLDER, distance, images, jit, nchw, peer
+
+from chexseg_jax.saliency.gradcam import grad_cam, normalise, upsample
+
+
+@pytest.fixture(scope="module")
+def published():
+    with np.load(FOLDER / "gradcam_densenet121.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def cams():
+    """DenseNet121's logits, maps by Grad-CAM and by Grad-CAM++, and features."""
+    module, variables = peer("densenet121").module, peer("densenet121").variables
+
+    @jit
+    def both(variables, images):
+        logits, maps = grad_cam(module, variables, images)
+        _, out = module.apply(variables, images)
+        return logits, maps, grad_cam(module, variables, images, plus_plus=True)[1], out["features"]
+
+    return both(variables, images("x", 96, 2))
+
+
+def test_raw_maps(cams, published):
+    logits, maps, plus_plus, _ = cams
+    assert distance(logits, peer("densenet121").expected["eval_logits"]) < 1e-5
+    assert distance(nchw(maps), published["raw_map"]) < 1e-5
+    assert distance(nchw(plus_plus), published["raw_map_plusplus"]) < 1e-5
+
+
+def at_image_size(maps):
+    """The peer's arrays hold every fifth of the image's 96 pixels."""
+    return nchw(upsample(maps, (96, 96)))[:, :, ::5, ::5]
+
+
+def test_upsampled(cams, published):
+    assert distance(at_image_size(cams[1]), published["upsampled"]) < 1e-5
+
+
+@pytest.mark.parametrize(("index", "name"), [(1, "peer_normalised"), (2, "peer_normalised_plusplus")])
+def test_normalised(cams, published, index, name):
+    assert (
+        distance(nchw(normalise(upsample(normalise(cams[index]), (96, 96))))[:, :, ::5, ::5], published[name])
+        < 1e-4
+    )
+
+
+def test_linear_head_in_closed_form(cams):
+    """Of global pooling after a ReLU and a linear layer, dy_c/dA_k = W_kc / (h w) where A_k > 0."""
+    features = np.asarray(cams[3], np.float64)
+    weights = np.asarray(peer("densenet121").variables["params"]["classifier"]["kernel"], np.float64)
+    height, width = features.shape[1:3]
+    alpha = (features > 0).mean((1, 2))[:, :, None] * weights / (height * width)
+    expected = np.maximum(np.einsum("bck,bhwc->bhwk", alpha, features), 0)
+    assert distance(cams[1], expected) < 1e-5
+
+
+def test_resnet_maps():
+    """After its last ReLU, every gradient of a ResNet's map is W_kc / (h w)."""
+    module, variables = peer("resnet18").module, peer("resnet18").variables
+    x = images("x", 96, 2)
+    logits, maps = jit(lambda v, x: grad_cam(module, v, x))(variables, x)
+    (expected_logits, out) = jit(module.apply)(variables, x)
+    weights = np.asarray(variables["params"]["fc"]["kernel"], np.float64) / maps[0, :, :, 0].size
+    expected = np.maximum(np.asarray(out["features"], np.float64) @ weights, 0)
+    assert distance(maps, expected) < 1e-5
+    np.testing.assert_allclose(logits, expected_logits, rtol=1e-5)
+
+
+def test_normalise_flat_map():
+    assert not normalise(np.full((1, 4, 4, 2), 3.0, np.float32)).any()

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from chexseg_jax.saliency.thresholds import GRID, best_thresholds, mean_iou, otsu, pooled_iou, threshold_counts
+
+DRAW = np.random.default_rng(0)
+SCORES = DRAW.random((3, 8, 9, 2)).astype(np.float32)
+MASKS = DRAW.random((3, 8, 9, 2)) < 0.4
+
+
+def test_counts_are_those_of_each_threshold_alone():
+    intersections, unions = threshold_counts(SCORES, MASKS)
+    assert intersections.shape == unions.shape == (3, 20, 2)
+    for t, threshold in enumerate(GRID):
+        predicted = SCORES > np.float32(threshold)
+        np.testing.assert_array_equal(intersections[:, t], (predicted & MASKS).sum((1, 2)))
+        np.testing.assert_array_equal(unions[:, t], (predicted | MASKS).sum((1, 2)))
+
+
+def test_the_published_grid():
+    np.testing.assert_allclose(GRID, np.arange(20) / 20)
+
+
+def test_pooled_and_mean_iou_by_hand():
+    intersections = np.array([[[1]], [[3]], [[0]]])
+    unions = np.array([[[4]], [[6]], [[0]]])
+    np.testing.assert_allclose(pooled_iou(intersections, unions), [[0.4]])
+    counted = np.array([[True], [True], [False]])
+    np.testing.assert_allclose(mean_iou(intersections, unions, counted), [[0.375]])
+    assert np.isnan(mean_iou(intersections, unions, counted & False)).all()
+
+
+def test_the_best_threshold_recovers_the_one_masks_were_made_with():
+    made_with = np.array([0.3, 0.7])
+    counts = threshold_counts(SCORES, SCORES > made_with)
+    iou = pooled_iou(*map(np.asarray, counts))
+    np.testing.assert_allclose(best_thresholds(iou, fallback=0.5), made_with)
+
+
+def test_a_task_without_examples_falls_back():
+    iou = np.full((20, 2), np.nan)
+    iou[:, 0] = np.linspace(0, 1, 20)
+    np.testing.assert_allclose(best_thresholds(iou, fallback=0.5), [0.95, 0.5])
+
+
+def test_otsu_separates_two_modes_like_an_exhaustive_search():
+    low, high = DRAW.normal(0.25, 0.05, 600), DRAW.normal(0.7, 0.08, 300)
+    values = np.clip(np.concatenate([low, high]), 0, 0.999)
+    maps = values.reshape(30, 30, 1)
+
+    def between(limit):
+        below = values <= limit
+        share = below.mean()
+        return share * (1 - share) * (values[below].mean() - values[~below].mean()) ** 2
+
+    best = max(np.linspace(0.3, 0.65, 200), key=between)
+    assert otsu(maps)[0] == pytest.approx(best, abs=0.02)
+    np.testing.assert_array_equal(otsu(np.stack([maps, maps]))[1], otsu(maps))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.4])
+def test_otsu_of_a_flat_map_gives_an_empty_mask(value):
+    flat = np.full((4, 4, 1), value)
+    assert not (flat > otsu(flat)).any()

@@ -1,0 +1,51 @@
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from chexseg_jax.stages.artifact import artifact, config_digest, plain
+
+
+def test_made_once_and_found_again(tmp_path):
+    calls = []
+
+    def make(part):
+        calls.append(part)
+        (part / "result").write_text("done")
+
+    key = {"config": ConfigDict({"lr": 0.1}), "inputs": ("a", "b")}
+    first = artifact(tmp_path, "stage", key, make)
+    assert artifact(tmp_path, "stage", key, make) == first
+    assert len(calls) == 1
+    assert (first / "result").read_text() == "done"
+    card = json.loads((first / "artifact.json").read_text())
+    assert card["key"] == {"config": {"lr": 0.1}, "inputs": ["a", "b"]}
+    assert "jax" in card["versions"]
+
+
+def test_another_key_is_another_artifact(tmp_path):
+    made = {artifact(tmp_path, "stage", {"lr": lr}, lambda part: None) for lr in (0.1, 0.2)}
+    assert len(made) == 2
+
+
+def test_a_failed_one_is_never_taken_for_finished_and_goes_on_where_it_was(tmp_path):
+    def fails(part):
+        (part / "half").write_text("1")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        artifact(tmp_path, "stage", {}, fails)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+
+    def succeeds(part):
+        assert (part / "half").read_text() == "1"
+
+    assert artifact(tmp_path, "stage", {}, succeeds).suffix == ""
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_digest_changes_with_any_value_and_not_with_the_order():
+    base = {"a": 1, "b": {"c": (1, 2)}}
+    assert config_digest(base) == config_digest({"b": {"c": [1, 2]}, "a": 1})
+    assert config_digest(base) != config_digest({"a": 1, "b": {"c": [1, 3]}})
+    assert plain(ConfigDict({"x": (1, 2)})) == {"x": [1, 2]}

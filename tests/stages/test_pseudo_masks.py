@@ -1,0 +1,103 @@
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from chexseg_jax.data.images import pack_masks, unpack_masks
+from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.pathologies import LABELS, TASKS, label_name
+from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks, positive_tasks
+
+EDEMA, LESION = TASKS.index("Edema"), TASKS.index("Lung Lesion")
+SIZE = 32
+
+
+def labels(*positive: str) -> np.ndarray:
+    row = np.zeros(14, np.float32)
+    row[[LABELS.index(label_name(name)) for name in positive]] = 1
+    return row
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Maps whose Edema is a ramp, and expert masks that are what lies above 0.6 of it."""
+    ramp = np.broadcast_to(np.linspace(0, 5, SIZE, dtype=np.float32), (SIZE, SIZE))
+    maps = np.zeros((3, SIZE, SIZE, 10), np.float32)
+    maps[..., EDEMA] = maps[..., LESION] = ramp
+    masks = np.zeros((3, SIZE, SIZE, 10), bool)
+    masks[..., EDEMA] = ramp / 5 > 0.61
+    prepared = Prepared(
+        ids=("a", "b", "c"),
+        images=np.zeros((3, SIZE, SIZE), np.uint8),
+        labels=np.stack([labels("Edema"), labels("Edema", "Lung Lesion"), labels("Fracture")]),
+        sizes=np.full((3, 2), SIZE, np.int32),
+        masks=pack_masks(masks),
+    )
+    for name, value in (("expert", prepared), ("weak", prepared.with_masks(None))):
+        (tmp_path / name).mkdir()
+        value.save(tmp_path / name)
+    (tmp_path / "maps").mkdir()
+    np.save(tmp_path / "maps" / "cams.npy", maps)
+    return tmp_path
+
+
+def make(folders, **settings):
+    return make_pseudo_masks(
+        folders / "artifacts",
+        ConfigDict({"threshold": "tuned", "gate": True} | settings),
+        uncertainty="zeros",
+        weak=folders / "weak",
+        weak_rows=(0, 1, 2),
+        weak_maps=folders / "maps",
+        expert=folders / "expert",
+        expert_rows=(0, 1, 2),
+        expert_maps=folders / "maps",
+    )
+
+
+def test_thresholds_are_those_the_expert_masks_were_made_with(folders):
+    made = make(folders)
+    thresholds = json.loads((made / "thresholds.json").read_text())
+    assert thresholds["Edema"] == 0.6
+    assert thresholds["Lung Lesion"] == 0.5  # no expert image shows one
+    quality = json.loads((made / "quality.json").read_text())
+    assert quality["cam"]["Edema"] > 0.95
+    assert quality["box"]["Edema"] < 0.5  # as large, but centred
+    assert quality["cam"]["Lung Lesion"] is None
+
+
+def test_a_negative_label_empties_the_mask(folders):
+    masks = unpack_masks(Prepared.load(make(folders)).masks)
+    expected = unpack_masks(Prepared.load(folders / "expert").masks)[0, ..., EDEMA]
+    assert (masks[0, ..., EDEMA] != expected).mean() < 0.05
+    assert masks[1, ..., LESION].any()
+    assert not masks[0, ..., LESION].any()
+    assert not masks[2].any()
+    ungated = unpack_masks(Prepared.load(make(folders, gate=False)).masks)
+    assert ungated[2, ..., EDEMA].any()
+
+
+def test_otsu_needs_no_masks(folders):
+    made = make(folders, threshold="otsu")
+    assert json.loads((made / "thresholds.json").read_text()) is None
+    share = unpack_masks(Prepared.load(made).masks)[0, ..., EDEMA].mean()
+    assert share == pytest.approx(0.5, abs=0.05)  # Otsu halves a ramp
+
+
+def test_the_pseudo_set_is_drawn_among_images_with_a_positive_task(folders):
+    weak = Prepared.load(folders / "weak")
+    assert choose_pseudo_set(weak, count=10, uncertainty="zeros", seed=0) == (0, 1)
+    assert len(choose_pseudo_set(weak, count=1, uncertainty="zeros", seed=0)) == 1
+    drawn = {choose_pseudo_set(weak, count=1, uncertainty="zeros", seed=seed) for seed in range(20)}
+    assert drawn == {(0,), (1,)}
+
+
+def test_uncertain_labels_follow_the_policy():
+    row = labels("Edema")[None]
+    row[0, LABELS.index("Pneumothorax")] = -1
+    pneumothorax = TASKS.index("Pneumothorax")
+    assert not positive_tasks(row, "zeros")[0, pneumothorax]
+    assert positive_tasks(row, "ones")[0, pneumothorax]
+    assert not positive_tasks(row, "ignore")[0, pneumothorax]
+    assert positive_tasks(row, "zeros")[0, EDEMA]

@@ -1,0 +1,46 @@
+import importlib
+import os
+
+import pytest
+
+from chexseg_jax import models
+
+CONFIGS = ("semi", "weak", "full", "classifier")
+
+
+@pytest.fixture(autouse=True)
+def no_root(monkeypatch):
+    monkeypatch.delenv("CHEXPERT_ROOT", raising=False)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+def test_every_config_opens_at_both_scales_and_names_real_models(name, scale):
+    config = importlib.import_module(f"configs.{name}").get_config(f"scale={scale},seed=3")
+    assert (config.scale, config.seed, config.name) == (scale, 3, name)
+    for section in ("classifier", "encoder", "segmentation"):
+        if section in config:
+            models.create(config[section].model, num_classes=3, **config[section].options)
+    assert __doc__ or importlib.import_module(f"configs.{name}").__doc__
+
+
+def test_the_papers_settings():
+    from configs import semi
+
+    config = semi.get_config("root=/data")
+    assert config.scale == "paper"
+    assert (config.data.size, config.data.views, config.classifier.model) == (320, "both", "densenet121")
+    for section in (config.classifier, config.encoder):
+        assert (section.batch_size, section.epochs, section.learning_rate) == (16, 3.0, 1e-4)
+        assert (section.checkpoint_every, section.decay, section.warmup_share) == (4800, False, 0.0)
+    assert (config.segmentation.batch_size, config.p, config.init) == (8, 0.9, "chexpert")
+
+
+def test_a_root_selects_the_papers_scale_unless_told_otherwise(monkeypatch):
+    from configs import full, semi
+
+    assert semi.get_config("p=0.5").scale == "laptop"
+    assert semi.get_config("root=/data,scale=laptop").scale == "laptop"
+    monkeypatch.setitem(os.environ, "CHEXPERT_ROOT", "/data")
+    assert (full.get_config("").scale, full.get_config("").root) == ("paper", "/data")
+    assert (full.get_config().p, semi.get_config("p=0.25").p) == (1.0, 0.25)

@@ -1,0 +1,156 @@
+"""The whole chain, small, on real files of a phantom."""
+
+import json
+
+import numpy as np
+import pytest
+
+import chexseg_jax
+from chexseg_jax import experiment
+from chexseg_jax.data.chexlocalize import read_segmentations
+from chexseg_jax.data.images import read_grey, unfit_map
+from chexseg_jax.errors import InputError
+from chexseg_jax.evaluation import iou
+from chexseg_jax.evaluation.published import compare
+from chexseg_jax.pathologies import TASKS
+
+
+def artifacts(workdir) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (workdir / "artifacts").iterdir()}
+
+
+def test_a_run_leaves_what_people_look_at(tiny_run):
+    _, run = tiny_run
+    report = (run / "report.md").read_text()
+    assert "results on the phantom: synthetic images" in report
+    for task in TASKS:
+        assert report.count(f"| {task}") >= 3  # scores, thresholds, classifiers
+    for heading in ("## Test IoU", "## Thresholds", "## Classifiers", "## Training", "## How it was made"):
+        assert heading in report
+    for name in (
+        "overlays.png",
+        "curves.png",
+        "metrics.jsonl",
+        "predictions.json",
+        "scores.json",
+        "config.json",
+    ):
+        assert (run / name).stat().st_size > 0
+    assert json.loads((run / "config.json").read_text())["p"] == 0.9
+
+
+def test_the_report_scores_what_the_predictions_file_holds(tiny_run):
+    workdir, run = tiny_run
+    (root,) = (workdir / "artifacts").glob("phantom-*/data")
+    truth = read_segmentations(root / "gt_segmentations_test.json")
+    compared = compare(truth, read_segmentations(run / "predictions.json"))
+    scores = json.loads((run / "scores.json").read_text())
+    for task, value in zip(TASKS, iou.pooled(compared.counts), strict=True):
+        assert scores["pooled"][task] == (None if np.isnan(value) else pytest.approx(value, abs=1e-4))
+
+
+def test_a_second_run_makes_nothing(tiny_run, tiny_config, capsys):
+    workdir, run = tiny_run
+    before, scores = artifacts(workdir), (run / "scores.json").read_bytes()
+    assert experiment.run(tiny_config, workdir) == run
+    assert artifacts(workdir) == before
+    assert (run / "scores.json").read_bytes() == scores
+    assert ": making " not in capsys.readouterr().err
+
+
+def test_another_p_reuses_classifier_cams_and_pseudo_masks(tiny_run, tiny_config, capsys):
+    workdir, _ = tiny_run
+    config = tiny_config.copy_and_resolve_references()
+    before = set(artifacts(workdir))
+    for p, made in ((0.5, {"segmentation", "scores"}), (1.0, {"segmentation", "scores"})):
+        config.p = p
+        experiment.run(config, workdir)
+        new = set(artifacts(workdir)) - before
+        assert {name.split("-")[0] for name in new} == made
+        before |= new
+    assert "found cams" in capsys.readouterr().err
+
+
+def test_the_run_restores_and_predicts_what_it_reported(tiny_run):
+    workdir, run = tiny_run
+    model = chexseg_jax.restore(run)
+    assert model.tasks == TASKS
+    assert set(model.thresholds) == set(TASKS)
+    predictions = read_segmentations(run / "predictions.json")
+    image_id = predictions.ids[0]
+    patient, study, *view = image_id.split("_")
+    (path,) = workdir.glob(f"artifacts/phantom-*/data/*/test/{patient}/{study}/{'_'.join(view)}.jpg")
+    image = read_grey(path)
+    limits = np.array([model.thresholds[task] for task in TASKS])
+    masks = unfit_map(model.predict([image])[0], image.shape) > limits
+    wrong = (masks != predictions.masks(image_id)).mean()
+    assert wrong < 1e-3  # another batch size moves a pixel at the threshold, no more
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("root", "no such folder"),
+        ("column", "train.csv: no column Edema"),
+        ("image", r"more than 1.0% of the .* train images cannot be read .*view1_frontal.jpg"),
+        ("truncated", r"more than 1.0% of the .* train images cannot be read"),
+        ("size", r"masks must have the size of the image"),
+        ("pathology", "unknown pathology 'Lung Lesions'"),
+        ("rle", "gt_segmentations_test.json"),
+        ("escape", "leaves the root"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_half_written(damage, told, download, tiny_config, tmp_path):
+    config = tiny_config.copy_and_resolve_references()
+    config.root = str(download)
+    train = download / "train.csv"
+    masks = download / "gt_segmentations_test.json"
+    first = next(iter((download / "CheXpert-v1.0-small" / "train").glob("*/*/*_frontal.jpg")))
+    match damage:
+        case "root":
+            config.root = str(tmp_path / "nowhere")
+        case "column":
+            train.write_text(train.read_text().replace(",Edema,", ",Oedema,"))
+        case "image":
+            first.unlink()
+        case "truncated":
+            first.write_bytes(first.read_bytes()[:200])
+        case "size" | "pathology" | "rle":
+            entries = json.loads(masks.read_text())
+            entry = next(iter(entries.values()))
+            if damage == "size":
+                for code in entry.values():
+                    code.update(size=[7, 5], counts="S1")
+            elif damage == "pathology":
+                entry["Lung Lesions"] = entry.pop("Lung Lesion")
+            else:
+                entry["Edema"]["counts"] = "not a code"
+            masks.write_text(json.dumps(entries))
+        case "escape":
+            train.write_text(train.read_text().replace("CheXpert-v1.0-small/train", "../elsewhere/train"))
+    with pytest.raises(InputError, match=told) as error:
+        experiment.run(config, tmp_path / "work")
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "work").glob("runs/*"))
+    finished = [path for path in (tmp_path / "work").glob("artifacts/*") if path.suffix != ".part"]
+    assert all((path / "artifact.json").exists() for path in finished)
+
+
+def test_a_few_unreadable_training_images_are_counted_named_and_left_out(
+    download, tiny_config, tmp_path, capsys
+):
+    from chexseg_jax.data.prepared import Prepared
+    from chexseg_jax.stages.prepare import prepare
+    from chexseg_jax.stages.sources import open_sources
+
+    config = tiny_config.copy_and_resolve_references()
+    config.root = str(download)
+    config.data.max_missing = 0.5
+    gone = next(iter((download / "CheXpert-v1.0-small" / "train").glob("*/*/*_frontal.jpg")))
+    gone.unlink()
+    sources = open_sources(tmp_path, config)
+    made = prepare(tmp_path, config.data, sources.train)
+    (left_out,) = json.loads((made / "left_out.json").read_text()).items()
+    assert str(gone) in left_out[1]
+    assert left_out[0] not in Prepared.load(made).ids
+    assert "1 of " in capsys.readouterr().err

@@ -1,0 +1,47 @@
+"""The command as a user types it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--config=configs/semi.py:p=1.5"], "p=1.5 is outside [0, 1]"),
+        (
+            ["--config=configs/semi.py:q=1"],
+            "unknown config argument 'q'; the known ones, with their defaults: seed=0",
+        ),
+        (["--config=configs/semi.py:p=0.9", "--config.segmentation.step=3"], "segmentation.step"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        (["--config=configs/full.py", "--workdirectory=x"], "workdirectory"),
+        ([], "--config"),
+        (["--config=configs/semi.py:root=/nowhere/cxr"], "/nowhere/cxr"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(arguments, told, tmp_path):
+    if not any("workdir" in argument for argument in arguments):
+        arguments = [*arguments, f"--workdir={tmp_path / 'work'}"]
+    done = launch(*arguments)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(errors) == 1
+    assert told in errors[0]
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("work/runs/*"))
+
+
+def test_help_says_what_there_is():
+    done = launch("--help")
+    assert "--workdir" in done.stdout
+    assert "Runs one configuration" in done.stdout
