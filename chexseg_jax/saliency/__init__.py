@@ -1,0 +1,1 @@
+"""Saliency maps of a classifier, and masks from maps."""

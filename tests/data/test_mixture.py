@@ -20,7 +20,9 @@ class Numbered:
         return {"source": np.int64(self.which), "row": np.int64(row)}
 
 
-def drawn(p: float, count: int, seed: int = 0, experts: int = 15, weak: int = 40) -> tuple[np.ndarray, np.ndarray]:
+def drawn(
+    p: float, count: int, seed: int = 0, experts: int = 15, weak: int = 40
+) -> tuple[np.ndarray, np.ndarray]:
     stream = mixture(Numbered(1, experts), Numbered(0, weak), p=p, seed=seed)
     rows = [stream[i] for i in range(count)]
     return np.array([r["source"] for r in rows]), np.array([r["row"] for r in rows])

@@ -19,7 +19,9 @@ def test_150_and_50_with_the_scarce_kept_for_training():
     positive = positives(200)
     train, validation = split_expert(positive, share=0.25, seed=0)
     assert (len(train), len(validation)) == (150, 50)
-    rarest = min((k for k, t in enumerate(TASKS) if t not in COMMON_TASKS), key=lambda k: positive[:, k].sum())
+    rarest = min(
+        (k for k, t in enumerate(TASKS) if t not in COMMON_TASKS), key=lambda k: positive[:, k].sum()
+    )
     assert not positive[validation, rarest].any()
 
 
@@ -37,7 +39,9 @@ def test_it_is_judged_by_a_common_task_even_where_few_images_show_one():
     positive = np.zeros((20, 10), bool)
     positive[:, LESION] = True
     positive[:6, CARDIOMEGALY] = True
-    _, validation = split_expert(positive, share=0.25, seed=0)  # all show the scarce one: none can be kept out
+    _, validation = split_expert(
+        positive, share=0.25, seed=0
+    )  # all show the scarce one: none can be kept out
     assert len(validation) == 5
 
 

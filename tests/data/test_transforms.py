@@ -22,7 +22,9 @@ def test_augment_moves_image_and_masks_alike():
     planes = np.zeros((16, 32, 32), np.uint16)
     planes[:, 8:20, 6:14] = 0b1000000001
     images = np.where(planes > 0, 200, 40).astype(np.uint8)
-    moved, moved_planes = augment(jax.random.split(jax.random.key(0), 16), jnp.asarray(images), jnp.asarray(planes))
+    moved, moved_planes = augment(
+        jax.random.split(jax.random.key(0), 16), jnp.asarray(images), jnp.asarray(planes)
+    )
     moved, moved_planes = np.asarray(moved), np.asarray(moved_planes)
     assert set(np.unique(moved_planes)) == {0, 0b1000000001}
     assert len({p.tobytes() for p in moved_planes}) > 10  # each example has its own draw

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from chexseg_jax.saliency.thresholds import GRID, best_thresholds, mean_iou, otsu, pooled_iou, threshold_counts
+from chexseg_jax.saliency.thresholds import (
+    GRID,
+    best_thresholds,
+    mean_iou,
+    otsu,
+    pooled_iou,
+    threshold_counts,
+)
 
 DRAW = np.random.default_rng(0)
 SCORES = DRAW.random((3, 8, 9, 2)).astype(np.float32)
@@ -12,7 +19,7 @@ def test_counts_are_those_of_each_threshold_alone():
     intersections, unions = threshold_counts(SCORES, MASKS)
     assert intersections.shape == unions.shape == (3, 20, 2)
     for t, threshold in enumerate(GRID):
-        predicted = SCORES > np.float32(threshold)
+        predicted = np.float32(threshold) < SCORES
         np.testing.assert_array_equal(intersections[:, t], (predicted & MASKS).sum((1, 2)))
         np.testing.assert_array_equal(unions[:, t], (predicted | MASKS).sum((1, 2)))
 
@@ -32,7 +39,7 @@ def test_pooled_and_mean_iou_by_hand():
 
 def test_the_best_threshold_recovers_the_one_masks_were_made_with():
     made_with = np.array([0.3, 0.7])
-    counts = threshold_counts(SCORES, SCORES > made_with)
+    counts = threshold_counts(SCORES, made_with < SCORES)
     iou = pooled_iou(*map(np.asarray, counts))
     np.testing.assert_allclose(best_thresholds(iou, fallback=0.5), made_with)
 
