@@ -34,11 +34,13 @@ def base(name: str, args: ConfigDict) -> ConfigDict:
         {
             "size": 320 if paper else 128,
             "views": "both" if paper else "frontal",
-            "uncertainty": "zeros",
+            "uncertainty": "ignore",
             "max_missing": 0.01,
         }
     )
-    config.phantom = ConfigDict({"train": 600, "valid": 200, "test": 150, "size": 160, "seed": 0})
+    config.phantom = ConfigDict(
+        {"train": 600, "valid": 200, "test": 150, "size": 160, "seed": 0, "conspicuity": 1.5}
+    )
     config.classifier = classifier(paper, "densenet121", {} if paper else {"output_stride": 16})
     return config
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool
-from scipy import ndimage
 
 from chexseg_jax.data.phantom.anatomy import WATER, Scene
 from chexseg_jax.data.phantom.geometry import Map, Stroke, clouds, draw, ramp
@@ -151,17 +150,14 @@ def pneumothorax(rng: np.random.Generator, scene: Scene, strength: float) -> Fin
 
 
 def lung_lesion(rng: np.random.Generator, scene: Scene, strength: float) -> Finding:
-    """Nodules and masses: one to three round, slightly lobulated shadows, 4-12 % of the image's width."""
+    """Nodules and masses: one to three round, slightly lobulated shadows, 5-12 % of the image's width."""
     shadow = np.zeros_like(scene.u)
-    where = scene.field & (scene.wall > 0.14) & (scene.air > 0.3) & (scene.y > 0.12) & (scene.y < 0.88)
-    candidates = np.argwhere(
-        ndimage.binary_erosion(where, iterations=max(1, round(0.07 / scene.camera.pixel)))
-    )
-    if not len(candidates):
-        candidates = np.argwhere(scene.field)
     for k in range(int(rng.choice([1, 2, 2, 3]))):
-        row, column = candidates[int(rng.random() * len(candidates))]
-        radius = rng.uniform(0.09, 0.165) * (1 if k == 0 else 0.7)
+        side, down = int(rng.choice([-1, 1])), rng.uniform(0.18, 0.80)
+        out = rng.uniform(0.70 if side > 0 and down > 0.5 else 0.52, 0.84)  # beside even a large heart
+        off = np.abs(scene.x - out) + np.abs(scene.y - down) + 9 * ~scene.on(side)
+        row, column = np.unravel_index(off.argmin(), off.shape)
+        radius = rng.uniform(0.085, 0.14) * (1 if k == 0 else 0.7)
         du, dv = scene.u - scene.u[row, column], scene.v - scene.v[row, column]
         lobes = sum(0.035 * np.cos(n * np.arctan2(dv, du) + rng.uniform(0, 6.3)) for n in (2, 3, 5))
         near = 1 - (np.hypot(du, dv) / (radius * (1 + lobes))) ** 2
