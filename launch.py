@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from chexseg_jax import experiment
 from chexseg_jax.errors import InputError, run_command
@@ -25,15 +25,26 @@ def main(_: list[str]) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
+    """The flags, or one line on what is wrong with them."""
     try:
-        return flags.FLAGS(argv)
+        left = flags.FLAGS(argv)
     except (
         flags.Error,
         AttributeError,
         KeyError,
         TypeError,
-    ) as error:  # the last three: an unknown --config.x.y
-        raise InputError(str(error)) from None
+    ) as error:  # the last three: a wrong --config.x.y
+        text: object = error
+        while isinstance(text, KeyError):  # whose str() is a quotation
+            text = text.args[0]
+        link: BaseException | None = error
+        while link is not None:  # config_flags wraps what get_config raises; ours is at the end of the chain
+            text = link if isinstance(link, InputError) else text
+            link = link.__cause__ or link.__context__
+        raise InputError(str(text)) from None
+    if not isinstance(_CONFIG.value, ConfigDict):
+        raise InputError(f"{flags.FLAGS['config'].config_filename}: no such config; see configs/")
+    return left
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def tiny_config():
     from configs import semi
 
     config = semi.get_config("p=0.9,count=6")
-    config.phantom.update(train=16, valid=16, test=6, size=48)
+    config.phantom.update(train=16, valid=16, test=6, size=64)
     config.data.size = 32
     small = {"model": "resnet18", "batch_size": 4, "epochs": 1.0, "checkpoint_every": 2}
     with config.unlocked():
@@ -70,7 +70,7 @@ def small_download(tmp_path_factory) -> Path:
     from chexseg_jax.data import phantom
 
     root = tmp_path_factory.mktemp("download") / "cxr"
-    phantom.make(root, train=6, valid=8, test=4, size=48, seed=5)
+    phantom.make(root, train=6, valid=8, test=4, size=64, seed=5)
     return root
 
 

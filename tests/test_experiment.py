@@ -94,7 +94,7 @@ def test_the_run_restores_and_predicts_what_it_reported(tiny_run):
         ("column", "train.csv: no column Edema"),
         ("image", r"more than 1.0% of the .* train images cannot be read .*view1_frontal.jpg"),
         ("truncated", r"more than 1.0% of the .* train images cannot be read"),
-        ("size", r"masks must have the size of the image"),
+        ("size", "masks need the size of the image"),
         ("pathology", "unknown pathology 'Lung Lesions'"),
         ("rle", "gt_segmentations_test.json"),
         ("escape", "leaves the root"),

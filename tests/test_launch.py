@@ -22,7 +22,7 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
             ["--config=configs/semi.py:q=1"],
             "unknown config argument 'q'; the known ones, with their defaults: seed=0",
         ),
-        (["--config=configs/semi.py:p=0.9", "--config.segmentation.step=3"], "segmentation.step"),
+        (["--config=configs/semi.py:p=0.9", "--config.segmentation.step=3"], 'Did you mean "steps"'),
         (["--config=configs/none.py"], "configs/none.py"),
         (["--config=configs/full.py", "--workdirectory=x"], "workdirectory"),
         ([], "--config"),

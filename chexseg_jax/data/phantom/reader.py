@@ -35,7 +35,7 @@ _HABITS: dict[str, _Habit] = {
     "Consolidation": _Habit(0.06, 0.05, 0.15, 0.04),
     "Edema": _Habit(0.10, 0.06, 0.12, 0.05),
     "Enlarged Cardiomediastinum": _Habit(0.08, 0.05, 0.14, 0.10),
-    "Lung Lesion": _Habit(0.026, 0.018, 0.12, 0.02),
+    "Lung Lesion": _Habit(0.020, 0.014, 0.12, 0.02),
     "Pleural Effusion": _Habit(0.05, 0.03, 0.10, 0.05),
     "Pneumothorax": _Habit(0.04, 0.025, 0.12, 0.02),
     "Support Devices": _Habit(0.016, 0.010, 0.12, 0.08),
