@@ -3,7 +3,7 @@
 What is seen is outlined differently (a smooth warp, a border drawn tighter or wider); some findings are missed, some
 seen where there is nothing. How much, by task, follows how well CheXlocalize's readers agree: best on hearts, worst
 on small or faint things. Pooled IoU with the truth, measured on 150 test images at 192 px, seed 0: Airspace Opacity
-.61, Atelectasis .42, Cardiomegaly .58, Consolidation .48, Edema .50, Enlarged Cardiomediastinum .50, Lung Lesion .41,
+.61, Atelectasis .42, Cardiomegaly .58, Consolidation .48, Edema .50, Enlarged Cardiomediastinum .50, Lung Lesion .39,
 Pleural Effusion .52, Pneumothorax .58, Support Devices .53.
 """
 
