@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from chexseg_jax.data.chexlocalize import read_segmentations
+from chexseg_jax.errors import InputError
+from chexseg_jax.pathologies import TASKS
+from chexseg_jax.predict import find_images, main
+
+
+def write(path, shape):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_masks_at_full_size_and_an_overlay_an_image(tiny_run, tmp_path):
+    _, run = tiny_run
+    write(tmp_path / "in/valid/patient1/study2/view1_frontal.jpg", (70, 90))
+    alone = write(tmp_path / "alone.png", (50, 40))
+    main(["--checkpoint", str(run), "--out", str(tmp_path / "out"), str(tmp_path / "in"), str(alone)])
+    made = read_segmentations(tmp_path / "out" / "segmentations.json")
+    assert made.size("patient1_study2_view1_frontal") == (70, 90)
+    assert made.masks("alone").shape == (50, 40, len(TASKS))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "segmentations.json",
+        "alone.png",
+        "patient1_study2_view1_frontal.png",
+    }
+
+
+def test_an_unreadable_image_leaves_nothing_written(tiny_run, tmp_path):
+    _, run = tiny_run
+    good, bad = write(tmp_path / "a.png", (40, 40)), tmp_path / "b.png"
+    bad.write_bytes(good.read_bytes()[:60])
+    with pytest.raises(InputError, match=r"b\.png"):
+        main(["--checkpoint", str(run), "--out", str(tmp_path / "out"), str(good), str(bad)])
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
+
+
+def test_what_cannot_be_predicted_is_named(tiny_run, tmp_path):
+    workdir, _ = tiny_run
+    with pytest.raises(InputError, match="no such image"):
+        find_images([tmp_path / "none.jpg"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="a folder without"):
+        find_images([tmp_path / "empty"])
+    twice = [write(tmp_path / name / "x.png", (9, 9)) for name in ("a", "b")]
+    with pytest.raises(InputError, match="predict them apart"):
+        find_images(twice)
+    classifier = next(workdir.glob("artifacts/classifier-*"))
+    with pytest.raises(InputError, match="not a segmentation"):
+        main(["--checkpoint", str(classifier), "--out", str(tmp_path / "out"), str(twice[0])])
