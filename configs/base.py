@@ -52,7 +52,7 @@ def classifier(paper: bool, model: str, options: dict) -> ConfigDict:
             "model": model,
             "options": options,
             "batch_size": 16,
-            "epochs": 3.0 if paper else 6.0,
+            "epochs": 3.0 if paper else 5.0,
             "learning_rate": 1e-4 if paper else 1e-3,
             "warmup_share": 0.0 if paper else 0.1,
             "decay": not paper,
