@@ -11,6 +11,7 @@ from chexseg_jax.data.split import split_expert
 from chexseg_jax.progress import say
 from chexseg_jax.stages.cams import make_cams
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
+from chexseg_jax.stages.irnet import train_irnet, walk_maps
 from chexseg_jax.stages.prepare import prepare
 from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks
 from chexseg_jax.stages.report import write_classifier_report, write_report
@@ -60,6 +61,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         positive, share=config.data.validation_share, seed=config.split_seed
     )
     saliency = pseudo = encoder = None
+    shown = []
     if config.p < 1:
         saliency = classifier(config.classifier)
         weak_rows = choose_pseudo_set(
@@ -68,20 +70,40 @@ def run(config: ConfigDict, workdir: Path) -> Path:
             uncertainty=config.data.uncertainty,
             seed=config.seed,
         )
-        weak_maps, expert_maps = (
-            make_cams(store, config.cams, classifier=saliency, images=images, rows=rows)
-            for images, rows in ((weak, weak_rows), (expert, train_rows))
-        )
+        sets = {"weak": (weak, weak_rows), "expert": (expert, train_rows)}
+        maps = {
+            name: make_cams(store, config.cams, classifier=saliency, images=images, rows=rows)
+            for name, (images, rows) in sets.items()
+        }
+        shown = [maps["weak"]]
+        if config.pseudo == "irnet":
+            network = train_irnet(
+                store,
+                config.irnet,
+                uncertainty=config.data.uncertainty,
+                trunk=classifier(config.trunk),
+                images=weak,
+                rows=weak_rows,
+                maps=maps["weak"],
+                seed=config.seed,
+            )
+            maps = {
+                name: walk_maps(
+                    store, config.walk, network=network, images=images, rows=rows, maps=maps[name]
+                )
+                for name, (images, rows) in sets.items()
+            }
+            shown.append(maps["weak"])
         pseudo = make_pseudo_masks(
             store,
             config.pseudo_masks,
             uncertainty=config.data.uncertainty,
             weak=weak,
             weak_rows=weak_rows,
-            weak_maps=weak_maps,
+            weak_maps=maps["weak"],
             expert=expert,
             expert_rows=train_rows,
-            expert_maps=expert_maps,
+            expert_maps=maps["expert"],
         )
     if config.init == "chexpert":
         encoder = classifier(config.encoder)
@@ -113,6 +135,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         sources,
         classifiers={path: auroc(path) for path in (saliency, encoder) if path},
         test=test,
+        saliency=shown,
         pseudo=pseudo,
         model=model,
         scores=scores,

@@ -62,6 +62,37 @@ def classifier(paper: bool, model: str, options: dict) -> ConfigDict:
     )
 
 
+def irnet(paper: bool) -> tuple[ConfigDict, ConfigDict]:
+    """Training of IRNet, and the walks on its boundaries. Distances are in pixels of a map at stride 4."""
+    training = ConfigDict(
+        {
+            "batch_size": 16,
+            "steps": 2000 if paper else 150,
+            "learning_rate": 0.1,
+            "momentum": 0.0,
+            "displacement_rate": 10.0,
+            "decay_power": 0.9,
+            "radius": 10 if paper else 5,
+            "foreground": 0.3,
+            "background": 0.05,
+            "crf": False,
+            "augment": True,
+            "checkpoint_every": 500 if paper else 75,
+        }
+    )
+    walk = ConfigDict(
+        {
+            "radius": 5,
+            "beta": 10.0,
+            "exp_times": 8,
+            "instances": True,
+            "foreground": 0.3,
+            "batch_size": 16,
+        }
+    )
+    return training, walk
+
+
 def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
     """The whole chain: classifier, Grad-CAMs, pseudo-masks, DeepLabv3+ on a mixture, scores."""
     config = base(name, args)
@@ -73,6 +104,9 @@ def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
     config.split_seed = 0
     config.data.validation_share = 0.25
     config.encoder = classifier(paper, "resnet18", {})
+    if args.pseudo == "irnet":
+        config.trunk = classifier(paper, "resnet50", {})
+        config.irnet, config.walk = irnet(paper)
     config.cams = ConfigDict({"plus_plus": False, "batch_size": 16})
     config.pseudo_masks = ConfigDict({"threshold": "tuned", "gate": True})
     config.segmentation = ConfigDict(

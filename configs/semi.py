@@ -15,7 +15,7 @@ def get_config(arg=None):
     args = base.arguments(
         arg,
         p=Within(0.9, 0.0, 1.0),
-        pseudo=OneOf("cam"),
+        pseudo=OneOf("cam", "irnet"),
         init=OneOf("chexpert", "random"),
         count=100,
     )

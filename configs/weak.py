@@ -11,5 +11,5 @@ from configs import base
 
 
 def get_config(arg=None):
-    args = base.arguments(arg, pseudo=OneOf("cam"), init=OneOf("chexpert", "random"), count=100)
+    args = base.arguments(arg, pseudo=OneOf("cam", "irnet"), init=OneOf("chexpert", "random"), count=100)
     return base.segmentation("weak", args, p=0.0)

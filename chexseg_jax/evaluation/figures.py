@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -76,6 +76,51 @@ def draw_overlays(
         )
         for text in legend.get_texts():
             text.set_color("white")
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=110)
+
+
+def draw_saliency(
+    path: Path,
+    images: Sequence[UInt8[np.ndarray, "H W"]],
+    names: Sequence[str],
+    columns: Sequence[tuple[str, Sequence[Float[np.ndarray, "h w"]]]],
+    masks: Sequence[Bool[np.ndarray, "H W 10"]],
+    *,
+    title: str,
+) -> None:
+    """One row an image: the radiograph, it under each map in colours, and the mask made from them.
+
+    Args:
+      path: the PNG to write.
+      images: grey radiographs.
+      names: of the rows.
+      columns: title, and a map in [0, 1] of any size for each row.
+      masks: what came out.
+      title: says what the images are.
+    """
+    rows, width = len(images), len(columns) + 2
+    figure = Figure(figsize=(2.6 * width, 2.75 * rows + 0.5), layout="constrained", facecolor="white")
+    axes = figure.subplots(rows, width, squeeze=False)
+    for row, (image, name) in enumerate(zip(images, names, strict=True)):
+        height, breadth = image.shape
+        for axis in axes[row]:
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[row][0].set_ylabel(name, fontsize=7)
+        for axis, (_, maps) in zip(axes[row][1:-1], columns, strict=True):
+            axis.imshow(
+                maps[row],
+                cmap="inferno",
+                vmin=0,
+                vmax=1,
+                alpha=0.65,
+                extent=(-0.5, breadth - 0.5, height - 0.5, -0.5),
+            )
+        draw_masks(axes[row][-1], masks[row])
+    for axis, heading in zip(axes[0], ("radiograph", *(name for name, _ in columns), "mask"), strict=True):
+        axis.set_title(heading, fontsize=9)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110)
 

@@ -54,7 +54,7 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any
       InputError: where a tensor is missing, left over or of another shape. The first two are printed in full.
     """
     heads = [key for key in ("fc.bias", "classifier.bias", "segmentation_head.0.bias") if key in state_dict]
-    num_classes = len(state_dict[heads[0]]) if heads else 1
+    num_classes = len(state_dict[heads[0]]) if heads else int(name != "irnet")
     expected = _expected(name, num_classes)
     given = {key: value for key, value in state_dict.items() if not key.endswith("." + _COUNTER)}
     missing = [key for key in expected if key not in given]

@@ -8,6 +8,7 @@ from flax import linen as nn
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.deeplab import DeepLabV3PlusResNet18, DeepLabV3PlusResNet50
 from chexseg_jax.models.densenet import DenseNet121
+from chexseg_jax.models.irnet import IRNet
 from chexseg_jax.models.resnet import ResNet18, ResNet50
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -16,6 +17,7 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "densenet121": DenseNet121,
     "deeplabv3plus_resnet18": DeepLabV3PlusResNet18,
     "deeplabv3plus_resnet50": DeepLabV3PlusResNet50,
+    "irnet": IRNet,
 }
 
 
@@ -23,7 +25,8 @@ def create(name: str, *, num_classes: int, **options: Any) -> nn.Module:
     """The network called `name`, with `num_classes` outputs.
 
     Args:
-      name: one of resnet18, resnet50, densenet121, deeplabv3plus_resnet18, deeplabv3plus_resnet50.
+      name: one of resnet18, resnet50, densenet121, deeplabv3plus_resnet18, deeplabv3plus_resnet50,
+        irnet.
       num_classes: logits of a classifier (0: features only), masks of a segmentation.
       **options: the network's own, see its class: `dtype`, `axis_name`, `cpu_kernels` for all of them.
 

@@ -30,7 +30,7 @@ def make_cams(
       rows: which of its radiographs.
 
     Returns:
-      The artifact: `cams.npy` [N,h,w,10] float32 >= 0, not normalised; aligned on `rows`.
+      The artifact: `maps.npy` [N,h,w,10] float32 >= 0, not normalised; aligned on `rows`.
     """
     key = {"config": config, "classifier": classifier.name, "images": images.name, "rows": digest(rows)}
 
@@ -51,7 +51,7 @@ def make_cams(
             batch_size=config.batch_size,
             what=f"Grad-CAM of {len(source)} images",
         )
-        np.save(part / "cams.npy", np.concatenate(list(maps)))
+        np.save(part / "maps.npy", np.concatenate(list(maps)))
 
     return artifact(store, "cams", key, make)
 

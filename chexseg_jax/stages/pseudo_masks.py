@@ -59,7 +59,7 @@ def make_pseudo_masks(
       config: `threshold` ("tuned": per task the one of {0, .05, ..., .95} with the best mean IoU on the expert
         training images that show it; "otsu": per map), `gate` (empty masks for negative labels).
       uncertainty: the policy for labels of -1.
-      weak, weak_rows, weak_maps: prepared set, the chosen rows, and their maps (`cams.npy`, aligned on the rows).
+      weak, weak_rows, weak_maps: prepared set, the chosen rows, and their maps (`maps.npy`, aligned on the rows).
       expert, expert_rows, expert_maps: the same for the expert training images.
 
     Returns:
@@ -76,7 +76,7 @@ def make_pseudo_masks(
 
     def make(part: Path) -> None:
         annotated = Prepared.load(expert).take(expert_rows)
-        thresholds, quality = _tune(annotated, np.load(expert_maps / "cams.npy"), config.threshold)
+        thresholds, quality = _tune(annotated, np.load(expert_maps / "maps.npy"), config.threshold)
         (part / "thresholds.json").write_text(json.dumps(thresholds, indent=1))
         (part / "quality.json").write_text(json.dumps(quality, indent=1))
         if absent := [task for task in TASKS if quality["cam"][task] is None]:
@@ -85,7 +85,7 @@ def make_pseudo_masks(
             )
         chosen = Prepared.load(weak).take(weak_rows)
         gate = positive_tasks(chosen.labels, uncertainty) if config.gate else None
-        maps = np.load(weak_maps / "cams.npy", mmap_mode="r")
+        maps = np.load(weak_maps / "maps.npy", mmap_mode="r")
         chosen.with_masks(_threshold(maps, chosen.size, thresholds, gate)).save(part)
 
     return artifact(store, "pseudo-masks", key, make)

@@ -18,15 +18,26 @@ from chexseg_jax.evaluation import bootstrap, figures, iou
 from chexseg_jax.evaluation.tables import interval, markdown, number
 from chexseg_jax.pathologies import TASKS
 from chexseg_jax.progress import say
+from chexseg_jax.saliency.gradcam import normalise
 from chexseg_jax.stages.artifact import config_digest, plain, versions
 from chexseg_jax.stages.scores import load_counts
 from chexseg_jax.stages.sources import Sources
 from chexseg_jax.training.metrics_log import read_metrics
 
 _SHOWN_IMAGES = 6
+_SHOWN_PSEUDO = 6
 _PHANTOM_NOTE = (
     "**These are results on the phantom: synthetic images drawn by this package. They say whether the method "
     "works as built, and nothing about patients.**"
+)
+
+_SALIENCY_SECTION = (
+    "## From saliency to pseudo-masks",
+    "",
+    "Training images, one of the pathologies that each is labelled with: the maps, scaled to [0, 1], and the mask.",
+    "",
+    "![saliency and pseudo-masks](saliency.png)",
+    "",
 )
 
 
@@ -37,20 +48,22 @@ def write_report(
     *,
     classifiers: Mapping[Path, Path],
     test: Path,
+    saliency: Sequence[Path],
     pseudo: Path | None,
     model: Path,
     scores: Path,
 ) -> Path:
     """Writes a segmentation run's folder below `workdir/runs`.
 
-    It holds `report.md`, `scores.json`, `overlays.png`, `curves.png`, `metrics.jsonl`, `predictions.json`
-    (CheXlocalize's format), `config.json`, and `model`, a link that `chexseg_jax.restore` follows.
+    It holds `report.md`, `scores.json`, `overlays.png`, `saliency.png` (for p < 1), `curves.png`, `metrics.jsonl`,
+    `predictions.json` (CheXlocalize's format), `config.json`, and `model`, a link that `chexseg_jax.restore` follows.
 
     Args:
       workdir: the work directory.
       config: of the run.
       sources: what it was run on.
       classifiers: artifacts of `train_classifier`, each with that of `score_classifier`.
+      saliency: the maps that the pseudo-masks came from, from first to last: Grad-CAMs, IRNet's walks.
       test, pseudo, model, scores: the other artifacts that it used.
 
     Returns:
@@ -75,6 +88,7 @@ def write_report(
         "",
         "![radiograph, ground truth and prediction](overlays.png)",
         "",
+        *(_SALIENCY_SECTION if pseudo else ()),
         *_threshold_section(card["thresholds"], pseudo),
         *_classifier_section(classifiers),
         "## Training",
@@ -92,6 +106,8 @@ def write_report(
         run / "curves.png",
         {path.name: read_metrics(path / "metrics.jsonl") for path in (*classifiers, model)},
     )
+    if pseudo:
+        _saliency(run / "saliency.png", sources, saliency, pseudo)
     _overlays(run / "overlays.png", sources, Prepared.load(test), scores, pseudo)
     say(f"report: {run / 'report.md'}")
     say(f"test mIoU (pooled) {test_scores['pooled']['mean']:.3f}")
@@ -256,8 +272,36 @@ def _overlays(path: Path, sources: Sources, test: Prepared, scores: Path, pseudo
     columns = [("ground truth", truth), ("prediction", predicted)]
     if pseudo:
         columns.append(("pseudo-mask", pseudo_masks))
-    what = "phantom: synthetic images, not patients" if sources.is_phantom else str(sources.root)
-    figures.draw_overlays(path, images, names, columns, title=what)
+    figures.draw_overlays(path, images, names, columns, title=_title(sources))
+
+
+def _saliency(path: Path, sources: Sources, saliency: Sequence[Path], pseudo: Path) -> None:
+    """A pseudo-masked training image for each of some pathologies, with every map on the way to the mask."""
+    weak = Prepared.load(pseudo)
+    masks = unpack_masks(np.asarray(weak.masks))
+    chosen = [(k, np.flatnonzero(masks[..., k].any((1, 2)))[:1]) for k in range(len(TASKS))]
+    cells = [(int(row[0]), k) for k, row in chosen if len(row)][:_SHOWN_PSEUDO]
+    columns = []
+    for folder in saliency:
+        maps = np.load(folder / "maps.npy", mmap_mode="r")
+        edges = folder / "edges.npy"
+        if edges.exists():
+            drawn = np.load(edges, mmap_mode="r")
+            columns.append(("boundary", [drawn[row].astype(np.float32) for row, _ in cells]))
+        scaled = [np.asarray(normalise(maps[row][None]))[0, ..., k] for row, k in cells]
+        columns.append(("walk" if edges.exists() else "Grad-CAM", scaled))
+    figures.draw_saliency(
+        path,
+        [weak.images[row] for row, _ in cells],
+        [f"{weak.ids[row]}\n{TASKS[k]}" for row, k in cells],
+        columns,
+        [masks[row] & (np.arange(len(TASKS)) == k) for row, k in cells],
+        title=_title(sources),
+    )
+
+
+def _title(sources: Sources) -> str:
+    return "phantom: synthetic images, not patients" if sources.is_phantom else str(sources.root)
 
 
 def _open_run(workdir: Path, config: ConfigDict) -> Path:

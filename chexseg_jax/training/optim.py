@@ -20,3 +20,18 @@ def adam(
         after = optax.constant_schedule(learning_rate)
     schedule = optax.join_schedules([rise, after], [warmup_steps]) if rise else after
     return optax.adam(schedule, b1=0.9, b2=0.999)
+
+
+def sgd(
+    learning_rate: float, *, steps: int, power: float = 0.9, momentum: float = 0.0
+) -> optax.GradientTransformation:
+    """Stochastic gradient descent at a rate of learning_rate (1 - step / steps)^power, as IRNet is trained.
+
+    Args:
+      learning_rate: the first step's.
+      steps: updates in all.
+      power: of the polynomial decay.
+      momentum: 0 for none. The published code means to have weight decay and passes it as momentum, 1e-4.
+    """
+    schedule = optax.polynomial_schedule(learning_rate, 0.0, power, steps)
+    return optax.sgd(schedule, momentum=momentum or None)

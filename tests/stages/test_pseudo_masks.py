@@ -38,7 +38,7 @@ def folders(tmp_path):
         (tmp_path / name).mkdir()
         value.save(tmp_path / name)
     (tmp_path / "maps").mkdir()
-    np.save(tmp_path / "maps" / "cams.npy", maps)
+    np.save(tmp_path / "maps" / "maps.npy", maps)
     return tmp_path
 
 

@@ -1,0 +1,95 @@
+"""IRNet's losses: what seed labels say about pairs of pixels, against boundaries and displacements.
+
+Equations (3) to (7) of Gadgil et al. 2021, after Ahn et al. 2019, with the sign of (3) as the published code has it:
+for a field that points to the centroid, x_j - x_i = D(x_i) - D(x_j).
+"""
+
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from chexseg_jax.irnet.paths import margin, paths, shifted
+from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND
+
+_EPSILON = 1e-5
+
+
+def affinities(edge: Float[Array, "*B H W"], *, radius: int) -> list[Float[Array, "*B h w"]]:
+    """a_ij = 1 - max of the boundary map on the path from i to j, one map a direction (see `paths.paths`).
+
+    Only pixels with all their neighbours within the map have one; see `paths.shifted`.
+
+    Args:
+      edge: probability of a boundary.
+      radius: pairs nearer than this, in pixels.
+    """
+    reach = margin(radius)
+    views = {pixel: shifted(edge, pixel, reach) for path in paths(radius) for pixel in path.pixels}
+    return [1 - reduce(jnp.maximum, (views[pixel] for pixel in path.pixels)) for path in paths(radius)]
+
+
+def irnet_loss(
+    edge_logits: Float[Array, "B H W"],
+    displacement: Float[Array, "B H W 2"],
+    labels: UInt8[Array, "B H W K"],
+    *,
+    radius: int,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The total loss (7) and its terms over the global batch.
+
+    A pair counts for a pathology when neither end is ignored: as background or foreground pair where both ends
+    agree, as negative pair where they do not. Affinity terms (5, 6) are -log a_ij and -log (1 - a_ij); displacement
+    terms (3, 4) are |D(x_i) - D(x_j) - (x_j - x_i)| for foreground and |D(x_i) - D(x_j)| for background pairs. Each
+    term is the mean over its pairs of all pathologies: total = (bg + fg) / 4 + neg / 2 + (disp fg + disp bg) / 2.
+
+    Args:
+      edge_logits: of a boundary.
+      displacement: D, as (dy, dx).
+      labels: seeds of each pathology (see `seeds.seeds`).
+      radius: pairs nearer than this, in pixels.
+      axis_name: the mapped axis that the batch is split over.
+
+    Returns:
+      total, {"background", "foreground", "negative", "displacement_foreground", "displacement_background"}.
+    """
+    reach = margin(radius)
+    labels, field = jnp.moveaxis(labels, -1, 1), jnp.moveaxis(displacement, -1, 1)
+    own_labels, own_field = (shifted(x, (0, 0), reach) for x in (labels, field))
+    is_background, is_foreground = own_labels == BACKGROUND, own_labels == FOREGROUND
+    sums = jnp.zeros((5, 2))
+    for path, affinity in zip(
+        paths(radius), affinities(jax.nn.sigmoid(edge_logits), radius=radius), strict=True
+    ):
+        theirs = shifted(labels, path.dst, reach)
+        also_background, also_foreground = theirs == BACKGROUND, theirs == FOREGROUND
+        # How many pathologies say so of the pair.
+        background, foreground, negative = (
+            says.sum(1, dtype=jnp.float32)
+            for says in (
+                is_background & also_background,
+                is_foreground & also_foreground,
+                (is_background & also_foreground) | (is_foreground & also_background),
+            )
+        )
+        positive_loss = -jnp.log(affinity + _EPSILON)
+        negative_loss = -jnp.log(1 + _EPSILON - affinity)
+        difference = own_field - shifted(field, path.dst, reach)
+        target = jnp.array(path.dst, jnp.float32)[:, None, None]
+        toward, same = (jnp.abs(x).mean(1) for x in (difference - target, difference))
+        terms = [
+            (background, positive_loss),
+            (foreground, positive_loss),
+            (negative, negative_loss),
+            (foreground, toward),
+            (background, same),
+        ]
+        sums += jnp.stack([jnp.stack([(count * value).sum(), count.sum()]) for count, value in terms])
+    if axis_name is not None:
+        sums = jax.lax.psum(sums, axis_name)
+    means = sums[:, 0] / (sums[:, 1] + _EPSILON)
+    names = ("background", "foreground", "negative", "displacement_foreground", "displacement_background")
+    total = (means[0] + means[1]) / 4 + means[2] / 2 + (means[3] + means[4]) / 2
+    return total, dict(zip(names, means, strict=True))

@@ -1,0 +1,339 @@
+"""Stages: IRNet trained on the seeds in saliency maps, and the maps walked to the boundaries it draws."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, UInt8, UInt32
+from ml_collections import ConfigDict
+
+from chexseg_jax import models
+from chexseg_jax.data.mixture import shuffled
+from chexseg_jax.data.pipeline import batches
+from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.transforms import Normalisation, augment, normalise
+from chexseg_jax.irnet.instances import centroids, instances
+from chexseg_jax.irnet.losses import irnet_loss
+from chexseg_jax.irnet.random_walk import propagate
+from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND, IGNORE, crf_seeds, seeds
+from chexseg_jax.pathologies import TASKS
+from chexseg_jax.progress import say
+from chexseg_jax.saliency import gradcam
+from chexseg_jax.stages.artifact import artifact, plain
+from chexseg_jax.stages.cams import digest
+from chexseg_jax.stages.classifier import init
+from chexseg_jax.stages.pseudo_masks import positive_tasks
+from chexseg_jax.training import optim
+from chexseg_jax.training.checkpoint import restore, save_model
+from chexseg_jax.training.inference import map_batches
+from chexseg_jax.training.loop import Init, Loss, fit
+from chexseg_jax.training.sharding import DATA_AXIS
+
+#: The network's maps have one pixel for so many of the image's, in each direction.
+STRIDE = 4
+#: Walks of one image are padded to a multiple of so many maps, so that few programs are compiled.
+_WALKS = 16
+
+
+def train_irnet(
+    store: Path,
+    config: ConfigDict,
+    *,
+    uncertainty: str,
+    trunk: Path,
+    images: Path,
+    rows: Sequence[int],
+    maps: Path,
+    seed: int,
+) -> Path:
+    """Trains both branches on the seeds in the maps, then measures the mean displacement that inference takes off.
+
+    Args:
+      store: the folder of artifacts.
+      config: `batch_size`, `steps`, `learning_rate`, `momentum`, `displacement_rate` (a factor), `decay_power`,
+        `radius`, `foreground`, `background`, `crf`, `augment`, `checkpoint_every`.
+      uncertainty: the policy for labels of -1.
+      trunk: artifact of `train_classifier` with a ResNet50, or an imported one; stays as it is.
+      images, rows: prepared set and the rows trained on.
+      maps: their saliency (`maps.npy`, aligned on the rows).
+      seed: of the branches' weights, order and augmentation.
+
+    Returns:
+      The artifact: a model that `chexseg_jax.restore` opens.
+    """
+    key = {
+        "config": config,
+        "uncertainty": uncertainty,
+        "trunk": trunk.name,
+        "images": [images.name, digest(rows)],
+        "maps": maps.name,
+        "seed": seed,
+    }
+
+    def make(part: Path) -> None:
+        encoder = restore(trunk)
+        options = {key: value for key, value in encoder.config.options.items() if key == "stride_on"}
+        module = models.create("irnet", num_classes=0, **options)
+        train = Prepared.load(images).take(rows)
+        present = positive_tasks(train.labels, uncertainty)
+        source = SaliencySource(train.images, np.load(maps / "maps.npy", mmap_mode="r"), present)
+        planes = np.concatenate(
+            list(map_batches(_seed_planes(config), {}, source, batch_size=16, what="seeds"))
+        )
+        state = fit(
+            "irnet",
+            init=_init(module, train.size, encoder.variables),
+            loss=boundary_loss(module, encoder.normalisation, radius=config.radius, augmented=config.augment),
+            optimizer=_optimizer(config),
+            batches=batches(
+                shuffled(SeedSource(train.images, planes), seed=seed), batch_size=config.batch_size
+            ),
+            batch_size=config.batch_size,
+            steps=config.steps,
+            seed=seed,
+            directory=part,
+            checkpoint_every=config.checkpoint_every,
+        )
+        variables = _with_mean_displacement(module, encoder.normalisation, state.variables, source)
+        save_model(
+            part,
+            variables,
+            name="irnet",
+            num_classes=0,
+            options=options,
+            size=train.size,
+            tasks=(),
+            normalisation=encoder.normalisation,
+            config=plain(config),
+        )
+
+    return artifact(store, "irnet", key, make)
+
+
+def walk_maps(
+    store: Path, config: ConfigDict, *, network: Path, images: Path, rows: Sequence[int], maps: Path
+) -> Path:
+    """Saliency maps walked to the boundaries that IRNet draws.
+
+    Args:
+      store: the folder of artifacts.
+      config: `radius`, `beta`, `exp_times` (see `propagate`), `instances`, `foreground`: with `instances`, each of
+        the groups that the displacement field makes walks alone, if its saliency reaches `foreground` anywhere, and a
+        pathology's map is the largest of its instances' maps, each scaled to a maximum of 1; `batch_size`.
+      network: artifact of `train_irnet`.
+      images, rows, maps: prepared set, chosen rows, and their saliency, as for `train_irnet`.
+
+    Returns:
+      The artifact: `maps.npy` [N,h,w,10] float32 at a quarter of the image's side, aligned on `rows` as those of
+      `make_cams` are; `edges.npy` [N,h,w] float16, the probability of a boundary.
+    """
+    key = {
+        "config": config,
+        "network": network.name,
+        "images": images.name,
+        "rows": digest(rows),
+        "maps": maps.name,
+    }
+
+    def make(part: Path) -> None:
+        model = restore(network)
+        prepared = Prepared.load(images).take(rows)
+        source = SaliencySource(prepared.images, np.load(maps / "maps.npy", mmap_mode="r"), None)
+        walk = {"radius": config.radius, "beta": config.beta, "exp_times": config.exp_times}
+
+        def whole(variables, batch):
+            saliency = saliency_at_stride(batch["map"], prepared.size)
+            edge, field = boundaries(model.module, variables, normalise(batch["image"], model.normalisation))
+            if config.instances:
+                return edge, saliency, field, jax.vmap(centroids)(field)
+            return edge, propagate(saliency, edge, **walk)
+
+        walked, edges = [], []
+        for edge, *rest in map_batches(
+            whole,
+            model.variables,
+            source,
+            batch_size=config.batch_size,
+            what=f"walks of {len(source)} images",
+        ):
+            edges.append(edge.astype(np.float16))
+            if config.instances:
+                walked += [
+                    _walk_instances(*image, foreground=config.foreground, **walk)
+                    for image in zip(edge, *rest, strict=True)
+                ]
+            else:
+                walked += list(rest[0])
+        np.save(part / "maps.npy", np.stack(walked))
+        np.save(part / "edges.npy", np.concatenate(edges))
+
+    return artifact(store, "walks", key, make)
+
+
+@dataclass(frozen=True)
+class SaliencySource:
+    """Random access to {"image" [S,S] uint8, "map" [h,w,10]}, and "present" [10] where that is known."""
+
+    images: UInt8[np.ndarray, "N S S"]
+    maps: Float[np.ndarray, "N h w 10"]
+    present: Bool[np.ndarray, "N 10"] | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+        known = {} if self.present is None else {"present": self.present[row]}
+        return {"image": np.asarray(self.images[row]), "map": np.asarray(self.maps[row])} | known
+
+
+@dataclass(frozen=True)
+class SeedSource:
+    """Random access to {"image" [S,S] uint8, "seeds" [S/4,S/4] uint32, see `pack_seeds`}."""
+
+    images: UInt8[np.ndarray, "N S S"]
+    seeds: UInt32[np.ndarray, "N h w"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+        return {"image": np.asarray(self.images[row]), "seeds": self.seeds[row]}
+
+
+def pack_seeds(labels: UInt8[Array, "*B 10"]) -> UInt32[Array, "*B"]:
+    """Ten seed labels a pixel as bits: foreground in the lower sixteen, background in the upper, neither ignored."""
+    bits = jnp.arange(len(TASKS), dtype=jnp.uint32)
+    foreground = ((labels == FOREGROUND).astype(jnp.uint32) << bits).sum(-1, dtype=jnp.uint32)
+    background = ((labels == BACKGROUND).astype(jnp.uint32) << bits).sum(-1, dtype=jnp.uint32)
+    return foreground | (background << 16)
+
+
+def unpack_seeds(planes: UInt32[Array, "*B"]) -> UInt8[Array, "*B 10"]:
+    """The inverse of `pack_seeds`."""
+    bits = jnp.arange(len(TASKS), dtype=jnp.uint32)
+    foreground, background = ((planes[..., None] >> (bits + first)) & 1 for first in (0, 16))
+    labels = jnp.where(background == 1, BACKGROUND, IGNORE)
+    return jnp.where(foreground == 1, FOREGROUND, labels).astype(jnp.uint8)
+
+
+def saliency_at_stride(maps: Float[Array, "B h w 10"], size: int) -> Float[Array, "B i j 10"]:
+    """Normalised maps at the network's resolution, for images of side `size`."""
+    side = size // STRIDE
+    return gradcam.normalise(gradcam.upsample(maps, (side, side)))
+
+
+def boundary_loss(module: nn.Module, by: Normalisation, *, radius: int, augmented: bool) -> Loss:
+    """IRNet's loss of a batch {"image", "seeds"}."""
+
+    def loss(params, model_state, batch, keys):
+        images, planes = batch["image"], batch["seeds"]
+        if augmented:
+            planes = jnp.repeat(jnp.repeat(planes, STRIDE, axis=1), STRIDE, axis=2)
+            images, planes = augment(keys, images, planes)
+            planes = planes[:, ::STRIDE, ::STRIDE]
+        _, out = module.apply({"params": params, **model_state}, normalise(images, by), train=True)
+        total, terms = irnet_loss(
+            out["edge"][..., 0], out["displacement"], unpack_seeds(planes), radius=radius, axis_name=DATA_AXIS
+        )
+        return total, (model_state, terms)
+
+    return loss
+
+
+def boundaries(
+    module: nn.Module, variables: Mapping[str, Any], images: Float[Array, "B S S 3"]
+) -> tuple[Float[Array, "B h w"], Float[Array, "B h w 2"]]:
+    """Probability of a boundary, from the image and its mirror image, and the displacement field."""
+    _, out = module.apply(variables, images)
+    _, mirrored = module.apply(variables, images[:, :, ::-1])
+    edge = jax.nn.sigmoid((out["edge"] + mirrored["edge"][:, :, ::-1]) / 2)
+    return edge[..., 0], out["displacement"]
+
+
+def _seed_planes(config: ConfigDict) -> Callable:
+    limits = {"foreground": config.foreground, "background": config.background}
+
+    def planes(_, batch):
+        saliency = saliency_at_stride(batch["map"], batch["image"].shape[1])
+        if not config.crf:
+            return pack_seeds(seeds(saliency, batch["present"], **limits))
+        grey = jax.image.resize(batch["image"].astype(jnp.float32), saliency.shape[:3], "linear")
+        return pack_seeds(
+            jax.vmap(lambda *image: crf_seeds(*image, **limits))(saliency, batch["present"], grey)
+        )
+
+    return planes
+
+
+def _optimizer(config: ConfigDict) -> Any:
+    def branch(path: tuple[Any, ...], _: Any) -> str:
+        name = path[0].key
+        return "trunk" if name == "resnet50" else "displacement" if name.startswith("fc_dp") else "edge"
+
+    def sgd(factor: float) -> Any:
+        return optim.sgd(
+            factor * config.learning_rate,
+            steps=config.steps,
+            power=config.decay_power,
+            momentum=config.momentum,
+        )
+
+    return optax.multi_transform(
+        {"trunk": optax.set_to_zero(), "edge": sgd(1.0), "displacement": sgd(config.displacement_rate)},
+        lambda params: jax.tree_util.tree_map_with_path(branch, params),
+    )
+
+
+def _init(module: nn.Module, size: int, trunk: Mapping[str, Any]) -> Init:
+    def initial(key: jax.Array) -> tuple[Any, Any]:
+        params, model_state = init(module, size)(key)
+        resnet = {name: value for name, value in trunk["params"].items() if name != "fc"}
+        statistics = model_state["batch_stats"] | {"resnet50": trunk["batch_stats"]}
+        return params | {"resnet50": resnet}, {"batch_stats": statistics}
+
+    return initial
+
+
+def _with_mean_displacement(
+    module: nn.Module, by: Normalisation, variables: Mapping[str, Any], source: SaliencySource
+) -> dict[str, Any]:
+    def means(variables, batch):
+        _, out = module.apply(variables, normalise(batch["image"], by), train=True)
+        return out["displacement"].mean((1, 2))
+
+    found = np.concatenate(
+        list(map_batches(means, variables, source, batch_size=16, what="mean displacement"))
+    )
+    mean = found.mean(0)
+    say(f"irnet: mean displacement ({mean[0]:.2f}, {mean[1]:.2f}) pixels")
+    statistics = variables["batch_stats"] | {"fc_dp7_4": {"mean": jnp.asarray(mean)}}
+    return {**variables, "batch_stats": statistics}
+
+
+def _walk_instances(
+    edge: Float[np.ndarray, "h w"],
+    saliency: Float[np.ndarray, "h w 10"],
+    field: Float[np.ndarray, "h w 2"],
+    centres: Any,
+    *,
+    foreground: float,
+    **walk: Any,
+) -> Float[np.ndarray, "h w 10"]:
+    groups = instances(centres, field)
+    split = saliency[None] * groups[..., None]  # [I, h, w, 10]
+    group, task = np.nonzero(split.max((1, 2)) > foreground)
+    result = np.zeros_like(saliency)
+    if len(task):
+        starts = np.zeros((*edge.shape, -(-len(task) // _WALKS) * _WALKS), np.float32)
+        starts[..., : len(task)] = split[group, :, :, task].transpose(1, 2, 0)
+        walked = np.asarray(propagate(starts, edge, **walk))[..., : len(task)]
+        walked /= walked.max((0, 1)) + 1e-7
+        for k, one in zip(task, walked.transpose(2, 0, 1), strict=True):
+            result[..., k] = np.maximum(result[..., k], one)
+    return result
