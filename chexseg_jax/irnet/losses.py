@@ -4,30 +4,14 @@ Equations (3) to (7) of Gadgil et al. 2021, after Ahn et al. 2019, with the sign
 for a field that points to the centroid, x_j - x_i = D(x_i) - D(x_j).
 """
 
-from functools import reduce
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from chexseg_jax.irnet.paths import margin, paths, shifted
+from chexseg_jax.irnet.paths import affinity, margin, shifted, table
 from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND
 
 _EPSILON = 1e-5
-
-
-def affinities(edge: Float[Array, "*B H W"], *, radius: int) -> list[Float[Array, "*B h w"]]:
-    """a_ij = 1 - max of the boundary map on the path from i to j, one map a direction (see `paths.paths`).
-
-    Only pixels with all their neighbours within the map have one; see `paths.shifted`.
-
-    Args:
-      edge: probability of a boundary.
-      radius: pairs nearer than this, in pixels.
-    """
-    reach = margin(radius)
-    views = {pixel: shifted(edge, pixel, reach) for path in paths(radius) for pixel in path.pixels}
-    return [1 - reduce(jnp.maximum, (views[pixel] for pixel in path.pixels)) for path in paths(radius)]
 
 
 def irnet_loss(
@@ -56,14 +40,14 @@ def irnet_loss(
       total, {"background", "foreground", "negative", "displacement_foreground", "displacement_background"}.
     """
     reach = margin(radius)
+    edge = jax.nn.sigmoid(edge_logits)
     labels, field = jnp.moveaxis(labels, -1, 1), jnp.moveaxis(displacement, -1, 1)
     own_labels, own_field = (shifted(x, (0, 0), reach) for x in (labels, field))
     is_background, is_foreground = own_labels == BACKGROUND, own_labels == FOREGROUND
-    sums = jnp.zeros((5, 2))
-    for path, affinity in zip(
-        paths(radius), affinities(jax.nn.sigmoid(edge_logits), radius=radius), strict=True
-    ):
-        theirs = shifted(labels, path.dst, reach)
+
+    def direction(sums, path):
+        dst, pixels = path
+        theirs = shifted(labels, dst, reach)
         also_background, also_foreground = theirs == BACKGROUND, theirs == FOREGROUND
         # How many pathologies say so of the pair.
         background, foreground, negative = (
@@ -74,19 +58,22 @@ def irnet_loss(
                 (is_background & also_foreground) | (is_foreground & also_background),
             )
         )
-        positive_loss = -jnp.log(affinity + _EPSILON)
-        negative_loss = -jnp.log(1 + _EPSILON - affinity)
-        difference = own_field - shifted(field, path.dst, reach)
-        target = jnp.array(path.dst, jnp.float32)[:, None, None]
-        toward, same = (jnp.abs(x).mean(1) for x in (difference - target, difference))
-        terms = [
+        a = affinity(edge, pixels, reach)
+        positive_loss, negative_loss = -jnp.log(a + _EPSILON), -jnp.log(1 + _EPSILON - a)
+        difference = own_field - shifted(field, dst, reach)
+        toward, same = (jnp.abs(x).mean(1) for x in (difference - dst[:, None, None], difference))
+        terms = (
             (background, positive_loss),
             (foreground, positive_loss),
             (negative, negative_loss),
             (foreground, toward),
             (background, same),
-        ]
-        sums += jnp.stack([jnp.stack([(count * value).sum(), count.sum()]) for count, value in terms])
+        )
+        return sums + jnp.stack([jnp.stack([(n * loss).sum(), n.sum()]) for n, loss in terms]), None
+
+    # As in `paths.affinities`: a loop over directions, whose inside the backward pass computes again.
+    start = jnp.zeros((5, 2)) + 0 * edge[0, 0, 0]  # varies over devices, as what is added does
+    sums, _ = jax.lax.scan(jax.checkpoint(direction), start, tuple(map(jnp.asarray, table(radius))))
     if axis_name is not None:
         sums = jax.lax.psum(sums, axis_name)
     means = sums[:, 0] / (sums[:, 1] + _EPSILON)

@@ -3,7 +3,10 @@
 from functools import cache
 from typing import NamedTuple
 
-from jaxtyping import Array, Float
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
 
 #: (dy, dx)
 Offset = tuple[int, int]
@@ -51,12 +54,48 @@ def margin(radius: int) -> int:
 
 
 def shifted(
-    x: Float[Array, "*B height width"], offset: Offset, reach: int
-) -> Float[Array, "*B height-reach width-2*reach"]:
+    x: Shaped[Array, "*B height width"], offset: Offset | Int[Array, "2"], reach: int
+) -> Shaped[Array, "*B height-reach width-2*reach"]:
     """`x` at `offset` from every pixel that has all its neighbours within the map.
 
     Those are the pixels [0, height - reach) x [reach, width - reach): neighbours lie right of or below a pixel.
     """
-    height, width = x.shape[-2:]
+    *batch, height, width = x.shape
     dy, dx = offset
-    return x[..., dy : dy + height - reach, reach + dx : width - reach + dx]
+    start = (*[0] * len(batch), dy, reach + dx)
+    return jax.lax.dynamic_slice(x, start, (*batch, height - reach, width - 2 * reach))
+
+
+def table(radius: int) -> tuple[Int[np.ndarray, "D 2"], Int[np.ndarray, "D P 2"]]:
+    """Directions and path pixels as arrays for a loop over directions; shorter paths repeat their last pixel."""
+    longest = max(len(path.pixels) for path in paths(radius))
+    pixels = [path.pixels + (longest - len(path.pixels)) * path.pixels[-1:] for path in paths(radius)]
+    return np.array([path.dst for path in paths(radius)]), np.array(pixels)
+
+
+def affinity(
+    edge: Float[Array, "*B height width"], pixels: Int[Array, "P 2"], reach: int
+) -> Float[Array, "*B height-reach width-2*reach"]:
+    """a_ij = 1 - max of the boundary map on the path from i to j, for one direction; see `shifted`."""
+
+    def furthest(k: int, wall: Array) -> Array:
+        return jnp.maximum(wall, shifted(edge, pixels[k], reach))
+
+    return 1 - jax.lax.fori_loop(1, len(pixels), furthest, shifted(edge, pixels[0], reach))
+
+
+def affinities(
+    edge: Float[Array, "*B height width"], *, radius: int
+) -> Float[Array, "D *B height-reach width-2*reach"]:
+    """`affinity` of every direction, in the order of `paths`.
+
+    Args:
+      edge: probability of a boundary in [0, 1].
+      radius: pairs nearer than this, in pixels.
+    """
+    # A loop, for a program of two thousand unrolled slices (radius 10) takes XLA minutes to compile; recomputed in
+    # the backward pass, for otherwise that would hold one map for every pixel of every path.
+    reach = margin(radius)
+    return jax.lax.map(
+        jax.checkpoint(lambda pixels: affinity(edge, pixels, reach)), jnp.asarray(table(radius)[1])
+    )

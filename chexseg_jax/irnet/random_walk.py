@@ -9,7 +9,7 @@ directions x pixels numbers where a dense matrix takes pixels^2, and applying it
 """
 
 import math
-from functools import partial, reduce
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from jax.experimental import sparse
 from jaxtyping import Array, Float
 from scipy.special import gammaln
 
-from chexseg_jax.irnet.paths import margin, paths
+from chexseg_jax.irnet.paths import affinities, margin, paths
 
 #: Of the truncated expansion in `_power`, relative to the walk's start: below float32's own rounding.
 _TOLERANCE = 1e-8
@@ -73,19 +73,15 @@ def to_bands(edge: Float[Array, "*B H W"], *, radius: int, beta: float) -> Bands
     reach = margin(radius)
     # Beyond the image everything is boundary: such pairs get affinity 0.
     walled = jnp.pad(edge, [(0, 0)] * len(batch) + [(0, reach), (reach, reach)], constant_values=1.0)
-    offsets, bands = [], []
-    for (dy, dx), pixels in paths(radius):
-        if dy >= height or abs(dx) >= width:
-            continue
-        views = [walled[..., y : y + height, reach + x : reach + x + width] for y, x in pixels]
-        offsets.append(dy * width + dx)
-        bands.append(((1 - reduce(jnp.maximum, views)) ** beta).reshape(*batch, height * width))
-    if not offsets:
-        bands = [jnp.zeros((*batch, height * width), edge.dtype)]
-        offsets = [0]
-    weights = jnp.stack(bands, axis=-2)
-    ones = jnp.ones((*batch, 1, height * width), weights.dtype)
-    return Bands(tuple(offsets), weights, _apply(tuple(offsets), weights, ones))
+    within = [k for k, ((dy, dx), _) in enumerate(paths(radius)) if dy < height and abs(dx) < width]
+    offsets = tuple(dy * width + dx for (dy, dx), _ in (paths(radius)[k] for k in within))
+    bands = affinities(walled, radius=radius)[np.array(within, int)] ** beta
+    weights = jnp.moveaxis(bands, 0, -3).reshape(*batch, len(within), height * width)
+    ahead = _padded(weights, max(offsets, default=0))
+    far = (ahead.shape[-1] - weights.shape[-1]) // 2
+    behind = [ahead[..., k, far - o : far - o + height * width] for k, o in enumerate(offsets)]
+    degrees = 1 + weights.sum(-2) + sum(behind)
+    return Bands(offsets, weights, degrees[..., None, :])
 
 
 def transition_matrix(edge: Float[Array, "H W"], *, radius: int, beta: float) -> sparse.BCOO:
@@ -103,20 +99,45 @@ def transition_matrix(edge: Float[Array, "H W"], *, radius: int, beta: float) ->
     return sparse.BCOO((jnp.concatenate(values) / degrees[0, columns], indices), shape=(n, n))
 
 
-def _apply(
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _flow(
     offsets: tuple[int, ...], weights: Float[Array, "*B D n"], x: Float[Array, "*B C n"]
 ) -> Float[Array, "*B C n"]:
-    """x A: from each state what its neighbours hold, behind and ahead, weighted by the affinities."""
-    n = x.shape[-1]
-    far = max(offsets)
-    ends = [(0, 0)] * (x.ndim - 1) + [(far, far)]
-    x, weights = jnp.pad(x, ends), jnp.pad(weights, ends)
-    total = x[..., far : far + n]
+    """x A - x diag(degrees): what each state gains over its neighbours, behind and ahead.
+
+    By differences, so that hundreds of steps do not add up the rounding of a flat map.
+    """
+    n, far = x.shape[-1], max(offsets, default=0)
+    gain, ends, weights = jnp.zeros_like(x), _padded(x, far), _padded(weights, far)
     for band, offset in enumerate(offsets):
-        ahead = weights[..., None, band, far : far + n] * x[..., far + offset : far + offset + n]
-        behind = far - offset
-        total += ahead + weights[..., None, band, behind : behind + n] * x[..., behind : behind + n]
-    return total
+        behind, ahead = (slice(start, start + n) for start in (far - offset, far + offset))
+        gain += weights[..., None, band, far : far + n] * (ends[..., ahead] - x)
+        gain += weights[..., None, band, behind] * (ends[..., behind] - x)
+    return gain
+
+
+def _padded(x: Float[Array, "... n"], far: int) -> Float[Array, "... n+2*far"]:
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(far, far)])
+
+
+def _flow_forward(offsets, weights, x):
+    return _flow(offsets, weights, x), (weights, x)
+
+
+def _flow_backward(offsets, saved, dy):
+    weights, x = saved
+    n, far = x.shape[-1], max(offsets, default=0)
+    ends, dy_ends = _padded(x, far), _padded(dy, far)
+    # A band's weight moves (x_j - x_i) to i and takes it from j.
+    bands = [
+        ((ends[..., far + o : far + o + n] - x) * (dy - dy_ends[..., far + o : far + o + n])).sum(-2)
+        for o in offsets
+    ]
+    dweights = jnp.stack(bands, axis=-2) if bands else jnp.zeros_like(weights)
+    return dweights, _flow(offsets, weights, dy)  # symmetric
+
+
+_flow.defvjp(_flow_forward, _flow_backward)
 
 
 def _power(bands: Bands, x: Float[Array, "*B C n"], steps: int) -> Float[Array, "*B C n"]:
@@ -128,21 +149,21 @@ def _power(bands: Bands, x: Float[Array, "*B C n"], steps: int) -> Float[Array, 
     section 3). So 256 steps take 99 products, and twice the products make four times the steps.
     """
 
-    def step(x: Array) -> Array:
-        return _apply(bands.offsets, bands.weights, x) / bands.degrees
+    def change(x: Array) -> Array:
+        return _flow(bands.offsets, bands.weights, x) / bands.degrees  # x T - x
 
     degree = math.ceil(math.sqrt(2 * steps * math.log(2 / _TOLERANCE)))
     if degree >= steps:
-        return jax.lax.fori_loop(0, steps, lambda _, x: step(x), x)
+        return jax.lax.fori_loop(0, steps, lambda _, x: x + change(x), x)
     coefficients = jnp.asarray(_chebyshev_of_power(steps, degree), x.dtype)
 
     def recur(k, carry):
-        before, now, total = carry
-        after = 2 * step(now) - before  # T_{k+1} = 2 z T_k - T_{k-1}
-        return now, after, total + coefficients[k] * after
+        now, ahead, total = carry
+        ahead += 2 * change(now)  # T_{k+1} - T_k = T_k - T_{k-1} + 2 (z - 1) T_k
+        return now + ahead, ahead, total + coefficients[k] * (now + ahead)
 
-    first = step(x)
-    carry = (x, first, coefficients[0] * x + coefficients[1] * first)
+    ahead = change(x)
+    carry = (x + ahead, ahead, coefficients[0] * x + coefficients[1] * (x + ahead))
     return jax.lax.fori_loop(2, degree + 1, recur, carry)[2]
 
 

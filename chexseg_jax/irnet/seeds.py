@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt8
 
-from chexseg_jax.irnet.paths import Offset
-
 #: The three labels of a seed map.
 BACKGROUND, FOREGROUND, IGNORE = 0, 1, 255
 #: Published thresholds on normalised saliency: above is foreground, below is background, between is ignored.
@@ -83,33 +81,32 @@ def mean_field(
     """
     unary = jnp.where(masks, 1.0, -1.0) * jnp.log(confidence / (1 - confidence))
     around = range(-window, window + 1)
-    offsets = [(dy, dx) for dy in around for dx in around if (dy, dx) != (0, 0)]
-    inside = jnp.ones_like(image)
-    kernels = []
-    for offset in offsets:
-        distance = float(offset[0] ** 2 + offset[1] ** 2)
-        there = _at(inside, offset, window)
-        difference = image - _at(image, offset, window)
-        position = there * jnp.exp(-distance / (2 * smooth**2))
-        bilateral = there * jnp.exp(-distance / (2 * reach**2) - jnp.square(difference) / (2 * contrast**2))
-        kernels.append(jnp.stack([position, bilateral]))
-    kernels = jnp.stack(kernels)
-    kernels = kernels / jnp.maximum(kernels.sum(0), 1e-6)
-    weights = jnp.array([smooth_weight, contrast_weight])[:, None, None]
-    pair = (kernels * weights).sum(1)  # [offset, H, W]
+    offsets = jnp.array([(dy, dx) for dy in around for dx in around if (dy, dx) != (0, 0)])
+    distance = jnp.square(offsets).sum(1)[:, None, None]
+
+    def at(x: Array, offset: Array) -> Array:
+        """`x` at an offset from every pixel, zero beyond the image."""
+        padded = jnp.pad(x, [(window, window)] * 2 + [(0, 0)] * (x.ndim - 2))
+        start = (window + offset[0], window + offset[1], *[0] * (x.ndim - 2))
+        return jax.lax.dynamic_slice(padded, start, x.shape)
+
+    inside, intensity = (jax.vmap(lambda o, x=x: at(x, o))(offsets) for x in (jnp.ones_like(image), image))
+    difference = jnp.square(intensity - image) / (2 * contrast**2)
+    pair = jnp.zeros_like(inside)  # [offset, H, W]
+    for weight, exponent in (
+        (smooth_weight, distance / (2 * smooth**2)),
+        (contrast_weight, distance / (2 * reach**2) + difference),
+    ):
+        kernel = inside * jnp.exp(-exponent)
+        pair += weight * kernel / jnp.maximum(kernel.sum(0), 1e-6)
 
     def iterate(_, logits):
         # With two labels, a neighbour of probability q speaks for the foreground by q - (1 - q).
         votes = 2 * jax.nn.sigmoid(logits) - 1
-        messages = sum(pair[i, :, :, None] * _at(votes, offset, window) for i, offset in enumerate(offsets))
-        return unary + messages
+
+        def hear(i, messages):
+            return messages + pair[i, :, :, None] * at(votes, offsets[i])
+
+        return jax.lax.fori_loop(0, len(offsets), hear, unary)
 
     return jax.nn.sigmoid(jax.lax.fori_loop(0, iterations, iterate, unary))
-
-
-def _at(x: Array, offset: Offset, window: int) -> Array:
-    """`x` at an offset from every pixel, zero beyond the image."""
-    height, width = x.shape[:2]
-    padded = jnp.pad(x, [(window, window)] * 2 + [(0, 0)] * (x.ndim - 2))
-    top, left = window + offset[0], window + offset[1]
-    return padded[top : top + height, left : left + width]

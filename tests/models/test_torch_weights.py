@@ -6,7 +6,7 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.models.torch_weights import from_torch, to_torch
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS + SEGMENTERS)
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *SEGMENTERS, "irnet"])
 def test_round_trip_is_exact(name):
     state = peer(name).state
     back = to_torch(name, peer(name).variables)

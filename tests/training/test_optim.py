@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from chexseg_jax.training.optim import adam
+from chexseg_jax.training.optim import adam, sgd
 
 
 def rates(optimizer, steps: int) -> np.ndarray:
@@ -37,3 +37,16 @@ def test_warm_up_and_decay():
     assert taken[10] == pytest.approx(1.0, rel=1e-3)
     assert taken[30] == pytest.approx(0.5, rel=1e-2)
     assert taken[-1] < 0.01
+
+
+def test_sgd_decays_to_zero_by_a_power():
+    taken = rates(sgd(0.5, steps=20, power=0.9), 21)
+    np.testing.assert_allclose(taken, 0.5 * (1 - np.arange(21) / 20) ** 0.9, rtol=1e-5, atol=1e-7)
+
+
+def test_momentum_adds_up():
+    params, optimizer = jnp.zeros(()), sgd(1.0, steps=1000, momentum=0.5)
+    state = optimizer.init(params)
+    _, state = optimizer.update(jnp.ones(()), state, params)
+    update, _ = optimizer.update(jnp.ones(()), state, params)
+    assert -float(update) == pytest.approx(1.5, rel=1e-2)

@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.peers import distance, images, irn, jit, peer
+
+from chexseg_jax import models
+from chexseg_jax.errors import InputError
+
+
+def outputs(variables, x, **options):
+    _, out = jit(lambda v, x: peer("irnet").module.apply(v, x, **options))(variables, x)
+    return out
+
+
+def test_outputs_are_the_published_ones():
+    # DESIGN says "x"; the numbers were made from "irn_x".
+    out = outputs(peer("irnet").variables, images("irn_x", 96, 2))
+    assert out["edge"].shape == (2, 24, 24, 1)
+    assert distance(out["edge"], irn("net_edge_logits").transpose(0, 2, 3, 1)) < 1e-4
+    assert distance(out["displacement"], irn("net_displacement").transpose(0, 2, 3, 1)) < 1e-4
+
+
+def test_training_sees_the_displacement_unshifted():
+    variables, x = peer("irnet").variables, images("irn_x", 32, 1)
+    shift = variables["batch_stats"]["fc_dp7_4"]["mean"]
+    seen = outputs(variables, x, train=True)["displacement"] - outputs(variables, x)["displacement"]
+    np.testing.assert_allclose(seen, jnp.broadcast_to(shift, seen.shape), atol=1e-5)
+
+
+def test_sides_that_the_strides_do_not_divide():
+    out = outputs(peer("irnet").variables, np.zeros((1, 90, 75, 3), np.float32))
+    assert out["edge"].shape == (1, 23, 19, 1)
+    assert out["displacement"].shape == (1, 23, 19, 2)
+
+
+def test_no_gradient_reaches_the_trunk():
+    variables, module = peer("irnet").variables, peer("irnet").module
+
+    def score(params):
+        _, out = module.apply({**variables, "params": params}, images("irn_x", 32, 1), train=True)
+        return out["edge"].sum() + out["displacement"].sum()
+
+    gradients = jit(jax.grad(score))(variables["params"])
+    assert all(not x.any() for x in jax.tree.leaves(gradients.pop("resnet50")))
+    assert all(x.any() for x in jax.tree.leaves(gradients["fc_edge5_0"]))
+
+
+def test_classes_are_refused():
+    with pytest.raises(InputError, match="irnet has no classes"):
+        models.create("irnet", num_classes=10).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
