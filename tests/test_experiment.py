@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.published import compare
 from chexseg_jax.pathologies import TASKS
+from configs import semi
 
 
 def artifacts(workdir) -> dict[str, int]:
@@ -58,17 +60,42 @@ def test_a_second_run_makes_nothing(tiny_run, tiny_config, capsys):
     assert ": making " not in capsys.readouterr().err
 
 
-def test_another_p_reuses_classifier_cams_and_pseudo_masks(tiny_run, tiny_config, capsys):
+def test_expert_masks_alone_need_no_new_classifier(tiny_run, tiny_config, capsys):
     workdir, _ = tiny_run
     config = tiny_config.copy_and_resolve_references()
+    config.p = 1.0
     before = set(artifacts(workdir))
-    for p, made in ((0.5, {"segmentation", "scores"}), (1.0, {"segmentation", "scores"})):
-        config.p = p
-        experiment.run(config, workdir)
-        new = set(artifacts(workdir)) - before
-        assert {name.split("-")[0] for name in new} == made
-        before |= new
+    experiment.run(config, workdir)
+    assert {name.split("-")[0] for name in set(artifacts(workdir)) - before} == {"segmentation", "scores"}
+
+
+def test_irnet_walks_from_the_same_cams(tiny_run, tiny_config, capsys):
+    workdir, _ = tiny_run
+    config = tiny_config.copy_and_resolve_references()
+    whole = semi.get_config("pseudo=irnet")
+    with config.unlocked():
+        config.p, config.pseudo = 0.5, "irnet"
+        config.trunk, config.irnet, config.walk = whole.trunk, whole.irnet, whole.walk
+    config.trunk.update(batch_size=4, epochs=0.25, checkpoint_every=4)
+    config.irnet.update(batch_size=2, steps=2, radius=3)
+    before = set(artifacts(workdir))
+    run = experiment.run(config, workdir)
+    made = {name.rsplit("-", 1)[0] for name in set(artifacts(workdir)) - before}
+    assert made == {"classifier-resnet50", "irnet", "walks", "pseudo-masks", "segmentation", "scores"}
     assert "found cams" in capsys.readouterr().err
+    assert (run / "saliency.png").stat().st_size > 0
+    for walks in workdir.glob("artifacts/walks-*"):
+        maps, edges = np.load(walks / "maps.npy"), np.load(walks / "edges.npy")
+        assert maps.shape == (*edges.shape, 10)
+        assert maps.shape[1:3] == (8, 8)
+        assert (maps >= 0).all()
+        assert ((edges > 0) & (edges < 1)).all()
+    (network,), (trunk,) = workdir.glob("artifacts/irnet-*"), workdir.glob("artifacts/classifier-resnet50-*")
+    trained, given = (chexseg_jax.restore(path).variables for path in (network, trunk))
+    assert np.abs(trained["batch_stats"]["fc_dp7_4"]["mean"]).max() > 0
+    for collection in ("params", "batch_stats"):  # the trunk stays as the classifier left it
+        theirs = {name: value for name, value in given[collection].items() if name != "fc"}
+        jax.tree.map(np.testing.assert_array_equal, trained[collection]["resnet50"], theirs)
 
 
 def test_the_run_restores_and_predicts_what_it_reported(tiny_run):

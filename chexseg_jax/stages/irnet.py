@@ -333,7 +333,7 @@ def _walk_instances(
         starts = np.zeros((*edge.shape, -(-len(task) // _WALKS) * _WALKS), np.float32)
         starts[..., : len(task)] = split[group, :, :, task].transpose(1, 2, 0)
         walked = np.asarray(propagate(starts, edge, **walk))[..., : len(task)]
-        walked /= walked.max((0, 1)) + 1e-7
+        walked = walked / np.maximum(walked.max((0, 1)), 1e-12)
         for k, one in zip(task, walked.transpose(2, 0, 1), strict=True):
             result[..., k] = np.maximum(result[..., k], one)
     return result

@@ -20,6 +20,7 @@ from chexseg_jax.pathologies import TASKS
 from chexseg_jax.progress import say
 from chexseg_jax.saliency.gradcam import normalise
 from chexseg_jax.stages.artifact import config_digest, plain, versions
+from chexseg_jax.stages.pseudo_masks import positive_tasks
 from chexseg_jax.stages.scores import load_counts
 from chexseg_jax.stages.sources import Sources
 from chexseg_jax.training.metrics_log import read_metrics
@@ -107,7 +108,7 @@ def write_report(
         {path.name: read_metrics(path / "metrics.jsonl") for path in (*classifiers, model)},
     )
     if pseudo:
-        _saliency(run / "saliency.png", sources, saliency, pseudo)
+        _saliency(run / "saliency.png", sources, saliency, pseudo, config.data.uncertainty)
     _overlays(run / "overlays.png", sources, Prepared.load(test), scores, pseudo)
     say(f"report: {run / 'report.md'}")
     say(f"test mIoU (pooled) {test_scores['pooled']['mean']:.3f}")
@@ -275,12 +276,12 @@ def _overlays(path: Path, sources: Sources, test: Prepared, scores: Path, pseudo
     figures.draw_overlays(path, images, names, columns, title=_title(sources))
 
 
-def _saliency(path: Path, sources: Sources, saliency: Sequence[Path], pseudo: Path) -> None:
-    """A pseudo-masked training image for each of some pathologies, with every map on the way to the mask."""
+def _saliency(path: Path, sources: Sources, saliency: Sequence[Path], pseudo: Path, uncertainty: str) -> None:
+    """A training image labelled with each of some pathologies, and every map on the way to its mask."""
     weak = Prepared.load(pseudo)
     masks = unpack_masks(np.asarray(weak.masks))
-    chosen = [(k, np.flatnonzero(masks[..., k].any((1, 2)))[:1]) for k in range(len(TASKS))]
-    cells = [(int(row[0]), k) for k, row in chosen if len(row)][:_SHOWN_PSEUDO]
+    positive = positive_tasks(weak.labels, uncertainty)
+    cells = [(int(positive[:, k].argmax()), k) for k in np.flatnonzero(positive.any(0))][:_SHOWN_PSEUDO]
     columns = []
     for folder in saliency:
         maps = np.load(folder / "maps.npy", mmap_mode="r")

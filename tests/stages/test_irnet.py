@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND, IGNORE
+from chexseg_jax.stages.irnet import _walk_instances, pack_seeds, saliency_at_stride, unpack_seeds
+
+
+@given(arrays(np.uint8, (2, 3, 10), elements=st.sampled_from([BACKGROUND, FOREGROUND, IGNORE])))
+def test_packed_seeds_come_back(labels):
+    np.testing.assert_array_equal(unpack_seeds(pack_seeds(labels)), labels)
+
+
+def test_saliency_is_normalised_at_a_quarter_of_the_side():
+    maps = np.random.default_rng(0).random((2, 5, 5, 10), np.float32) * 7
+    scaled = np.asarray(saliency_at_stride(maps, 64))
+    assert scaled.shape == (2, 16, 16, 10)
+    np.testing.assert_allclose(scaled.max((1, 2)), 1, atol=1e-5)
+    assert scaled.min() == 0
+
+
+def test_instances_walk_apart_and_weak_ones_are_left_out():
+    side = 20
+    field = np.zeros((side, side, 2), np.float32)
+    rows, columns = np.mgrid[:side, :side]
+    field[..., 0] = 10 - rows
+    field[..., 1] = np.where(columns < 10, 4, 15) - columns
+    centres = np.stack([np.full((side, side), 10), np.where(columns < 10, 4, 15)], -1)
+    saliency = np.zeros((side, side, 10), np.float32)
+    saliency[10, 4, 0], saliency[10, 15, 0] = 1.0, 0.4  # two of a kind, one fainter
+    saliency[10, 4, 1], saliency[10, 15, 1] = 1.0, 0.2  # the second not strong enough to be one
+    edge = np.zeros((side, side), np.float32)
+    walked = _walk_instances(edge, saliency, field, centres, foreground=0.3, radius=5, beta=10.0, exp_times=3)
+    assert walked.shape == saliency.shape
+    for half in (
+        walked[:, :10],
+        walked[:, 10:],
+    ):  # the larger of both instances' maps, each with a maximum of 1
+        assert half[..., 0].max() == pytest.approx(1, abs=1e-5)
+    assert walked[:, :10, 1].max() == pytest.approx(1, abs=1e-5)
+    assert walked[10, 19, 1] < 0.1
+    assert not walked[..., 2:].any()
