@@ -7,6 +7,7 @@ python benchmarks/mixture_table.py work > benchmarks/results/phantom_mixture.md
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -28,26 +29,39 @@ def main() -> None:
         raise InputError(
             f"{sys.argv[1]}: no runs/*/scores.json; launch configs/semi.py with this workdir first"
         )
-    columns = ("pooled", "per_image", "box_pooled", "reader_pooled")
-    header = ["p", "seeds", "mIoU pooled [95 % t]", "mIoU per image [95 % t]", "centred box", "second reader"]
-    rows = []
-    for p, by_seed in sorted(runs.items()):
-        values = {c: [s[c]["mean"] for s in by_seed.values() if c in s] for c in columns}
-        intervals = [interval(*map(float, t_interval(np.array(values[c])))) for c in columns[:2]]
-        yardsticks = [number(np.mean(values[c]) if values[c] else None) for c in columns[2:]]
-        rows.append([f"{p:g}", ", ".join(map(str, sorted(by_seed))), *intervals, *yardsticks])
+    rows = [_row(f"p = {p:g}", list(by_seed.values())) for p, by_seed in sorted(runs.items())]
+    every = [scores for by_seed in runs.values() for scores in by_seed.values()]
+    for title, key in (("centred box", "box_pooled"), ("second reader", "reader_pooled")):
+        if known := [scores[key]["mean"] for scores in every if key in scores]:
+            rows.append([title, "", number(np.mean(known)), "", ""])
+    print(
+        "Test mIoU; brackets hold 95 % intervals: over seeds by Student's t, over test images by bootstrap (mean of "
+        "the seeds' limits).\n"
+    )
+    header = ["", "seeds", "pooled, mean [over seeds]", "[over images]", "per image, mean [over seeds]"]
     print("\n".join(markdown(header, rows)))
-    first = next(iter(runs.values()))
-    positives = next(iter(first.values()))["positives"]
-    print("\nPooled IoU per pathology, mean over the seeds; positive test masks beside each.\n")
+    print("\nPooled IoU per pathology, mean over the seeds.\n")
     body = []
-    for task, count in positives.items():
-        cells = []
-        for _, by_seed in sorted(runs.items()):
-            values = [s["pooled"][task] for s in by_seed.values()]
-            cells.append(number(None if None in values else np.mean(values)))
-        body.append([task, str(count), *cells])
-    print("\n".join(markdown(["pathology", "masks", *(f"p={p:g}" for p in sorted(runs))], body)))
+    for task, count in every[0]["positives"].items():
+        cells = [_mean(s["pooled"][task] for s in by_seed.values()) for _, by_seed in sorted(runs.items())]
+        body.append([task, str(count), *cells, _mean(s["box_pooled"][task] for s in every)])
+    header = ["pathology", "positive test masks", *(f"p = {p:g}" for p in sorted(runs)), "centred box"]
+    print("\n".join(markdown(header, body)))
+
+
+def _row(title: str, runs: list[dict]) -> list[str]:
+    pooled, each = (np.array([scores[key]["mean"] for scores in runs]) for key in ("pooled", "per_image"))
+    limits = np.mean([scores["pooled_95"]["mean"] for scores in runs], axis=0)
+    cells = [
+        interval(*map(float, t_interval(values))) if len(runs) > 1 else number(values[0])
+        for values in (pooled, each)
+    ]
+    return [title, str(len(runs)), cells[0], f"[{limits[0]:.3f}, {limits[1]:.3f}]", cells[1]]
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    values = list(values)
+    return number(None if None in values else np.mean(values))
 
 
 if __name__ == "__main__":

@@ -51,13 +51,13 @@ def classifier(paper: bool, model: str, options: dict) -> ConfigDict:
         {
             "model": model,
             "options": options,
-            "batch_size": 16,
+            "batch_size": 16 if paper else 8,
             "epochs": 3.0 if paper else 5.0,
             "learning_rate": 1e-4 if paper else 1e-3,
             "warmup_share": 0.0 if paper else 0.1,
             "decay": not paper,
             "augment": not paper,
-            "checkpoint_every": 4800 if paper else 75,
+            "checkpoint_every": 4800 if paper else 115,
         }
     )
 
