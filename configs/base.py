@@ -39,7 +39,7 @@ def base(name: str, args: ConfigDict) -> ConfigDict:
         }
     )
     config.phantom = ConfigDict(
-        {"train": 600, "valid": 200, "test": 150, "size": 160, "seed": 0, "conspicuity": 1.5}
+        {"train": 1000, "valid": 200, "test": 150, "size": 160, "seed": 0, "conspicuity": 1.5}
     )
     config.classifier = classifier(paper, "densenet121", {} if paper else {"output_stride": 16})
     return config
@@ -52,7 +52,7 @@ def classifier(paper: bool, model: str, options: dict) -> ConfigDict:
             "model": model,
             "options": options,
             "batch_size": 16 if paper else 8,
-            "epochs": 3.0 if paper else 5.0,
+            "epochs": 3.0,
             "learning_rate": 1e-4 if paper else 1e-3,
             "warmup_share": 0.0 if paper else 0.1,
             "decay": not paper,
@@ -107,7 +107,7 @@ def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
     if args.pseudo == "irnet":
         config.trunk = classifier(paper, "resnet50", {})
         config.irnet, config.walk = irnet(paper)
-    config.cams = ConfigDict({"plus_plus": False, "batch_size": 16})
+    config.cams = ConfigDict({"plus_plus": False, "mirror": not paper, "batch_size": 16})
     config.pseudo_masks = ConfigDict({"threshold": "tuned", "gate": True})
     config.segmentation = ConfigDict(
         {

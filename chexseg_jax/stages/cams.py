@@ -12,6 +12,7 @@ from chexseg_jax.data.prepared import ImageSource, Prepared
 from chexseg_jax.data.transforms import normalise
 from chexseg_jax.pathologies import label_indices
 from chexseg_jax.saliency.gradcam import grad_cam
+from chexseg_jax.saliency.gradcam import normalise as scaled
 from chexseg_jax.stages.artifact import artifact
 from chexseg_jax.training.checkpoint import restore
 from chexseg_jax.training.inference import map_batches
@@ -24,7 +25,8 @@ def make_cams(
 
     Args:
       store: the folder of artifacts.
-      config: `plus_plus`, `batch_size`.
+      config: `plus_plus`; `mirror` (the mean of the normalised maps of the radiograph and of its mirror image, as the
+        published IRNet code averages its CAMs; the paper's CheXseg does not); `batch_size`.
       classifier: artifact of `train_classifier`.
       images: artifact of `prepare`.
       rows: which of its radiographs.
@@ -39,9 +41,16 @@ def make_cams(
         tasks = jnp.asarray(label_indices())
 
         def maps_of(variables, batch):
-            images = normalise(batch["image"], model.normalisation)
-            _, maps = grad_cam(model.module, variables, images, plus_plus=config.plus_plus)
-            return maps[..., tasks]
+            def maps(images):
+                images = normalise(images, model.normalisation)
+                _, found = grad_cam(model.module, variables, images, plus_plus=config.plus_plus)
+                return found[..., tasks]
+
+            straight = maps(batch["image"])
+            if not config.mirror:
+                return straight
+            mirrored = maps(batch["image"][:, :, ::-1])[:, :, ::-1]
+            return (scaled(straight) + scaled(mirrored)) / 2
 
         source = ImageSource(Prepared.load(images).images[np.asarray(rows)])
         maps = map_batches(
