@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from chexseg_jax.errors import InputError
+
 #: (dy, dx)
 Offset = tuple[int, int]
 
@@ -68,6 +70,8 @@ def shifted(
 
 def table(radius: int) -> tuple[Int[np.ndarray, "D 2"], Int[np.ndarray, "D P 2"]]:
     """Directions and path pixels as arrays for a loop over directions; shorter paths repeat their last pixel."""
+    if not paths(radius):
+        raise InputError(f"radius={radius}: no two pixels are nearer than that; take 2 or more")
     longest = max(len(path.pixels) for path in paths(radius))
     pixels = [path.pixels + (longest - len(path.pixels)) * path.pixels[-1:] for path in paths(radius)]
     return np.array([path.dst for path in paths(radius)]), np.array(pixels)

@@ -53,7 +53,7 @@ def propagate(
     Args:
       cam: saliency >= 0, any number of classes (or instances), each walked alone.
       edge: probability of a boundary in [0, 1].
-      radius: pairs nearer than this, in pixels, are linked.
+      radius: pairs nearer than this, in pixels, are linked; at least 2.
       beta: power of the affinities: the larger, the fewer boundaries are crossed.
       exp_times: log2 of the steps; the published code squares the matrix so often.
 
@@ -77,11 +77,12 @@ def to_bands(edge: Float[Array, "*B H W"], *, radius: int, beta: float) -> Bands
     offsets = tuple(dy * width + dx for (dy, dx), _ in (paths(radius)[k] for k in within))
     bands = affinities(walled, radius=radius)[np.array(within, int)] ** beta
     weights = jnp.moveaxis(bands, 0, -3).reshape(*batch, len(within), height * width)
-    ahead = _padded(weights, max(offsets, default=0))
-    far = (ahead.shape[-1] - weights.shape[-1]) // 2
-    behind = [ahead[..., k, far - o : far - o + height * width] for k, o in enumerate(offsets)]
-    degrees = 1 + weights.sum(-2) + sum(behind)
-    return Bands(offsets, weights, degrees[..., None, :])
+    far, n = max(offsets, default=0), height * width
+    ends = _padded(weights, far)
+    behind = sum(
+        ends[..., None, band, far - offset : far - offset + n] for band, offset in enumerate(offsets)
+    )
+    return Bands(offsets, weights, 1 + weights.sum(-2, keepdims=True) + behind)
 
 
 def transition_matrix(edge: Float[Array, "H W"], *, radius: int, beta: float) -> sparse.BCOO:

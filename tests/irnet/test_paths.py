@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from golden.peers import FOLDER, irn
 
-from chexseg_jax.irnet.paths import margin, paths, shifted
+from chexseg_jax.errors import InputError
+from chexseg_jax.irnet.paths import margin, paths, shifted, table
 
 
 @pytest.mark.parametrize("radius", [3, 5, 10])
@@ -47,6 +48,8 @@ def test_paths_join_both_ends_without_a_gap():
 
 def test_no_pair_within_one_pixel():
     assert paths(1) == ()
+    with pytest.raises(InputError, match="radius=1"):
+        table(1)
 
 
 def test_shifted_reads_the_neighbour():
