@@ -86,7 +86,7 @@ def make_pseudo_masks(
         chosen = Prepared.load(weak).take(weak_rows)
         gate = positive_tasks(chosen.labels, uncertainty) if config.gate else None
         maps = np.load(weak_maps / "maps.npy", mmap_mode="r")
-        chosen.with_masks(_threshold(maps, chosen.size, thresholds, gate)).save(part)
+        chosen.with_masks(_threshold(maps, chosen, thresholds, gate)).save(part)
 
     return artifact(store, "pseudo-masks", key, make)
 
@@ -128,11 +128,18 @@ def _scored(
     """Normalised maps at the training size with the true masks and the full sizes, some images at a time."""
     for start in range(0, len(annotated), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        yield _at_size(maps[rows], annotated.size), unpack_masks(annotated.masks[rows]), annotated.sizes[rows]
+        sizes = annotated.sizes[rows]
+        yield _at_size(maps[rows], sizes, annotated.size), unpack_masks(annotated.masks[rows]), sizes
 
 
-def _at_size(maps: Float[np.ndarray, "B h w 10"], size: int) -> Float[np.ndarray, "B S S 10"]:
-    return np.asarray(normalise(upsample(maps, (size, size))))
+def _at_size(
+    maps: Float[np.ndarray, "B h w 10"], sizes: Int[np.ndarray, "B 2"], size: int
+) -> Float[np.ndarray, "B S S 10"]:
+    """Maps at the training size, normalised over the picture: on the padding around it nothing can be."""
+    picture = np.zeros((len(maps), size, size, 1), np.float32)
+    for inside, full in zip(picture, sizes, strict=True):
+        inside[Frame(*map(int, full), size).window] = 1
+    return np.asarray(normalise(upsample(maps, (size, size)) * picture))
 
 
 def _limits(scores: Float[np.ndarray, "B S S 10"], thresholds: dict[str, float] | None) -> np.ndarray:
@@ -154,15 +161,15 @@ def _boxes(masks: Bool[np.ndarray, "S S 10"], frame: Frame) -> Bool[np.ndarray, 
 
 def _threshold(
     maps: Float[np.ndarray, "N h w 10"],
-    size: int,
+    images: Prepared,
     thresholds: dict[str, float] | None,
     gate: Bool[np.ndarray, "N 10"] | None,
 ) -> UInt16[np.ndarray, "N S S"]:
-    planes = np.zeros((len(maps), size, size), np.uint16)
+    planes = np.zeros((len(maps), images.size, images.size), np.uint16)
     starts = range(0, len(maps), _CHUNK)
     for start in track(starts, "thresholding maps", len(starts)):
         rows = slice(start, start + _CHUNK)
-        scores = _at_size(maps[rows], size)
+        scores = _at_size(maps[rows], images.sizes[rows], images.size)
         masks = scores > _limits(scores, thresholds)
         if gate is not None:
             masks &= gate[rows, None, None, :]

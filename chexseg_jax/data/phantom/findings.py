@@ -38,7 +38,7 @@ def consolidation(rng: np.random.Generator, scene: Scene, strength: float) -> Fi
     for _ in range(1 + (rng.random() < 0.3)):
         lower = rng.random() < 0.6
         centre = (rng.uniform(0.45, 0.68), rng.uniform(0.62, 0.82) if lower else rng.uniform(0.26, 0.42))
-        radii = (rng.uniform(0.24, 0.36), rng.uniform(0.14, 0.21))
+        radii = (rng.uniform(0.34, 0.50), rng.uniform(0.20, 0.30))
         patch = _patch(rng, scene, side, centre, radii, rough=0.55, soft=0.12)
         if not lower and rng.random() < 0.6:
             patch = patch * ramp(centre[1] + 0.5 * radii[1] - scene.y, 0.008)  # the minor fissure
@@ -91,7 +91,7 @@ def atelectasis(rng: np.random.Generator, scene: Scene, strength: float) -> Find
     """
     sides = (-1, 1) if rng.random() < 0.45 else (int(rng.choice([-1, 1])),)
     fill = np.zeros_like(scene.u)
-    if rng.random() < 0.65:
+    if rng.random() < 0.35:
         plates = []
         for side in sides:
             middle = rng.uniform(0.78, 0.92)
@@ -108,8 +108,8 @@ def atelectasis(rng: np.random.Generator, scene: Scene, strength: float) -> Find
         peak = 0.66
     else:
         side = sides[0]
-        slope = rng.uniform(0.75, 1.1)
-        top = rng.uniform(0.5, 0.6)
+        slope = rng.uniform(0.9, 1.3)
+        top = rng.uniform(0.40, 0.55)
         reach = 0.22 + slope * (scene.y - top)
         wedge = ramp(reach - scene.x, 0.012) * ramp(scene.y - top, 0.02) * scene.on(side)
         if scene.lateral:
@@ -124,7 +124,7 @@ def pleural_effusion(rng: np.random.Generator, scene: Scene, strength: float) ->
     sides = (-1, 1) if rng.random() < 0.45 else (int(rng.choice([-1, 1])),)
     fill = np.zeros_like(scene.u)
     for side in sides:
-        amount = rng.uniform(0.20, 0.34) if rng.random() < 0.55 else rng.uniform(0.34, 0.72)
+        amount = rng.uniform(0.24, 0.40) if rng.random() < 0.4 else rng.uniform(0.40, 0.80)
         rise = rng.uniform(0.14, 0.3)
         level = scene.floor[side] - amount - rise * np.clip(scene.x, 0, 1) ** 4
         pool = ramp(scene.v - level, 0.018) * ramp(scene.x - 0.55 + 0.9 * (amount - 0.2), 0.03)
@@ -135,7 +135,7 @@ def pleural_effusion(rng: np.random.Generator, scene: Scene, strength: float) ->
 def pneumothorax(rng: np.random.Generator, scene: Scene, strength: float) -> Finding:
     """Air between lung and wall: an apical and lateral crescent without markings, a thin pleural line inside it."""
     side = int(rng.choice([-1, 1]))
-    depth, fade = rng.uniform(0.20, 0.42), rng.uniform(0.7, 1.15)
+    depth, fade = rng.uniform(0.28, 0.55), rng.uniform(0.7, 1.15)
     thick = depth * np.clip(1.25 - np.clip(scene.y, 0, 1) / fade, 0, None)
     here = scene.on(side) & (scene.air > 0) & (scene.y < 1)
     space = ramp(thick - scene.wall, 0.006) * here
@@ -150,14 +150,14 @@ def pneumothorax(rng: np.random.Generator, scene: Scene, strength: float) -> Fin
 
 
 def lung_lesion(rng: np.random.Generator, scene: Scene, strength: float) -> Finding:
-    """Nodules and masses: one to three round, slightly lobulated shadows, 5-12 % of the image's width."""
+    """Nodules and masses: one to three round, slightly lobulated shadows, 6-15 % of the image's width."""
     shadow = np.zeros_like(scene.u)
     for k in range(int(rng.choice([1, 2, 2, 3]))):
         side, down = int(rng.choice([-1, 1])), rng.uniform(0.18, 0.80)
         out = rng.uniform(0.70 if side > 0 and down > 0.5 else 0.52, 0.84)  # beside even a large heart
         off = np.abs(scene.x - out) + np.abs(scene.y - down) + 9 * ~scene.on(side)
         row, column = np.unravel_index(off.argmin(), off.shape)
-        radius = rng.uniform(0.085, 0.14) * (1 if k == 0 else 0.7)
+        radius = rng.uniform(0.11, 0.17) * (1 if k == 0 else 0.7)
         du, dv = scene.u - scene.u[row, column], scene.v - scene.v[row, column]
         lobes = sum(0.035 * np.cos(n * np.arctan2(dv, du) + rng.uniform(0, 6.3)) for n in (2, 3, 5))
         near = 1 - (np.hypot(du, dv) / (radius * (1 + lobes))) ** 2
