@@ -140,26 +140,6 @@ def missing(studies: Studies) -> Bool[np.ndarray, " N"]:
     return np.array([not path.is_file() for path in studies.paths], bool)
 
 
-def drop_missing(studies: Studies, *, max_share: float) -> tuple[Studies, tuple[Path, ...]]:
-    """The images that have a file, and the paths of those that have none.
-
-    Args:
-      studies: the rows of a table.
-      max_share: of images that may be missing, in [0, 1]: more is a wrong root, not a few lost files.
-
-    Raises:
-      InputError: where more are missing; it counts them and names the first.
-    """
-    gone = missing(studies)
-    lost = tuple(studies.paths[i] for i in np.flatnonzero(gone))
-    if len(lost) > max_share * len(studies):
-        raise InputError(
-            f"{len(lost)} of {len(studies)} images are missing (at most {max_share:.1%} may be), first "
-            f"{lost[0]}; check the root or fetch them"
-        )
-    return studies.take(~gone), lost
-
-
 def targets(
     labels: Float32[np.ndarray, "N 14"], policy: str | Mapping[str, str] = "zeros"
 ) -> tuple[Float32[np.ndarray, "N 14"], Float32[np.ndarray, "N 14"]]:

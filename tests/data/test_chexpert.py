@@ -138,14 +138,6 @@ def test_missing_images_are_counted_and_dropped(tmp_path):
         image.touch()
     studies = chexpert.read_labels(path, root=tmp_path)
     assert np.flatnonzero(chexpert.missing(studies)).tolist() == [3]
-    kept, lost = chexpert.drop_missing(studies, max_share=0.125)
-    assert lost == (tmp_path / row(3)["Path"],)
-    assert len(kept) == 7
-    assert kept.labels[3, LABELS.index("Edema")] == 0
-    with pytest.raises(
-        InputError, match=r"1 of 8 images are missing \(at most 10.0% may be\), first .*patient00003"
-    ):
-        chexpert.drop_missing(studies, max_share=0.1)
 
 
 def test_take(tmp_path):
