@@ -135,11 +135,6 @@ def write_labels(
             table.writerow([cell(column, row.get(column)) for column in columns])
 
 
-def missing(studies: Studies) -> Bool[np.ndarray, " N"]:
-    """Which images have no file. Reads none: a file cut short shows when it is decoded."""
-    return np.array([not path.is_file() for path in studies.paths], bool)
-
-
 def targets(
     labels: Float32[np.ndarray, "N 14"], policy: str | Mapping[str, str] = "zeros"
 ) -> tuple[Float32[np.ndarray, "N 14"], Float32[np.ndarray, "N 14"]]:

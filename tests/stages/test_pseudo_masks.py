@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from chexseg_jax.data.images import pack_masks, unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.pathologies import LABELS, TASKS, label_name
-from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks, positive_tasks
+from chexseg_jax.stages.pseudo_masks import _at_size, choose_pseudo_set, make_pseudo_masks, positive_tasks
 
 EDEMA, LESION = TASKS.index("Edema"), TASKS.index("Lung Lesion")
 SIZE = 32
@@ -101,3 +101,12 @@ def test_uncertain_labels_follow_the_policy():
     assert positive_tasks(row, "ones")[0, pneumothorax]
     assert not positive_tasks(row, "ignore")[0, pneumothorax]
     assert positive_tasks(row, "zeros")[0, EDEMA]
+
+
+def test_saliency_beside_the_picture_counts_for_nothing():
+    maps = np.zeros((1, SIZE, SIZE, 10), np.float32)
+    maps[0, 0, :, EDEMA] = 9  # on the padding above a picture twice as wide as it is high
+    maps[0, SIZE // 2, 5, EDEMA] = 3
+    scaled = _at_size(maps, np.array([[50, 100]]), SIZE)[0, ..., EDEMA]
+    assert scaled[0].max() == 0
+    assert scaled[SIZE // 2, 5] == pytest.approx(1)

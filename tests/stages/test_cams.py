@@ -1,0 +1,53 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from chexseg_jax import models
+from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.transforms import CHEXPERT
+from chexseg_jax.pathologies import LABELS
+from chexseg_jax.stages.cams import digest, make_cams
+from chexseg_jax.training.checkpoint import save_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A classifier of random weights, and three radiographs of which the last is the first, mirrored."""
+    folder = tmp_path_factory.mktemp("cams")
+    for name in ("classifier", "images"):
+        (folder / name).mkdir()
+    module = models.create("resnet18", num_classes=14)
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    common = {"num_classes": 14, "options": {}, "size": 64, "tasks": LABELS, "normalisation": CHEXPERT}
+    save_model(folder / "classifier", variables, name="resnet18", **common)
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
+    images[2] = images[0, :, ::-1]
+    Prepared(("a", "b", "c"), images, np.zeros((3, 14)), np.full((3, 2), 64)).save(folder / "images")
+    return folder
+
+
+def cams(folder, rows, **settings):
+    config = ConfigDict({"plus_plus": False, "mirror": False, "batch_size": 2} | settings)
+    classifier, images = folder / "classifier", folder / "images"
+    made = make_cams(folder / "artifacts", config, classifier=classifier, images=images, rows=rows)
+    return np.load(made / "maps.npy")
+
+
+def test_maps_are_aligned_on_the_rows(folder):
+    every, two = cams(folder, (0, 1, 2)), cams(folder, (2, 0))
+    assert every.shape == (3, 2, 2, 10)
+    assert (every >= 0).all()
+    np.testing.assert_allclose(two, every[[2, 0]], rtol=1e-4, atol=1e-6)
+
+
+def test_with_mirror_a_mirrored_radiograph_has_a_mirrored_map(folder):
+    plain, both = cams(folder, (0, 1, 2)), cams(folder, (0, 1, 2), mirror=True)
+    assert np.abs(plain[2, :, ::-1] - plain[0]).max() > 1e-3 * plain[0].max()
+    np.testing.assert_allclose(both[2, :, ::-1], both[0], rtol=1e-4, atol=1e-5)
+    assert both.max() <= 1
+
+
+def test_other_rows_have_another_digest():
+    assert digest((0, 1)) == digest(np.array([0, 1])) != digest((1, 0))
