@@ -41,13 +41,14 @@ def main() -> None:
         peers["dense squaring, NumPy"] = partial(_dense_walk, square=np.matmul)
     rows = [["bands (ours)", f"{ours:.4f}", "1", ""]]
     for name, walk in peers.items():
-        seconds, theirs = _median(lambda walk=walk: walk(cam, edge), repeats=3)
+        seconds, theirs = _median(lambda walk=walk: walk(cam, edge), repeats=1)
         apart = np.linalg.norm(result - theirs) / np.linalg.norm(theirs)
         rows.append([name, f"{seconds:.2f}", f"{seconds / ours:.0f}", f"{apart:.1e}"])
 
     print(f"# Random walk, {SIDE}x{SIDE}, {CLASSES} classes, radius 5, beta 10, 256 steps\n")
     device = jax.devices()[0]
-    print(f"{date.today()}, {device.device_kind} ({platform.machine()}), jax {jax.__version__}. Medians.\n")
+    where = f"{date.today()}, {device.device_kind} ({platform.machine()}), jax {jax.__version__}"
+    print(f"{where}. Ours the median of 15 runs, the peers one run after a warm-up.\n")
     print("\n".join(markdown(["walk", "seconds", "times ours", "relative difference to ours"], rows)))
     cams, edges = (jnp.asarray(np.broadcast_to(x, (BATCH, *x.shape))) for x in (cam, edge))
     seconds, _ = _median(lambda: propagate(cams, edges, **WALK), repeats=5)

@@ -54,14 +54,9 @@ def draw_overlays(
     """
     rows, width = len(images), len(columns) + 1
     figure = Figure(figsize=(2.6 * width, 2.75 * rows + 1.1), layout="constrained", facecolor="white")
-    axes = figure.subplots(rows, width, squeeze=False)
+    axes = _radiographs(figure, images, names, width)
     seen: set[int] = set()
-    for row, (image, name) in enumerate(zip(images, names, strict=True)):
-        for axis in axes[row]:
-            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-            axis.set_xticks([])
-            axis.set_yticks([])
-        axes[row][0].set_ylabel(name, fontsize=7)
+    for row in range(rows):
         for axis, (_, masks) in zip(axes[row][1:], columns, strict=True):
             if masks[row] is None:
                 axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", color="white")
@@ -101,14 +96,9 @@ def draw_saliency(
     """
     rows, width = len(images), len(columns) + 2
     figure = Figure(figsize=(2.6 * width, 2.75 * rows + 0.5), layout="constrained", facecolor="white")
-    axes = figure.subplots(rows, width, squeeze=False)
-    for row, (image, name) in enumerate(zip(images, names, strict=True)):
+    axes = _radiographs(figure, images, names, width)
+    for row, image in enumerate(images):
         height, breadth = image.shape
-        for axis in axes[row]:
-            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-            axis.set_xticks([])
-            axis.set_yticks([])
-        axes[row][0].set_ylabel(name, fontsize=7)
         for axis, (_, maps) in zip(axes[row][1:-1], columns, strict=True):
             axis.imshow(
                 maps[row],
@@ -123,6 +113,20 @@ def draw_saliency(
         axis.set_title(heading, fontsize=9)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110)
+
+
+def _radiographs(
+    figure: Figure, images: Sequence[UInt8[np.ndarray, "H W"]], names: Sequence[str], width: int
+) -> np.ndarray:
+    """Axes [rows, width] without ticks, each row's radiograph in all of them, its name at the left."""
+    axes = figure.subplots(len(images), width, squeeze=False)
+    for row, image, name in zip(axes, images, names, strict=True):
+        for axis in row:
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        row[0].set_ylabel(name, fontsize=7)
+    return axes
 
 
 def draw_masks(axis: Axes, masks: Bool[np.ndarray, "H W 10"]) -> set[int]:
