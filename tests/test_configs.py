@@ -43,8 +43,8 @@ def test_irnet_is_there_when_it_is_asked_for():
     for config in (semi.get_config("pseudo=irnet"), weak.get_config("pseudo=irnet,scale=paper")):
         assert (config.irnet.learning_rate, config.irnet.displacement_rate) == (0.1, 10)
         assert (config.irnet.batch_size, config.irnet.foreground, config.irnet.background) == (16, 0.3, 0.05)
-        assert (config.trunk.model, config.walk.radius) == ("resnet50", 5)
-    assert config.irnet.radius == 10
+        assert config.trunk.model == "resnet50"
+    assert (config.irnet.radius, config.walk.radius, config.walk.beta, config.walk.instances) == (10, 5, 10, True)
 
 
 def test_a_root_selects_the_papers_scale_unless_told_otherwise(monkeypatch):
