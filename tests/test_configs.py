@@ -44,7 +44,12 @@ def test_irnet_is_there_when_it_is_asked_for():
         assert (config.irnet.learning_rate, config.irnet.displacement_rate) == (0.1, 10)
         assert (config.irnet.batch_size, config.irnet.foreground, config.irnet.background) == (16, 0.3, 0.05)
         assert config.trunk.model == "resnet50"
-    assert (config.irnet.radius, config.walk.radius, config.walk.beta, config.walk.instances) == (10, 5, 10, True)
+    assert (config.irnet.radius, config.walk.radius, config.walk.beta, config.walk.instances) == (
+        10,
+        5,
+        10,
+        True,
+    )
 
 
 def test_a_root_selects_the_papers_scale_unless_told_otherwise(monkeypatch):
