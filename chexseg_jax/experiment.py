@@ -11,10 +11,12 @@ from chexseg_jax.data.split import split_expert
 from chexseg_jax.progress import say
 from chexseg_jax.stages.cams import make_cams
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
+from chexseg_jax.stages.imagenet import import_imagenet
 from chexseg_jax.stages.irnet import train_irnet, walk_maps
+from chexseg_jax.stages.moco import pretrain_moco, probe_encoder
 from chexseg_jax.stages.prepare import prepare
 from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks
-from chexseg_jax.stages.report import write_classifier_report, write_report
+from chexseg_jax.stages.report import write_classifier_report, write_moco_report, write_report
 from chexseg_jax.stages.scores import score_segmentation
 from chexseg_jax.stages.segmentation import train_segmentation
 from chexseg_jax.stages.sources import open_sources
@@ -51,6 +53,23 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     def auroc(trained: Path) -> Path:
         return score_classifier(store, classifier=trained, splits={"valid": expert, "test": test})
 
+    def probe(encoder: Path | None) -> Path:
+        return probe_encoder(
+            store,
+            encoder=encoder,
+            model=config.moco.model,
+            uncertainty=config.data.uncertainty,
+            train=weak,
+            splits={"valid": expert, "test": test},
+            seed=config.seed,
+        )
+
+    def imagenet(model: str) -> Path:
+        return import_imagenet(store, config.imagenet, model=model, size=config.data.size)
+
+    if config.name == "moco":
+        trained = pretrain_moco(store, config.moco, images=weak, seed=config.seed)
+        return write_moco_report(workdir, config, sources, trained, probe(trained), probe(None))
     if "segmentation" not in config:
         trained = classifier(config.classifier)
         return write_classifier_report(workdir, config, sources, trained, auroc(trained))
@@ -60,10 +79,23 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     train_rows, validation_rows = split_expert(
         positive, share=config.data.validation_share, seed=config.split_seed
     )
-    saliency = pseudo = encoder = None
+    judged: dict[Path, Path] = {}
+    match config.init:
+        case "chexpert":
+            encoder = classifier(config.encoder)
+            judged[encoder] = auroc(encoder)
+        case "moco":
+            encoder = pretrain_moco(store, config.moco, images=weak, seed=config.seed)
+            judged[encoder] = probe(encoder)
+        case "imagenet":
+            encoder = imagenet(config.encoder.model)
+        case "random":
+            encoder = None
+    pseudo = None
     shown = []
     if config.p < 1:
         saliency = classifier(config.classifier)
+        judged = {saliency: auroc(saliency), **judged}
         weak_rows = choose_pseudo_set(
             Prepared.load(weak),
             count=config.pseudo_count,
@@ -81,7 +113,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
                 store,
                 config.irnet,
                 uncertainty=config.data.uncertainty,
-                trunk=classifier(config.trunk),
+                trunk=imagenet("resnet50") if config.trunk_init == "imagenet" else classifier(config.trunk),
                 images=weak,
                 rows=weak_rows,
                 maps=maps["weak"],
@@ -105,8 +137,6 @@ def run(config: ConfigDict, workdir: Path) -> Path:
             expert_rows=train_rows,
             expert_maps=maps["expert"],
         )
-    if config.init == "chexpert":
-        encoder = classifier(config.encoder)
     model = train_segmentation(
         store,
         config.segmentation,
@@ -133,7 +163,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         workdir,
         config,
         sources,
-        classifiers={path: auroc(path) for path in (saliency, encoder) if path},
+        classifiers=judged,
         test=test,
         saliency=shown,
         pseudo=pseudo,

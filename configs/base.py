@@ -62,6 +62,35 @@ def classifier(paper: bool, model: str, options: dict) -> ConfigDict:
     )
 
 
+def moco(paper: bool, model: str) -> ConfigDict:
+    """Training of an encoder without labels. On few images the momentum encoder has to move faster."""
+    return ConfigDict(
+        {
+            "model": model,
+            "options": {},
+            "batch_size": 256 if paper else 32,
+            "epochs": 20.0,
+            "learning_rate": 0.03,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "queue": 65536 if paper else 512,
+            "key_momentum": 0.999 if paper else 0.99,
+            "temperature": 0.2,
+            "crop": 0.2 if paper else 0.3,
+            "norm_group": 32 if paper else 8,
+            "checkpoint_every": 1000 if paper else 100,
+        }
+    )
+
+
+#: What weak.py, full.py and semi.py take for the segmentation's encoder.
+ENCODERS = {
+    "init": OneOf("chexpert", "moco", "imagenet", "random"),
+    "encoder": OneOf("resnet18", "resnet50"),
+    "weights": "",
+}
+
+
 def irnet(paper: bool) -> tuple[ConfigDict, ConfigDict]:
     """Training of IRNet, and the walks on its boundaries. Distances are in pixels of a map at stride 4."""
     training = ConfigDict(
@@ -104,15 +133,19 @@ def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
     config.pseudo_count = args.count
     config.split_seed = 0
     config.data.validation_share = 0.25
-    config.encoder = classifier(paper, "resnet18", {})
+    config.encoder = classifier(paper, args.encoder, {})
+    config.imagenet = ConfigDict({"weights": args.weights, "stride_on": "conv2", "grey": False})
+    if args.init == "moco":
+        config.moco = moco(paper, args.encoder)
     if args.pseudo == "irnet":
+        config.trunk_init = args.trunk
         config.trunk = classifier(paper, "resnet50", {})
         config.irnet, config.walk = irnet(paper)
     config.cams = ConfigDict({"plus_plus": False, "mirror": not paper, "batch_size": 16})
     config.pseudo_masks = ConfigDict({"threshold": "tuned", "gate": True})
     config.segmentation = ConfigDict(
         {
-            "model": "deeplabv3plus_resnet18",
+            "model": f"deeplabv3plus_{args.encoder}",
             "options": {} if paper else {"aspp_dropout": 0.1},
             "batch_size": 8,
             "steps": 4000 if paper else 200,

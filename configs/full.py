@@ -5,12 +5,11 @@
 Hardware and time as configs/semi.py, less the saliency classifier. The paper's mIoU for it: .246.
 """
 
-from chexseg_jax.config_args import OneOf
 from configs import base
 
 
 def get_config(arg=None):
-    args = base.arguments(arg, init=OneOf("chexpert", "random"))
+    args = base.arguments(arg, **base.ENCODERS)
     args.unlock()
     args.update(pseudo="", count=0)
     return base.segmentation("full", args, p=1.0)

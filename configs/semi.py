@@ -16,7 +16,8 @@ def get_config(arg=None):
         arg,
         p=Within(0.9, 0.0, 1.0),
         pseudo=OneOf("cam", "irnet"),
-        init=OneOf("chexpert", "random"),
+        trunk=OneOf("chexpert", "imagenet"),
+        **base.ENCODERS,
         count=100,
     )
     return base.segmentation("semi", args, p=args.p)

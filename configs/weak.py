@@ -11,5 +11,7 @@ from configs import base
 
 
 def get_config(arg=None):
-    args = base.arguments(arg, pseudo=OneOf("cam", "irnet"), init=OneOf("chexpert", "random"), count=100)
+    args = base.arguments(
+        arg, pseudo=OneOf("cam", "irnet"), trunk=OneOf("chexpert", "imagenet"), **base.ENCODERS, count=100
+    )
     return base.segmentation("weak", args, p=0.0)

@@ -27,8 +27,8 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 def normalise(
     images: UInt8[Array, "B S S"] | Float[Array, "B S S"], by: Normalisation
-) -> Float[Array, "B S S 3"]:
-    """Grey intensities in [0, 255] to three normalised float32 channels."""
+) -> Float[Array, "B S S c"]:
+    """Grey intensities in [0, 255] to normalised float32 channels, as many as `by` has (three, or one)."""
     scaled = images.astype(jnp.float32)[..., None] / 255
     return (scaled - jnp.asarray(by.mean)) / jnp.asarray(by.std)
 
@@ -74,3 +74,26 @@ def augment(
         return jnp.clip(exposed, 0, 255), None if plane is None else move_pixels(plane)
 
     return jax.vmap(one)(keys, images, planes)
+
+
+def view(key: Key[Array, ""], image: UInt8[Array, "S S"], *, crop: float) -> Float[Array, "S S"]:
+    """One random view of a radiograph for contrastive learning, bilinear, black outside.
+
+    A crop of `crop` to all of the area, resized to the image's side; a rotation of up to 10 degrees; a left-right
+    flip; a gain of 0.8 to 1.2 and an offset of +-20 grey levels. No colour: radiographs have none.
+    """
+    area, turn, flip, place, gain, offset = jax.random.split(key, 6)
+    side = image.shape[0]
+    zoom = jnp.sqrt(jax.random.uniform(area, (), minval=crop, maxval=1.0))
+    angle = jax.random.uniform(turn, (), minval=-1.0, maxval=1.0) * (jnp.pi / 18)
+    centre = jax.random.uniform(place, (2,), minval=-0.5, maxval=0.5) * (1 - zoom) * (side - 1)
+    grid = (jnp.arange(side) - (side - 1) / 2) * zoom
+    columns = jnp.where(jax.random.bernoulli(flip), -grid, grid)[None]
+    rows = grid[:, None]
+    at = [
+        jnp.cos(angle) * rows - jnp.sin(angle) * columns + centre[0] + (side - 1) / 2,
+        jnp.sin(angle) * rows + jnp.cos(angle) * columns + centre[1] + (side - 1) / 2,
+    ]
+    seen = jax.scipy.ndimage.map_coordinates(image.astype(jnp.float32), at, order=1)
+    seen = seen * jax.random.uniform(gain, (), minval=0.8, maxval=1.2)
+    return jnp.clip(seen + jax.random.uniform(offset, (), minval=-20.0, maxval=20.0), 0, 255)

@@ -118,11 +118,11 @@ def score_classifier(store: Path, *, classifier: Path, splits: Mapping[str, Path
     return artifact(store, "auroc", key, make)
 
 
-def init(module: nn.Module, size: int) -> Init:
+def init(module: nn.Module, size: int, *, channels: int = 3) -> Init:
     """Initial parameters and batch statistics of any of our modules, for images of side `size`."""
 
     def initial(key: jax.Array) -> tuple[Any, Any]:
-        variables = jax.jit(module.init)(key, jnp.zeros((1, size, size, 3)))
+        variables = jax.jit(module.init)(key, jnp.zeros((1, size, size, channels)))
         return variables["params"], {"batch_stats": variables["batch_stats"]}
 
     return initial

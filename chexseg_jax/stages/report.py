@@ -1,6 +1,7 @@
 """Stage: a run's folder with what a person looks at: report, overlays, curves, predictions, the model."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -135,6 +136,47 @@ def write_classifier_report(
     return run
 
 
+def write_moco_report(
+    workdir: Path, config: ConfigDict, sources: Sources, encoder: Path, probe: Path, random_probe: Path
+) -> Path:
+    """Writes a MoCo run's folder: `report.md`, `curves.png`, `metrics.jsonl` and `model`.
+
+    Args:
+      workdir, config, sources: see `write_report`.
+      encoder: artifact of `pretrain_moco`.
+      probe, random_probe: artifacts of `probe_encoder`, of that encoder and of one with random weights.
+    """
+    run = _open_run(workdir, config)
+    metrics = read_metrics(encoder / "metrics.jsonl")
+    last = next(line for line in reversed(metrics) if "top1" in line)
+    table, means = _auroc_table({"MoCo": probe, "random weights": random_probe})
+    lines = [
+        *_heading(config, sources, f"MoCo v2, {config.moco.model}"),
+        f"InfoNCE ended at {last['loss']:.3f}; chance, with {config.moco.queue} keys in the queue, is "
+        f"{math.log(config.moco.queue + 1):.3f}. {last['top1']:.0%} of the last batch's queries were nearest to "
+        "their own key.",
+        "",
+        "## Linear probe",
+        "",
+        "AUROC of logistic regressions on the frozen encoder's mean features, trained on the weak labels. The "
+        "penalty is the best on the valid images, so test is the column to read.",
+        "",
+        *table,
+        "",
+        "![training curves](curves.png)",
+        "",
+        *_provenance(config, sources, [encoder]),
+    ]
+    (run / "report.md").write_text("\n".join(lines) + "\n")
+    (run / "probe.json").write_text(json.dumps(means, indent=1))
+    shutil.copyfile(encoder / "metrics.jsonl", run / "metrics.jsonl")
+    _link(run / "model", encoder)
+    figures.draw_curves(run / "curves.png", {encoder.name: metrics})
+    say(f"report: {run / 'report.md'}")
+    say("linear probe, mean AUROC: " + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
+    return run
+
+
 def score_table(counts: Mapping[str, iou.Counts], *, replicates: int) -> tuple[list[str], dict[str, Any]]:
     """The test scores as lines of Markdown, and for programs as a dictionary.
 
@@ -221,16 +263,21 @@ def _threshold_section(thresholds: dict[str, float], pseudo: Path | None) -> lis
 def _classifier_section(classifiers: Mapping[Path, Path]) -> list[str]:
     if not classifiers:
         return []
-    header, columns = ["pathology"], []
-    for classifier, scores in classifiers.items():
-        name = json.loads((classifier / "model.json").read_text())["name"]
-        for split, values in json.loads((scores / "auroc.json").read_text()).items():
-            header.append(f"{name}, {split}")
-            columns.append([np.nan if values[task] is None else values[task] for task in TASKS])
-    columns = [bootstrap.with_mean(np.array(column)) for column in columns]
-    body = [[name, *(number(c[k]) for c in columns)] for k, name in enumerate((*TASKS, "**mean**"))]
-    text = "AUROC of the image labels. The checkpoint was chosen on valid."
-    return ["## Classifiers", "", text, "", *markdown(header, body), ""]
+    names = {path: json.loads((path / "model.json").read_text())["name"] for path in classifiers}
+    table, _ = _auroc_table({names[path]: scores for path, scores in classifiers.items()})
+    text = "AUROC of the image labels. The checkpoint was chosen on valid; an encoder without labels has a linear probe."
+    return ["## Classifiers", "", text, "", *table, ""]
+
+
+def _auroc_table(scores: Mapping[str, Path]) -> tuple[list[str], dict[str, float]]:
+    """Lines of Markdown, and each column's mean, from artifacts with an `auroc.json`."""
+    columns = {}
+    for name, path in scores.items():
+        for split, values in json.loads((path / "auroc.json").read_text()).items():
+            known = [np.nan if values[task] is None else values[task] for task in TASKS]
+            columns[f"{name}, {split}"] = bootstrap.with_mean(np.array(known))
+    body = [[name, *(number(c[k]) for c in columns.values())] for k, name in enumerate((*TASKS, "**mean**"))]
+    return markdown(["pathology", *columns], body), {name: float(c[-1]) for name, c in columns.items()}
 
 
 def _provenance(config: ConfigDict, sources: Sources, stages: Sequence[Path]) -> list[str]:

@@ -16,7 +16,7 @@ from chexseg_jax.data.images import unpack_masks
 from chexseg_jax.data.mixture import mixture
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import MaskSource, Prepared
-from chexseg_jax.data.transforms import CHEXPERT, IMAGENET, Normalisation, augment, normalise
+from chexseg_jax.data.transforms import IMAGENET, Normalisation, augment, normalise
 from chexseg_jax.data.transforms import unpack_masks as unpack_on_device
 from chexseg_jax.models.deeplab import with_encoder
 from chexseg_jax.pathologies import COMMON_TASKS, TASKS
@@ -26,7 +26,7 @@ from chexseg_jax.stages.artifact import artifact, plain
 from chexseg_jax.stages.cams import digest
 from chexseg_jax.stages.classifier import init
 from chexseg_jax.training import losses, optim
-from chexseg_jax.training.checkpoint import restore, save_model
+from chexseg_jax.training.checkpoint import Restored, restore, save_model
 from chexseg_jax.training.inference import make_inference, map_batches
 from chexseg_jax.training.loop import Init, Loss, fit
 from chexseg_jax.training.sharding import DATA_AXIS
@@ -58,7 +58,8 @@ def train_segmentation(
       p: probability of an expert example.
       expert, train_rows, validation_rows: the annotated images, and their split.
       pseudo: artifact of `make_pseudo_masks`; None for p = 1.
-      encoder: artifact of `train_classifier` with the same ResNet; None starts from random weights.
+      encoder: an artifact with the same ResNet, of `train_classifier`, `pretrain_moco` or `import_imagenet`: weights,
+        normalisation and stride placement are taken from it; None starts from random weights.
       seed: of weights, mixture, order and augmentation.
 
     Returns:
@@ -79,13 +80,17 @@ def train_segmentation(
         weak = Prepared.load(pseudo) if pseudo else None
         images = (len(train) if p > 0 else 0) + (len(weak) if weak is not None else 0)
         stream = mixture(MaskSource(train), MaskSource(weak) if weak is not None else None, p=p, seed=seed)
-        by = CHEXPERT if encoder else IMAGENET
-        module = models.create(config.model, num_classes=len(TASKS), axis_name=DATA_AXIS, **config.options)
+        start = restore(encoder) if encoder else None
+        by = start.normalisation if start else IMAGENET
+        options = plain(config.options) | {
+            key: value for key, value in (start.config.options.items() if start else ()) if key == "stride_on"
+        }
+        module = models.create(config.model, num_classes=len(TASKS), axis_name=DATA_AXIS, **options)
         infer = probabilities_of(module, by)
         learning_rate = config.learning_rate or (1e-3 if images < _LARGE_SET else 1e-4)
         state = fit(
             f"segmentation p={p:g}",
-            init=_init(module, train.size, encoder),
+            init=_init(module, train.size, start),
             loss=segmentation_loss(module, by, augmented=config.augment),
             optimizer=optim.adam(
                 learning_rate,
@@ -110,7 +115,7 @@ def train_segmentation(
             state.variables,
             name=config.model,
             num_classes=len(TASKS),
-            options=plain(config.options),
+            options=options,
             size=train.size,
             tasks=TASKS,
             normalisation=by,
@@ -158,12 +163,13 @@ def task_counts(
     return tuple(np.concatenate(c) for c in zip(*counts, strict=True))
 
 
-def _init(module: nn.Module, size: int, encoder: Path | None) -> Init:
+def _init(module: nn.Module, size: int, start: Restored | None) -> Init:
     def initial(key: jax.Array) -> tuple[Any, Any]:
-        params, model_state = init(module, size)(key)
-        if encoder is None:
+        channels = len(start.normalisation.mean) if start else 3
+        params, model_state = init(module, size, channels=channels)(key)
+        if start is None:
             return params, model_state
-        variables = with_encoder({"params": params, **model_state}, restore(encoder).variables)
+        variables = with_encoder({"params": params, **model_state}, start.variables)
         return variables["params"], {"batch_stats": variables["batch_stats"]}
 
     return initial

@@ -184,7 +184,8 @@ def restore(directory: str | Path) -> Restored:
         )
     card = json.loads((directory / "model.json").read_text())
     module = models.create(card["name"], num_classes=card["num_classes"], **card["options"])
-    images = jax.ShapeDtypeStruct((1, card["size"], card["size"], 3), np.float32)
+    channels = len(card["normalisation"]["mean"])
+    images = jax.ShapeDtypeStruct((1, card["size"], card["size"], channels), np.float32)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),

@@ -35,3 +35,14 @@ def sgd(
     """
     schedule = optax.polynomial_schedule(learning_rate, 0.0, power, steps)
     return optax.sgd(schedule, momentum=momentum or None)
+
+
+def sgd_cosine(
+    learning_rate: float, *, steps: int, momentum: float = 0.9, weight_decay: float = 1e-4
+) -> optax.GradientTransformation:
+    """SGD with momentum at a rate that a cosine takes to zero over `steps`, as MoCo v2 is trained.
+
+    Weight decay is torch's: added to the gradient before the momentum.
+    """
+    schedule = optax.cosine_decay_schedule(learning_rate, steps)
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=momentum))

@@ -12,6 +12,8 @@ The last part says what the tensor is:
 
 PyTorch counts batches beside each running variance (`num_batches_tracked`) and reads the count only where there is
 no momentum, so it is dropped here and written as zero.
+
+`files` reads and writes files as PyTorch's users keep them; `python -m chexseg_jax.models.torch_weights` converts them.
 """
 
 import re
@@ -40,12 +42,17 @@ _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
 _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 
-def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
+#: What a network's last layer is called, where there is one.
+_HEADS = {"resnet18": "fc", "resnet50": "fc", "densenet121": "classifier"}
+
+
+def from_torch(name: str, state_dict: Mapping[str, np.ndarray], *, drop_head: bool = False) -> dict[str, Any]:
     """Variables of `models.create(name)` from a state dict of torchvision or segmentation-models-pytorch.
 
     Args:
-      name: of the model. Its number of classes is read off the head.
+      name: of the model. Its number of classes is read off the head, its number of input channels off the stem.
       state_dict: every tensor of the peer's `state_dict()`, as numpy arrays of any float type.
+      drop_head: leaves a classifier's last layer out, there or not: the variables of `create(name, num_classes=0)`.
 
     Returns:
       `{"params": ..., "batch_stats": ...}`, float32.
@@ -53,10 +60,15 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any
     Raises:
       InputError: where a tensor is missing, left over or of another shape. The first two are printed in full.
     """
-    heads = [key for key in ("fc.bias", "classifier.bias", "segmentation_head.0.bias") if key in state_dict]
-    num_classes = len(state_dict[heads[0]]) if heads else int(name != "irnet")
-    expected = _expected(name, num_classes)
     given = {key: value for key, value in state_dict.items() if not key.endswith("." + _COUNTER)}
+    if drop_head:
+        if name not in _HEADS:
+            raise InputError(f"a {name} has no head to drop; the classifiers have: {', '.join(_HEADS)}")
+        given = {key: value for key, value in given.items() if not key.startswith(_HEADS[name] + ".")}
+    heads = [key for key in ("fc.bias", "classifier.bias", "segmentation_head.0.bias") if key in given]
+    num_classes = len(given[heads[0]]) if heads else int(name != "irnet" and not drop_head)
+    stems = [np.shape(value) for value in given.values() if np.shape(value)[2:] == (7, 7)]
+    expected = _expected(name, num_classes, 1 if stems and stems[0][1] == 1 else 3)
     missing = [key for key in expected if key not in given]
     left_over = [key for key in given if key not in expected]
     if missing or left_over:
@@ -102,10 +114,13 @@ def _torch_name(name: str, path: tuple[str, ...]) -> str:
 
 
 @cache
-def _expected(name: str, num_classes: int) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+def _expected(
+    name: str, num_classes: int, channels: int
+) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
     """Each PyTorch name's Linen path and PyTorch shape."""
     module = create(name, num_classes=num_classes)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+    images = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
     expected = {}
     for path, leaf in flatten_dict(shapes).items():
         shape = tuple(leaf.shape[i] for i in _TO_TORCH[leaf.ndim]) if path[-1] == "kernel" else leaf.shape

@@ -1,0 +1,253 @@
+"""Stages: an encoder trained on radiographs without labels (MoCo v2), and the linear probe that judges one."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from chexseg_jax import models
+from chexseg_jax.data import chexpert
+from chexseg_jax.data.mixture import shuffled
+from chexseg_jax.data.pipeline import batches
+from chexseg_jax.data.prepared import ImageSource, Prepared, task_labels
+from chexseg_jax.data.transforms import CHEXPERT, Normalisation, normalise, view
+from chexseg_jax.errors import InputError
+from chexseg_jax.evaluation.auroc import auroc
+from chexseg_jax.evaluation.probe import PENALTIES, apply_probe, fit_probe
+from chexseg_jax.models import moco
+from chexseg_jax.pathologies import TASKS, label_indices
+from chexseg_jax.stages.artifact import artifact, plain
+from chexseg_jax.stages.classifier import init
+from chexseg_jax.training import optim
+from chexseg_jax.training.checkpoint import restore, save_model
+from chexseg_jax.training.inference import map_batches
+from chexseg_jax.training.loop import Init, Loss, fit
+from chexseg_jax.training.sharding import DATA_AXIS
+
+
+def pretrain_moco(store: Path, config: ConfigDict, *, images: Path, seed: int) -> Path:
+    """Trains an encoder to tell two views of one radiograph from the views of others. Keeps the last state.
+
+    Args:
+      store: the folder of artifacts.
+      config: `model`, `options`, `batch_size`, `epochs`, `learning_rate`, `momentum` and `weight_decay` (of SGD),
+        `queue` (a multiple of the batch), `key_momentum`, `temperature`, `crop` (smallest share of the area),
+        `norm_group` (images a batch statistic is over), `checkpoint_every`.
+      images: artifact of `prepare`; its labels are not looked at.
+      seed: of weights, order and views.
+
+    Returns:
+      The artifact: a model without a head that `chexseg_jax.restore` opens.
+    """
+    key = {"config": config, "images": images.name, "seed": seed}
+
+    def make(part: Path) -> None:
+        if config.queue % config.batch_size:
+            raise InputError(
+                f"moco: queue {config.queue} is not a multiple of batch size {config.batch_size}"
+            )
+        train = Prepared.load(images)
+        embedder = moco.Embedder(models.create(config.model, num_classes=0, **config.options))
+        steps = max(1, round(config.epochs * len(train) / config.batch_size))
+        state = fit(
+            f"moco {config.model}",
+            init=moco_init(embedder, train.size, queue=config.queue),
+            loss=moco_loss(
+                embedder,
+                CHEXPERT,
+                temperature=config.temperature,
+                key_momentum=config.key_momentum,
+                norm_group=config.norm_group,
+                crop=config.crop,
+            ),
+            optimizer=optim.sgd_cosine(
+                config.learning_rate,
+                steps=steps,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+            ),
+            batches=batches(shuffled(ImageSource(train.images), seed=seed), batch_size=config.batch_size),
+            batch_size=config.batch_size,
+            steps=steps,
+            seed=seed,
+            directory=part,
+            checkpoint_every=config.checkpoint_every,
+        )
+        save_model(
+            part,
+            {name: state.variables[name]["encoder"] for name in ("params", "batch_stats")},
+            name=config.model,
+            num_classes=0,
+            options=plain(config.options),
+            size=train.size,
+            tasks=(),
+            normalisation=CHEXPERT,
+            config=plain(config),
+        )
+
+    return artifact(store, f"moco-{config.model}", key, make)
+
+
+def moco_init(embedder: nn.Module, size: int, *, queue: int) -> Init:
+    """Query parameters; and as model state the momentum encoder (equal at first), a random queue, its cursor."""
+
+    def initial(key: jax.Array) -> tuple[Any, Any]:
+        network, noise = jax.random.split(key)
+        params, state = init(embedder, size)(network)
+        vectors = jax.random.normal(noise, (queue, moco.DIMENSIONS))
+        vectors /= jnp.linalg.norm(vectors, axis=1, keepdims=True)
+        twin = jax.tree.map(
+            jnp.copy, {"params": params, **state}
+        )  # the step donates its buffers: no two may be one
+        return params, {**state, "key": twin, "queue": vectors, "cursor": jnp.zeros((), jnp.int32)}
+
+    return initial
+
+
+def moco_loss(
+    embedder: nn.Module,
+    by: Normalisation,
+    *,
+    temperature: float,
+    key_momentum: float,
+    norm_group: int,
+    crop: float,
+) -> Loss:
+    """InfoNCE of a batch {"image"}; moves the momentum encoder first and enqueues the keys of all devices."""
+
+    def loss(params, state, batch, keys):
+        count = len(keys)
+        if count % norm_group or count < 2 * norm_group:
+            raise InputError(
+                f"moco: {count} images a device do not make two or more groups of norm_group={norm_group}; "
+                "take a larger batch or smaller groups"
+            )
+        draws = jax.vmap(jax.random.split)(keys)
+        first, second = (
+            normalise(jax.vmap(lambda k, x: view(k, x, crop=crop))(draws[:, i], batch["image"]), by)
+            for i in range(2)
+        )
+        moving = jax.tree.map(
+            lambda k, q: key_momentum * k + (1 - key_momentum) * jax.lax.stop_gradient(q),
+            state["key"]["params"],
+            params,
+        )
+        queries, statistics = moco.embed_in_groups(
+            embedder, {"params": params, "batch_stats": state["batch_stats"]}, first, size=norm_group
+        )
+        order, back = moco.shuffled(jax.random.fold_in(keys[0], 1), count)
+        positives, key_statistics = moco.embed_in_groups(
+            embedder,
+            {"params": moving, "batch_stats": state["key"]["batch_stats"]},
+            second[order],
+            size=norm_group,
+        )
+        positives = jax.lax.stop_gradient(positives[back])
+        value, top1 = moco.info_nce(queries, positives, state["queue"], temperature=temperature)
+
+        # Every device's keys at its place among zeros, summed: the same array on all, which a replicated queue needs.
+        devices = jax.lax.axis_size(DATA_AXIS)
+        place = jax.lax.axis_index(DATA_AXIS) * count
+        everywhere = jnp.zeros((devices * count, moco.DIMENSIONS), positives.dtype)
+        everywhere = jax.lax.psum(jax.lax.dynamic_update_slice(everywhere, positives, (place, 0)), DATA_AXIS)
+        queue = jax.lax.dynamic_update_slice(state["queue"], everywhere, (state["cursor"], 0))
+        statistics, key_statistics = jax.lax.pmean((statistics, key_statistics), DATA_AXIS)
+        new = {
+            "batch_stats": statistics,
+            "key": {"params": moving, "batch_stats": key_statistics},
+            "queue": queue,
+            "cursor": (state["cursor"] + devices * count) % len(queue),
+        }
+        return value, (new, {"top1": top1})
+
+    return loss
+
+
+def probe_encoder(
+    store: Path,
+    *,
+    encoder: Path | None,
+    model: str,
+    uncertainty: str,
+    train: Path,
+    splits: Mapping[str, Path],
+    seed: int,
+) -> Path:
+    """Linear-probe AUROC: logistic regressions on frozen mean features, trained on `train`'s image labels.
+
+    The penalty is the one of `PENALTIES` with the best mean AUROC on the first of `splits`.
+
+    Args:
+      store: the folder of artifacts.
+      encoder: a model with a last feature map; None for random weights, the yardstick.
+      model: the network's name where `encoder` is None.
+      uncertainty: the policy for labels of -1.
+      train: artifact of `prepare` to fit on.
+      splits: name -> artifact of `prepare` to score on; the first chooses the penalty.
+      seed: of the random weights.
+
+    Returns:
+      The artifact: `auroc.json`, {split: {task: AUROC, or None}}, as of `score_classifier`.
+    """
+    key = {
+        "encoder": encoder.name if encoder else [model, seed],
+        "uncertainty": uncertainty,
+        "train": train.name,
+        "splits": {name: path.name for name, path in splits.items()},
+    }
+
+    def make(part: Path) -> None:
+        sets = {"train": Prepared.load(train), **{name: Prepared.load(path) for name, path in splits.items()}}
+        if encoder:
+            trained = restore(encoder)
+            module, variables, by = trained.module, trained.variables, trained.normalisation
+        else:
+            module, by = models.create(model, num_classes=0), CHEXPERT
+            params, state = init(module, sets["train"].size)(jax.random.key(seed))
+            variables = {"params": params, **state}
+        features = {name: mean_features(module, variables, by, split) for name, split in sets.items()}
+        mean, std = features["train"].mean(0), features["train"].std(0) + 1e-6
+        features = {name: (x - mean) / std for name, x in features.items()}
+        targets, weights = (
+            x[:, label_indices()] for x in chexpert.targets(sets["train"].labels, uncertainty)
+        )
+        judge = next(iter(splits))
+        best: tuple[float, dict[str, np.ndarray]] = (-1.0, {})
+        for penalty in PENALTIES:
+            probe = fit_probe(features["train"], targets, weights, penalty=penalty)
+            values = {
+                name: auroc(apply_probe(features[name], probe), task_labels(sets[name].labels))
+                for name in splits
+            }
+            best = max(best, (float(np.nanmean(values[judge])), values), key=lambda scored: scored[0])
+        scores = {
+            name: {
+                task: None if np.isnan(v) else round(float(v), 4) for task, v in zip(TASKS, row, strict=True)
+            }
+            for name, row in best[1].items()
+        }
+        (part / "auroc.json").write_text(json.dumps(scores, indent=1))
+
+    return artifact(store, "probe", key, make)
+
+
+def mean_features(
+    module: nn.Module, variables: Mapping[str, Any], by: Normalisation, images: Prepared
+) -> Float[np.ndarray, "N d"]:
+    """The last feature map's mean over pixels, in inference mode."""
+
+    def features(variables, batch):
+        _, out = module.apply(variables, normalise(batch["image"], by))
+        return out["features"].mean((1, 2))
+
+    infer: Callable = features
+    return np.concatenate(
+        list(map_batches(infer, variables, ImageSource(images.images), batch_size=32, what="features"))
+    )

@@ -1,0 +1,19 @@
+"""MoCo v2 on radiographs, without labels: an encoder for `init=moco`, judged by a linear probe.
+
+    python launch.py --config=configs/moco.py
+
+Laptop scale, on the phantom: minutes on 2 CPU cores.
+Paper scale, root=DIR: 20 epochs of 224,316 images, batch 256; GPUs.
+weak.py, full.py and semi.py with init=moco train the same encoder, or reuse this one.
+"""
+
+from chexseg_jax.config_args import OneOf
+from configs import base
+
+
+def get_config(arg=None):
+    args = base.arguments(arg, encoder=OneOf("resnet18", "resnet50"))
+    config = base.base("moco", args)
+    del config.classifier
+    config.moco = base.moco(config.scale == "paper", args.encoder)
+    return config
