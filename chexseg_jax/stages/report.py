@@ -265,7 +265,9 @@ def _classifier_section(classifiers: Mapping[Path, Path]) -> list[str]:
         return []
     names = {path: json.loads((path / "model.json").read_text())["name"] for path in classifiers}
     table, _ = _auroc_table({names[path]: scores for path, scores in classifiers.items()})
-    text = "AUROC of the image labels. The checkpoint was chosen on valid; an encoder without labels has a linear probe."
+    text = (
+        "AUROC of the image labels; of an encoder trained without them, by a linear probe. Chosen on valid."
+    )
     return ["## Classifiers", "", text, "", *table, ""]
 
 

@@ -85,7 +85,7 @@ def import_weights(
     normalisation: Normalisation | None = None,
     stride_on: str | None = None,
     grey: bool = False,
-    size: int = 320,
+    size: int | None = None,
 ) -> None:
     """Writes the folder `out`, which `chexseg_jax.restore` opens, from a file of PyTorch weights.
 
@@ -97,7 +97,7 @@ def import_weights(
       normalisation: None for what the file says, else CHEXPERT for Lightning checkpoints, IMAGENET for all others.
       stride_on: of a ResNet50; None for what the file says, else "conv2".
       grey: one input channel, see `grey_stem`.
-      size: side of the images it is used on, in pixels.
+      size: side of the images it is used on, in pixels; None for what the file says, else 320.
 
     Raises:
       InputError: for a file that cannot be read or is not `name`'s; what is missing and left over is printed.
@@ -132,7 +132,7 @@ def import_weights(
             name=name,
             num_classes=num_classes,
             options=options,
-            size=size,
+            size=size or file.card.get("size", 320),
             tasks=file.card.get("tasks", tasks),
             normalisation=by,
             thresholds=file.card.get("thresholds")
@@ -161,6 +161,7 @@ def _export(source: Path, out: Path) -> None:
         "name": config.name,
         "num_classes": config.num_classes,
         "options": config.options.to_dict(),
+        "size": config.size,
         "normalisation": model.normalisation._asdict(),
         "tasks": model.tasks,
         "thresholds": dict(model.thresholds),

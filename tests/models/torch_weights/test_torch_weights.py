@@ -43,10 +43,27 @@ def test_headless_weights_are_refused(capsys):
         from_torch("resnet18", state)
 
 
+def test_heads_are_dropped_only_when_asked():
+    state = peer("resnet18").state
+    whole, headless = from_torch("resnet18", state), from_torch("resnet18", state, drop_head=True)
+    assert headless["params"].keys() == whole["params"].keys() - {"fc"}
+    without = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    assert from_torch("resnet18", without, drop_head=True)["params"].keys() == headless["params"].keys()
+    with pytest.raises(InputError, match="irnet has no head"):
+        from_torch("irnet", peer("irnet").state, drop_head=True)
+
+
+def test_a_stem_of_one_channel_goes_both_ways():
+    state = peer("resnet18").state | {"conv1.weight": np.ones((64, 1, 7, 7), np.float32)}
+    variables = from_torch("resnet18", state)
+    assert variables["params"]["conv1"]["kernel"].shape == (7, 7, 1, 64)
+    assert to_torch("resnet18", variables)["conv1.weight"].shape == (64, 1, 7, 7)
+
+
 def test_wrong_shapes_are_named_with_both():
-    state = peer("resnet18").state | {"conv1.weight": np.zeros((64, 1, 7, 7))}
+    state = peer("resnet18").state | {"conv1.weight": np.zeros((64, 2, 7, 7))}
     with pytest.raises(
-        InputError, match=r"conv1.weight has shape \(64, 1, 7, 7\), resnet18 needs \(64, 3, 7, 7\)"
+        InputError, match=r"conv1.weight has shape \(64, 2, 7, 7\), resnet18 needs \(64, 3, 7, 7\)"
     ):
         from_torch("resnet18", state)
 

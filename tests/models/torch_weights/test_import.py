@@ -1,0 +1,226 @@
+"""Checkpoints as their sources hold them, through the command, to the peers' reference numbers."""
+
+import argparse
+import json
+import re
+import sys
+
+import jax
+import numpy as np
+import pytest
+from golden.peers import distance, images, irn, jit, nchw, peer
+from safetensors.numpy import save_file
+
+import chexseg_jax
+from chexseg_jax.data.transforms import CHEXPERT, IMAGENET
+from chexseg_jax.errors import run_command
+from chexseg_jax.models.torch_weights.__main__ import main
+
+
+def command(monkeypatch, *arguments) -> int:
+    """The exit code of `python -m chexseg_jax.models.torch_weights ...`."""
+    monkeypatch.setattr(sys, "argv", ["torch_weights", *map(str, arguments)])
+    try:
+        run_command(main)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def below(prefix: str, state: dict) -> dict:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def old_densenet(state: dict) -> dict:
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", k): v for k, v in state.items()}
+
+
+def moco(state: dict) -> dict:
+    encoder = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    head = {"fc.0.weight": np.ones((512, 512)), "fc.0.bias": np.ones(512), "fc.2.weight": np.ones((128, 512))}
+    queue = {"module.queue": np.ones((128, 64)), "module.queue_ptr": np.zeros(1, np.int64)}
+    twins = below("module.encoder_k.", encoder | head) | queue
+    return below("module.encoder_q.", encoder | head) | twins
+
+
+def irnet(state: dict) -> dict:
+    again = {
+        "stage1.0.weight": state["resnet50.conv1.weight"],
+        "edge_layers.0.0.weight": state["fc_edge1.0.weight"],
+    }
+    return state | again | {"backbone.0.0.weight": state["resnet50.conv1.weight"]}
+
+
+SOURCES = {
+    "torchvision": ("resnet18", dict, IMAGENET),
+    "torchvision's oldest": ("densenet121", old_densenet, IMAGENET),
+    "DataParallel": ("resnet18", lambda s: below("module.", s), IMAGENET),
+    "MoCo": ("resnet18", moco, IMAGENET),
+    "smp 0.6": ("deeplabv3plus_resnet18", dict, IMAGENET),
+    "the fork of smp 0.1": ("deeplabv3plus_resnet18", lambda s: below("module.", s), IMAGENET),
+    "IRNet": ("irnet", irnet, IMAGENET),
+}
+
+
+def check(name: str, directory, *, headless: bool = False):
+    """A restored model's outputs against the reference numbers."""
+    model, expected = chexseg_jax.restore(directory), peer(name).expected
+    logits, out = jit(model.module.apply)(model.variables, images("irn_x" if name == "irnet" else "x", 96, 2))
+    if name == "irnet":
+        assert distance(out["edge"], irn("net_edge_logits").transpose(0, 2, 3, 1)) < 1e-4
+    elif name.startswith("deeplab"):
+        assert distance(nchw(logits)[:, :, ::3, ::3], expected["eval_logits"]) < 1e-5
+    else:
+        assert distance(nchw(out["features"]), expected["eval_features"]) < 1e-5
+        assert (logits is None) == headless
+        if not headless:
+            assert distance(logits, expected["eval_logits"]) < 1e-5
+    return model
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("ending", ["safetensors", "npz"])
+def test_each_source_gives_the_reference_numbers(source, ending, tmp_path, monkeypatch, capsys):
+    name, make, normalisation = SOURCES[source]
+    if ending == "npz" and name != "resnet18":
+        pytest.skip("the reader of npz does not depend on the network")
+    file = tmp_path / f"weights.{ending}"
+    state = {key: np.ascontiguousarray(value) for key, value in make(peer(name).state).items()}
+    save_file(state, file) if ending == "safetensors" else np.savez(file, **state)
+    assert command(monkeypatch, file, tmp_path / "out", "--model", name) == 0
+    model = check(name, tmp_path / "out", headless=source == "MoCo")
+    assert model.normalisation == normalisation
+    if source in ("MoCo", "IRNet"):
+        assert "dropped" in capsys.readouterr().err
+
+
+def test_a_lightning_checkpoint(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    state = {key: torch.from_numpy(np.array(value)) for key, value in peer("resnet18").state.items()}
+    checkpoint = {
+        "pytorch-lightning_version": "0.7.6",
+        "epoch": 2,
+        "state_dict": below("model.model.", state),
+        "hyper_parameters": argparse.Namespace(lr=1e-4),
+    }
+    torch.save(checkpoint, tmp_path / "epoch=2.ckpt")
+    assert command(monkeypatch, tmp_path / "epoch=2.ckpt", tmp_path / "out", "--model", "resnet18") == 0
+    model = check("resnet18", tmp_path / "out")
+    assert model.normalisation == CHEXPERT
+    assert model.tasks[0] == "No Finding"
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "npz", "pth"])
+def test_out_and_in_again_is_the_same_model(ending, tmp_path, monkeypatch):
+    if ending == "pth":
+        pytest.importorskip("torch")
+    save_file(peer("resnet18").state, tmp_path / "in.safetensors")
+    arguments = ("--model", "resnet18", "--normalisation", "chexpert", "--size", 96)
+    assert command(monkeypatch, tmp_path / "in.safetensors", tmp_path / "a", *arguments) == 0
+    assert command(monkeypatch, tmp_path / "a", tmp_path / f"back.{ending}") == 0
+    assert command(monkeypatch, tmp_path / f"back.{ending}", tmp_path / "b", "--model", "resnet18") == 0
+    first, second = (json.loads((tmp_path / x / "model.json").read_text()) for x in "ab")
+    assert first == second
+    assert second["normalisation"]["mean"] == list(CHEXPERT.mean)
+    a, b = (chexseg_jax.restore(tmp_path / x).variables for x in "ab")
+    assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+def refused(monkeypatch, capsys, *arguments) -> str:
+    assert command(monkeypatch, *arguments) == 2
+    (line,) = capsys.readouterr().err.strip().split("\n")[-1:]
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "npz", "pth"])
+def test_a_truncated_file_is_refused(ending, tmp_path, monkeypatch, capsys):
+    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
+    state = peer("resnet18").state
+    if ending == "pth":
+        torch = pytest.importorskip("torch")
+        torch.save({key: torch.from_numpy(np.array(value)) for key, value in state.items()}, whole)
+    elif ending == "npz":
+        np.savez(whole, **state)
+    else:
+        save_file(state, whole)
+    cut.write_bytes(whole.read_bytes()[:100_000])
+    line = refused(monkeypatch, capsys, cut, tmp_path / "out", "--model", "resnet18")
+    assert "cut" in line
+    assert "not a whole" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_architecture_is_refused_and_the_difference_printed(tmp_path, monkeypatch, capsys):
+    save_file(peer("resnet18").state, tmp_path / "in.safetensors")
+    assert command(monkeypatch, tmp_path / "in.safetensors", tmp_path / "out", "--model", "resnet50") == 2
+    printed = capsys.readouterr()
+    assert "layer1.0.conv3.weight" in printed.out
+    assert "not a resnet50's" in printed.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.safetensors"]
+
+
+class Bomb:
+    """A pickle of it makes a file when it is loaded the unsafe way."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_pickle_that_runs_code_is_refused_without_running_it(tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    torch.save({"state_dict": Bomb(tmp_path / "ran")}, tmp_path / "in.pth")
+    line = refused(monkeypatch, capsys, tmp_path / "in.pth", tmp_path / "out", "--model", "resnet18")
+    assert "not run" in line
+    assert not (tmp_path / "ran").exists()
+
+
+def test_npz_with_objects_is_refused_without_running_them(tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "in.npz", x=np.array([Bomb(tmp_path / "ran")], dtype=object))
+    refused(monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "out", "--model", "resnet18")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_files_without_torch_say_what_to_install(tmp_path, monkeypatch, capsys):
+    (tmp_path / "in.pth").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    line = refused(monkeypatch, capsys, tmp_path / "in.pth", tmp_path / "out", "--model", "resnet18")
+    assert "chexseg-jax[torch]" in line
+
+
+def test_other_mistakes_each_have_their_line(tmp_path, monkeypatch, capsys):
+    assert "no such file" in refused(
+        monkeypatch, capsys, tmp_path / "none.npz", tmp_path / "o", "--model", "irnet"
+    )
+    (tmp_path / "weights.h5").write_bytes(b"x")
+    assert ".safetensors" in refused(
+        monkeypatch, capsys, tmp_path / "weights.h5", tmp_path / "o", "--model", "irnet"
+    )
+    np.savez(tmp_path / "in.npz", x=np.ones(1))
+    assert "--model is missing" in refused(monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o")
+    (tmp_path / "there").mkdir()
+    assert "is there already" in refused(monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "there")
+    assert "unknown model" in refused(
+        monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o", "--model", "vgg"
+    )
+
+
+@pytest.mark.real_data
+def test_the_real_imagenet_resnet50_knows_a_cat_and_an_espresso(shared, tmp_path, monkeypatch):
+    data = pytest.importorskip("skimage.data")
+    file = shared / "weights" / "resnet50_imagenet_v1_fp16.safetensors"
+    arguments = ("--model", "resnet50", "--stride-on", "conv1", "--size", 224)
+    assert command(monkeypatch, file, tmp_path / "out", *arguments) == 0
+    model = chexseg_jax.restore(tmp_path / "out")
+    for name, label in (("chelsea", 285), ("coffee", 967)):  # Egyptian cat, espresso
+        photograph = getattr(data, name)()
+        side = min(photograph.shape[:2])
+        top, left = ((length - side) // 2 for length in photograph.shape[:2])
+        square = photograph[top : top + side, left : left + side].astype(np.float32) / 255
+        x = jax.image.resize(square, (224, 224, 3), "linear")
+        by = model.normalisation
+        logits, _ = model.module.apply(model.variables, ((x - np.array(by.mean)) / np.array(by.std))[None])
+        assert int(logits[0].argmax()) == label
