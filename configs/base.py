@@ -70,14 +70,15 @@ def moco(paper: bool, model: str) -> ConfigDict:
             "options": {},
             "batch_size": 256 if paper else 32,
             "epochs": 20.0,
-            "learning_rate": 0.03,
+            "learning_rate": 0.03 if paper else 0.1,
             "momentum": 0.9,
             "weight_decay": 1e-4,
             "queue": 65536 if paper else 512,
             "key_momentum": 0.999 if paper else 0.99,
             "temperature": 0.2,
             "crop": 0.2 if paper else 0.3,
-            "norm_group": 32 if paper else 8,
+            "size": 320 if paper else 96,
+            "norm_group": 32 if paper else 16,
             "checkpoint_every": 1000 if paper else 100,
         }
     )

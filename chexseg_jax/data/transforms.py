@@ -76,10 +76,10 @@ def augment(
     return jax.vmap(one)(keys, images, planes)
 
 
-def view(key: Key[Array, ""], image: UInt8[Array, "S S"], *, crop: float) -> Float[Array, "S S"]:
+def view(key: Key[Array, ""], image: UInt8[Array, "S S"], *, crop: float, size: int) -> Float[Array, "s s"]:
     """One random view of a radiograph for contrastive learning, bilinear, black outside.
 
-    A crop of `crop` to all of the area, resized to the image's side; a rotation of up to 10 degrees; a left-right
+    A crop of `crop` to all of the area, resized to `size` pixels a side; a rotation of up to 10 degrees; a left-right
     flip; a gain of 0.8 to 1.2 and an offset of +-20 grey levels. No colour: radiographs have none.
     """
     area, turn, flip, place, gain, offset = jax.random.split(key, 6)
@@ -87,7 +87,7 @@ def view(key: Key[Array, ""], image: UInt8[Array, "S S"], *, crop: float) -> Flo
     zoom = jnp.sqrt(jax.random.uniform(area, (), minval=crop, maxval=1.0))
     angle = jax.random.uniform(turn, (), minval=-1.0, maxval=1.0) * (jnp.pi / 18)
     centre = jax.random.uniform(place, (2,), minval=-0.5, maxval=0.5) * (1 - zoom) * (side - 1)
-    grid = (jnp.arange(side) - (side - 1) / 2) * zoom
+    grid = (jnp.arange(size) - (size - 1) / 2) * (zoom * side / size)
     columns = jnp.where(jax.random.bernoulli(flip), -grid, grid)[None]
     rows = grid[:, None]
     at = [

@@ -32,6 +32,7 @@ def info_nce(
     queries: Float[Array, "b d"],
     keys: Float[Array, "b d"],
     queue: Float[Array, "k d"],
+    filled: Int[Array, ""] | int,
     *,
     temperature: float,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -41,13 +42,16 @@ def info_nce(
       queries: unit vectors.
       keys: of the same images' other views; unit vectors.
       queue: keys of earlier batches, the negatives.
+      filled: how many of its first rows are; the others are left out. (The published code starts from random vectors.
+        Every query is drawn away from those alike, which is towards one point, and small sets never recover.)
       temperature: of the softmax.
 
     Returns:
       (mean loss, share of queries that are nearest to their own key). Chance is log(k + 1).
     """
     positive = (queries * keys).sum(-1, keepdims=True)
-    logits = jnp.concatenate([positive, queries @ queue.T], axis=1) / temperature
+    negative = jnp.where(jnp.arange(len(queue)) < filled, queries @ queue.T, -jnp.inf)
+    logits = jnp.concatenate([positive, negative], axis=1) / temperature
     loss = (jax.nn.logsumexp(logits, axis=1) - logits[:, 0]).mean()
     return loss, (logits.argmax(1) == 0).mean()
 

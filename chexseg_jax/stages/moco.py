@@ -38,8 +38,8 @@ def pretrain_moco(store: Path, config: ConfigDict, *, images: Path, seed: int) -
     Args:
       store: the folder of artifacts.
       config: `model`, `options`, `batch_size`, `epochs`, `learning_rate`, `momentum` and `weight_decay` (of SGD),
-        `queue` (a multiple of the batch), `key_momentum`, `temperature`, `crop` (smallest share of the area),
-        `norm_group` (images a batch statistic is over), `checkpoint_every`.
+        `queue` (a multiple of the batch), `key_momentum`, `temperature`, `crop` (a view's smallest share of the
+        area), `size` (of a view, in pixels), `norm_group` (images a batch statistic is over), `checkpoint_every`.
       images: artifact of `prepare`; its labels are not looked at.
       seed: of weights, order and views.
 
@@ -66,6 +66,7 @@ def pretrain_moco(store: Path, config: ConfigDict, *, images: Path, seed: int) -
                 key_momentum=config.key_momentum,
                 norm_group=config.norm_group,
                 crop=config.crop,
+                size=config.size,
             ),
             optimizer=optim.sgd_cosine(
                 config.learning_rate,
@@ -96,17 +97,19 @@ def pretrain_moco(store: Path, config: ConfigDict, *, images: Path, seed: int) -
 
 
 def moco_init(embedder: nn.Module, size: int, *, queue: int) -> Init:
-    """Query parameters; and as model state the momentum encoder (equal at first), a random queue, its cursor."""
+    """Query parameters; and as model state the momentum encoder (equal at first), an empty queue, the keys seen."""
 
     def initial(key: jax.Array) -> tuple[Any, Any]:
-        network, noise = jax.random.split(key)
-        params, state = init(embedder, size)(network)
-        vectors = jax.random.normal(noise, (queue, moco.DIMENSIONS))
-        vectors /= jnp.linalg.norm(vectors, axis=1, keepdims=True)
+        params, state = init(embedder, size)(key)
         twin = jax.tree.map(
             jnp.copy, {"params": params, **state}
         )  # the step donates its buffers: no two may be one
-        return params, {**state, "key": twin, "queue": vectors, "cursor": jnp.zeros((), jnp.int32)}
+        return params, {
+            **state,
+            "key": twin,
+            "queue": jnp.zeros((queue, moco.DIMENSIONS)),
+            "seen": jnp.zeros((), jnp.int32),
+        }
 
     return initial
 
@@ -119,6 +122,7 @@ def moco_loss(
     key_momentum: float,
     norm_group: int,
     crop: float,
+    size: int,
 ) -> Loss:
     """InfoNCE of a batch {"image"}; moves the momentum encoder first and enqueues the keys of all devices."""
 
@@ -131,7 +135,9 @@ def moco_loss(
             )
         draws = jax.vmap(jax.random.split)(keys)
         first, second = (
-            normalise(jax.vmap(lambda k, x: view(k, x, crop=crop))(draws[:, i], batch["image"]), by)
+            normalise(
+                jax.vmap(lambda k, x: view(k, x, crop=crop, size=size))(draws[:, i], batch["image"]), by
+            )
             for i in range(2)
         )
         moving = jax.tree.map(
@@ -150,20 +156,24 @@ def moco_loss(
             size=norm_group,
         )
         positives = jax.lax.stop_gradient(positives[back])
-        value, top1 = moco.info_nce(queries, positives, state["queue"], temperature=temperature)
+        value, top1 = moco.info_nce(
+            queries, positives, state["queue"], state["seen"], temperature=temperature
+        )
 
         # Every device's keys at its place among zeros, summed: the same array on all, which a replicated queue needs.
         devices = jax.lax.axis_size(DATA_AXIS)
         place = jax.lax.axis_index(DATA_AXIS) * count
         everywhere = jnp.zeros((devices * count, moco.DIMENSIONS), positives.dtype)
         everywhere = jax.lax.psum(jax.lax.dynamic_update_slice(everywhere, positives, (place, 0)), DATA_AXIS)
-        queue = jax.lax.dynamic_update_slice(state["queue"], everywhere, (state["cursor"], 0))
+        queue = jax.lax.dynamic_update_slice(
+            state["queue"], everywhere, (state["seen"] % len(state["queue"]), 0)
+        )
         statistics, key_statistics = jax.lax.pmean((statistics, key_statistics), DATA_AXIS)
         new = {
             "batch_stats": statistics,
             "key": {"params": moving, "batch_stats": key_statistics},
             "queue": queue,
-            "cursor": (state["cursor"] + devices * count) % len(queue),
+            "seen": state["seen"] + devices * count,
         }
         return value, (new, {"top1": top1})
 

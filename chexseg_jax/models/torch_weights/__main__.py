@@ -52,9 +52,7 @@ def main() -> None:
         help="conv1 for v1 ResNet50s (default conv2, torchvision's)",
     )
     parser.add_argument("--grey", action="store_true", help="sum the stem's three channels into one")
-    parser.add_argument(
-        "--size", type=int, default=320, help="side of the images it is used on, in pixels (320)"
-    )
+    parser.add_argument("--size", type=int, help="side of the images it is used on, in pixels (default 320)")
     parser.error = _refuse
     given = parser.parse_args()
     if given.out.exists():

@@ -1,0 +1,82 @@
+import sys
+import types
+
+import numpy as np
+import pytest
+from golden.peers import peer
+from ml_collections import ConfigDict
+from safetensors.numpy import save_file
+
+import chexseg_jax
+from chexseg_jax.errors import InputError
+from chexseg_jax.stages import imagenet
+
+
+@pytest.fixture(autouse=True)
+def nothing_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(imagenet, "CACHE", tmp_path / "cache")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_file(peer("resnet18").state, folder / "resnet18-f37072fd.safetensors")
+    return folder
+
+
+def settings(weights, **more) -> ConfigDict:
+    return ConfigDict({"weights": str(weights), "stride_on": "conv2", "grey": False} | more)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_file_becomes_a_model_that_restore_opens(weights, tmp_path, grey):
+    made = imagenet.import_imagenet(tmp_path, settings(weights, grey=grey), model="resnet18", size=64)
+    model = chexseg_jax.restore(made)
+    assert model.variables["params"]["conv1"]["kernel"].shape == (7, 7, 1 if grey else 3, 64)
+    assert len(model.normalisation.mean) == (1 if grey else 3)
+    file = next(weights.iterdir())
+    assert imagenet.import_imagenet(tmp_path, settings(file, grey=grey), model="resnet18", size=64) == made
+
+
+def test_torchvisions_cache_is_looked_at(weights):
+    weights.rename(imagenet.CACHE)
+    assert imagenet.find_weights("", "resnet18").name == "resnet18-f37072fd.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("", "no ImageNet weights of a resnet50"),
+        ("{}/none", "no such file or folder"),
+        ("{}", "no file in it"),
+    ],
+)
+def test_without_weights_one_line_says_what_to_download_and_where_to_put_it(given, reason, weights):
+    with pytest.raises(InputError) as told:
+        imagenet.find_weights(given.format(weights), "resnet50")
+    for part in (reason, "https://download.pytorch.org/models/resnet50-0676ba61.pth", str(imagenet.CACHE)):
+        assert part in str(told.value)
+
+
+def test_two_files_are_not_chosen_between(weights):
+    save_file({"x": np.ones(1)}, weights / "resnet18-other.safetensors")
+    with pytest.raises(InputError, match="2 files begin with resnet18"):
+        imagenet.find_weights(str(weights), "resnet18")
+
+
+def test_the_hub_is_asked_last_and_its_failure_is_one_line(monkeypatch, weights):
+    asked = []
+
+    def download(name, file):
+        asked.append((name, file))
+        if name.startswith("timm/resnet50"):
+            raise ConnectionError("no route\nto host")
+        return weights / "resnet18-f37072fd.safetensors"
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download))
+    assert imagenet.find_weights("", "resnet18").exists()
+    assert asked == [("timm/resnet18.tv_in1k", "model.safetensors")]
+    with pytest.raises(InputError, match=r"could not be had from the hub \(no route\); download"):
+        imagenet.find_weights("", "resnet50")

@@ -1,0 +1,95 @@
+"""MoCo's training on a tiny network: what its state holds, and that none of it is lost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from chexseg_jax.data.mixture import shuffled
+from chexseg_jax.data.pipeline import batches
+from chexseg_jax.data.prepared import ImageSource
+from chexseg_jax.data.transforms import CHEXPERT
+from chexseg_jax.errors import InputError
+from chexseg_jax.models.layers import BatchNorm, Conv
+from chexseg_jax.models.moco import Embedder
+from chexseg_jax.stages.moco import moco_init, moco_loss
+from chexseg_jax.training import optim
+from chexseg_jax.training.loop import fit
+
+BATCH, QUEUE = 16, 64
+ROWS, COLUMNS = np.mgrid[:16, :16]
+#: Waves of 64 directions and lengths.
+IMAGES = np.stack(
+    [127 + 120 * np.sin(a * ROWS / 4 + b * COLUMNS / 4) for a in range(8) for b in range(8)]
+).astype(np.uint8)
+
+
+class Tiny(nn.Module):
+    """One convolution and its normalisation: enough of an encoder."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return None, {"features": BatchNorm()(Conv(16, 3, 2)(images), train, relu=True)}
+
+
+def train(directory, steps, *, checkpoint_every=100, norm_group=4):
+    embedder = Embedder(Tiny())
+    return fit(
+        "moco",
+        init=moco_init(embedder, 16, queue=QUEUE),
+        loss=moco_loss(
+            embedder, CHEXPERT, temperature=0.2, key_momentum=0.9, norm_group=norm_group, crop=0.8, size=16
+        ),
+        optimizer=optim.sgd_cosine(0.3, steps=150),
+        batches=batches(shuffled(ImageSource(IMAGES), seed=0), batch_size=BATCH),
+        batch_size=BATCH,
+        steps=steps,
+        seed=0,
+        directory=directory,
+        checkpoint_every=checkpoint_every,
+    )
+
+
+def test_queue_momentum_encoder_and_order_survive_a_stop_bit_for_bit(tmp_path):
+    whole = train(tmp_path / "whole", 7)
+    train(tmp_path / "cut", 3, checkpoint_every=3)
+    resumed = train(tmp_path / "cut", 7)
+    assert int(whole.model_state["seen"]) == 7 * BATCH
+    for ours, theirs in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_queue_takes_a_batch_a_step_and_forgets_the_oldest(tmp_path):
+    one, two, five = (train(tmp_path / str(n), n).model_state["queue"] for n in (1, 2, 5))
+    np.testing.assert_allclose(np.linalg.norm(five, axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(one[:BATCH], two[:BATCH])
+    assert not one[BATCH:].any()
+    assert not two[2 * BATCH :].any()
+    np.testing.assert_array_equal(two[BATCH : 2 * BATCH], five[BATCH : 2 * BATCH])
+    assert not np.allclose(two[:BATCH], five[:BATCH])
+
+
+def test_the_momentum_encoder_follows_the_query_encoder(tmp_path):
+    embedder = Embedder(Tiny())
+    params, start = moco_init(embedder, 16, queue=QUEUE)(jax.random.split(jax.random.key(0))[0])
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, params, start["key"]["params"]))
+    one, two = (train(tmp_path / str(n), n) for n in (1, 2))
+    # The keys' encoder moves before each step: in the second, a tenth of the way to where the first had gone.
+    expected = jax.tree.map(lambda k, q: 0.9 * k + 0.1 * q, one.model_state["key"]["params"], one.params)
+    ours = two.model_state["key"]["params"]
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-6), ours, expected))
+
+
+def test_it_learns_to_tell_images_apart(tmp_path):
+    from chexseg_jax.training.metrics_log import read_metrics
+
+    train(tmp_path, 150)
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert last["loss"] < np.log(QUEUE + 1) - 1
+    assert last["top1"] > 0.3
+
+
+def test_one_group_a_device_is_refused(tmp_path):
+    with pytest.raises(InputError, match="norm_group=8"):
+        train(tmp_path, 1, norm_group=8)
