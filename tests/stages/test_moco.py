@@ -41,7 +41,7 @@ def train(directory, steps, *, checkpoint_every=100, norm_group=4):
         loss=moco_loss(
             embedder, CHEXPERT, temperature=0.2, key_momentum=0.9, norm_group=norm_group, crop=0.8, size=16
         ),
-        optimizer=optim.sgd_cosine(0.3, steps=150),
+        optimizer=optim.sgd_cosine(0.03, steps=150),
         batches=batches(shuffled(ImageSource(IMAGES), seed=0), batch_size=BATCH),
         batch_size=BATCH,
         steps=steps,
