@@ -5,7 +5,7 @@ import pytest
 
 from chexseg_jax import models
 
-CONFIGS = ("semi", "weak", "full", "classifier")
+CONFIGS = ("semi", "weak", "full", "classifier", "moco")
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def no_root(monkeypatch):
 def test_every_config_opens_at_both_scales_and_names_real_models(name, scale):
     config = importlib.import_module(f"configs.{name}").get_config(f"scale={scale},seed=3")
     assert (config.scale, config.seed, config.name) == (scale, 3, name)
-    for section in ("classifier", "encoder", "segmentation"):
+    for section in ("classifier", "encoder", "moco", "segmentation"):
         if section in config:
             models.create(config[section].model, num_classes=3, **config[section].options)
     assert importlib.import_module(f"configs.{name}").__doc__
@@ -60,3 +60,19 @@ def test_a_root_selects_the_papers_scale_unless_told_otherwise(monkeypatch):
     monkeypatch.setitem(os.environ, "CHEXPERT_ROOT", "/data")
     assert (full.get_config("").scale, full.get_config("").root) == ("paper", "/data")
     assert (full.get_config().p, semi.get_config("p=0.25").p) == (1.0, 0.25)
+
+
+def test_moco_is_there_when_it_is_asked_for_and_the_papers():
+    from configs import full, moco
+
+    assert "moco" not in full.get_config("")
+    paper = moco.get_config("scale=paper").moco
+    assert (paper.queue, paper.key_momentum, paper.temperature) == (65536, 0.999, 0.2)
+    assert full.get_config("init=moco,scale=paper").moco == paper
+
+
+def test_the_encoder_is_the_segmentations_and_the_classifiers():
+    from configs import weak
+
+    config = weak.get_config("encoder=resnet50")
+    assert (config.segmentation.model, config.encoder.model) == ("deeplabv3plus_resnet50", "resnet50")

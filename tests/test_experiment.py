@@ -1,10 +1,13 @@
 """The whole chain, small, on real files of a phantom."""
 
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
+from golden.peers import peer
+from safetensors.numpy import save_file
 
 import chexseg_jax
 from chexseg_jax import experiment
@@ -14,7 +17,7 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.published import compare
 from chexseg_jax.pathologies import TASKS
-from configs import semi
+from configs import full, moco, semi
 
 
 def artifacts(workdir) -> dict[str, int]:
@@ -69,6 +72,49 @@ def test_expert_masks_alone_need_no_new_classifier(tiny_run, tiny_config, capsys
     assert {name.split("-")[0] for name in set(artifacts(workdir)) - before} == {"segmentation", "scores"}
 
 
+def test_moco_trains_an_encoder_that_segmentations_start_from(tiny_run, tiny_config, capsys):
+    workdir, _ = tiny_run
+    pretraining = moco.get_config("seed=0")
+    small = {"batch_size": 8, "epochs": 0.5, "queue": 16, "norm_group": 2, "size": 32, "checkpoint_every": 10}
+    pretraining.moco.update(small)
+    pretraining.phantom.update(tiny_config.phantom.to_dict())
+    pretraining.data.size = tiny_config.data.size
+    report = (experiment.run(pretraining, workdir) / "report.md").read_text()
+    assert "chance, with 16 keys in the queue, is 2.833" in report
+    assert "| MoCo, test | random weights, valid |" in re.sub(" +", " ", report)
+
+    config = full.get_config("init=moco")
+    config.moco.update(small)
+    capsys.readouterr()
+    run = experiment.run(same(config, tiny_config), workdir)
+    made = re.findall(r": making (\w+)", capsys.readouterr().err)
+    assert made == ["segmentation", "scores"]
+    card = json.loads((run / "model" / "model.json").read_text())
+    assert card["normalisation"]["mean"] == [0.502] * 3
+
+
+def test_imagenet_weights_bring_their_normalisation_stride_and_stem(tiny_run, tiny_config, tmp_path):
+    workdir, _ = tiny_run
+    save_file(peer("resnet18").state, tmp_path / "resnet18.safetensors")
+    config = full.get_config(f"init=imagenet,weights={tmp_path}")
+    config.imagenet.update(grey=True, stride_on="conv1")
+    run = experiment.run(same(config, tiny_config), workdir)
+    card = json.loads((run / "model" / "model.json").read_text())
+    assert (len(card["normalisation"]["mean"]), card["options"]["stride_on"]) == (1, "conv1")
+    model = chexseg_jax.restore(run)
+    assert model.variables["params"]["encoder"]["conv1"]["kernel"].shape == (7, 7, 1, 64)
+    config.imagenet.weights = str(tmp_path / "none")
+    with pytest.raises(InputError, match=r"none: no such file or folder; download https://"):
+        experiment.run(config, workdir)
+
+
+def same(config, tiny_config):
+    """`config` on `tiny_config`'s data, as small."""
+    for section in ("phantom", "data", "segmentation", "scores"):
+        config[section].update(tiny_config[section].to_dict())
+    return config
+
+
 def test_irnet_walks_from_the_same_cams(tiny_run, tiny_config, capsys):
     workdir, _ = tiny_run
     config = tiny_config.copy_and_resolve_references()
@@ -76,6 +122,7 @@ def test_irnet_walks_from_the_same_cams(tiny_run, tiny_config, capsys):
     with config.unlocked():
         config.p, config.pseudo = 0.5, "irnet"
         config.trunk, config.irnet, config.walk = whole.trunk, whole.irnet, whole.walk
+        config.trunk_init = whole.trunk_init
     config.trunk.update(batch_size=4, epochs=0.25, checkpoint_every=4)
     config.irnet.update(batch_size=2, steps=2, radius=3)
     before = set(artifacts(workdir))

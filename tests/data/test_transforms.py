@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from chexseg_jax.data.images import pack_masks
-from chexseg_jax.data.transforms import CHEXPERT, IMAGENET, augment, normalise, unpack_masks
+from chexseg_jax.data.transforms import CHEXPERT, IMAGENET, augment, normalise, unpack_masks, view
 
 
 def test_normalise_is_the_published_arithmetic():
@@ -45,3 +45,21 @@ def test_augment_stays_in_range():
     assert none is None
     assert float(moved.min()) >= 0
     assert float(moved.max()) <= 255
+
+
+def test_views_differ_by_key_alone_and_stay_in_range():
+    image = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
+    make = jax.jit(lambda key: view(key, image, crop=0.3, size=24))
+    first, again, other = (np.asarray(make(jax.random.key(k))) for k in (0, 0, 1))
+    assert first.shape == (24, 24)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).mean() > 10
+    assert first.min() >= 0
+    assert first.max() <= 255
+
+
+def test_a_view_of_an_even_image_is_even_but_for_its_exposure_and_corners():
+    shown = np.asarray(view(jax.random.key(2), np.full((32, 32), 100, np.uint8), crop=0.5, size=32))
+    centre = shown[8:24, 8:24]
+    np.testing.assert_allclose(centre, centre[0, 0], rtol=1e-5)
+    assert 0.8 * 100 - 20 <= centre[0, 0] <= 1.2 * 100 + 20

@@ -1,9 +1,10 @@
-"""Mean test mIoU over seeds for each p, from the runs in a work directory.
+"""Mean test mIoU over seeds for each setting (encoder, initialisation, p, pseudo-masks) in a work directory.
 
 for p in 0 0.9 1; do for s in 0 1 2; do python launch.py --config=configs/semi.py:p=$p,seed=$s; done; done
-python benchmarks/mixture_table.py work > benchmarks/results/phantom_mixture.md
+python benchmarks/segmentation_table.py work > benchmarks/results/phantom_mixture.md
 """
 
+import itertools
 import json
 import sys
 from collections import defaultdict
@@ -20,16 +21,21 @@ from chexseg_jax.evaluation.tables import interval, markdown, number
 def main() -> None:
     """Prints the table of the work directory named on the command line."""
     if len(sys.argv) != 2:
-        raise InputError("give one work directory, as in: python benchmarks/mixture_table.py work")
+        raise InputError("give one work directory, as in: python benchmarks/segmentation_table.py work")
     runs = defaultdict(dict)
     for path in sorted(Path(sys.argv[1]).glob("runs/*/scores.json")):
         config = json.loads((path.parent / "config.json").read_text())
-        runs[config["p"]][config["seed"]] = json.loads(path.read_text())
+        runs[_setting(config)][config["seed"]] = json.loads(path.read_text())
     if not runs:
         raise InputError(
-            f"{sys.argv[1]}: no runs/*/scores.json; launch configs/semi.py with this workdir first"
+            f"{sys.argv[1]}: no runs/*/scores.json; launch segmentations with this workdir first"
         )
-    rows = [_row(f"p = {p:g}", list(by_seed.values())) for p, by_seed in sorted(runs.items())]
+    runs = dict(sorted(runs.items()))
+    varies = [len({setting[i] for setting in runs}) > 1 for i in range(4)]
+    titles = [
+        ", ".join(filter(None, itertools.compress(_words(*setting), varies))) or "all" for setting in runs
+    ]
+    rows = [_row(title, list(runs[setting].values())) for title, setting in zip(titles, runs, strict=True)]
     every = [scores for by_seed in runs.values() for scores in by_seed.values()]
     for title, key in (("centred box", "box_pooled"), ("second reader", "reader_pooled")):
         if known := [scores[key]["mean"] for scores in every if key in scores]:
@@ -40,13 +46,29 @@ def main() -> None:
     )
     header = ["", "seeds", "pooled, mean [over seeds]", "[over images]", "per image, mean [over seeds]"]
     print("\n".join(markdown(header, rows)))
+    for (model, init, p, pseudo), by_seed in runs.items():
+        full = runs.get((model, init, 1.0, ""), {})
+        if p < 1 and len(both := by_seed.keys() & full.keys()) > 1:
+            cost = np.array([by_seed[s]["pooled"]["mean"] - full[s]["pooled"]["mean"] for s in sorted(both)])
+            shown = interval(*map(float, t_interval(cost)))
+            print(f"\n{model}, {init}: p = {p:g} {pseudo} less p = 1, paired by seed: {shown}.")
     print("\nPooled IoU per pathology, mean over the seeds.\n")
     body = []
     for task, count in every[0]["positives"].items():
-        cells = [_mean(s["pooled"][task] for s in by_seed.values()) for _, by_seed in sorted(runs.items())]
-        body.append([task, str(count), *cells, _mean(s["box_pooled"][task] for s in every)])
-    header = ["pathology", "positive test masks", *(f"p = {p:g}" for p in sorted(runs)), "centred box"]
+        cells = [_over_seeds(s["pooled"][task] for s in by_seed.values()) for by_seed in runs.values()]
+        body.append([task, str(count), *cells, _over_seeds(s["box_pooled"][task] for s in every)])
+    header = ["pathology", "positive test masks", *titles, "centred box"]
     print("\n".join(markdown(header, body)))
+
+
+def _setting(config: dict) -> tuple[str, str, float, str]:
+    """What tells runs of one table apart, besides the seed."""
+    model = config["segmentation"]["model"].removeprefix("deeplabv3plus_")
+    return model, config["init"], config["p"], config["pseudo"] if config["p"] < 1 else ""
+
+
+def _words(model: str, init: str, p: float, pseudo: str) -> tuple[str, str, str, str]:
+    return model, init, f"p = {p:g}", pseudo
 
 
 def _row(title: str, runs: list[dict]) -> list[str]:
@@ -59,9 +81,9 @@ def _row(title: str, runs: list[dict]) -> list[str]:
     return [title, str(len(runs)), cells[0], f"[{limits[0]:.3f}, {limits[1]:.3f}]", cells[1]]
 
 
-def _mean(values: Iterable[float | None]) -> str:
+def _over_seeds(values: Iterable[float | None]) -> str:
     values = list(values)
-    return number(None if None in values else np.mean(values))
+    return number(None if None in values else float(np.mean(values)))
 
 
 if __name__ == "__main__":
