@@ -57,7 +57,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         return probe_encoder(
             store,
             encoder=encoder,
-            model=config.moco.model,
+            network=config.moco,
             uncertainty=config.data.uncertainty,
             train=weak,
             splits={"valid": expert, "test": test},

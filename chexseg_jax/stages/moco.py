@@ -184,7 +184,7 @@ def probe_encoder(
     store: Path,
     *,
     encoder: Path | None,
-    model: str,
+    network: ConfigDict,
     uncertainty: str,
     train: Path,
     splits: Mapping[str, Path],
@@ -197,7 +197,7 @@ def probe_encoder(
     Args:
       store: the folder of artifacts.
       encoder: a model with a last feature map; None for random weights, the yardstick.
-      model: the network's name where `encoder` is None.
+      network: `model` and `options` of the network where `encoder` is None.
       uncertainty: the policy for labels of -1.
       train: artifact of `prepare` to fit on.
       splits: name -> artifact of `prepare` to score on; the first chooses the penalty.
@@ -207,7 +207,7 @@ def probe_encoder(
       The artifact: `auroc.json`, {split: {task: AUROC, or None}}, as of `score_classifier`.
     """
     key = {
-        "encoder": encoder.name if encoder else [model, seed],
+        "encoder": encoder.name if encoder else [network.model, network.options, seed],
         "uncertainty": uncertainty,
         "train": train.name,
         "splits": {name: path.name for name, path in splits.items()},
@@ -219,7 +219,7 @@ def probe_encoder(
             trained = restore(encoder)
             module, variables, by = trained.module, trained.variables, trained.normalisation
         else:
-            module, by = models.create(model, num_classes=0), CHEXPERT
+            module, by = models.create(network.model, num_classes=0, **network.options), CHEXPERT
             params, state = init(module, sets["train"].size)(jax.random.key(seed))
             variables = {"params": params, **state}
         features = {name: mean_features(module, variables, by, split) for name, split in sets.items()}
