@@ -3,13 +3,12 @@
 All of them read and write NHWC, and compute what the PyTorch modules of the same names compute: padding is
 symmetric and explicit (XLA's `SAME` is not, at stride 2), batch normalisation keeps the unbiased variance.
 
-XLA on CPU runs some convolutions far below the machine's speed, so `Conv` has two lowerings of one function with
-one set of parameters: the convolution op, and dots and shifted multiply-adds (`cpu_kernels`).
+`Conv` has two lowerings of one function with one set of parameters, see `convolutions`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
+
+from chexseg_jax.models.convolutions import convolution, dense, pointwise, shifted_depthwise
 
 #: Variance 2 / fan_in (He et al., 2015, arXiv 1502.01852).
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -63,76 +64,13 @@ class Conv(nn.Module):
             y = pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         elif on_cpu and self.depthwise and self.stride == 1:
             y = shifted_depthwise(x, kernel[:, :, 0], self.dilation)
+        elif on_cpu and not self.depthwise:
+            y = dense(x, kernel, self.stride, self.dilation)
         else:
-            reach = self.dilation * (self.size // 2)
-            y = lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                [(reach, reach)] * 2,
-                rhs_dilation=(self.dilation, self.dilation),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=self.features if self.depthwise else 1,
-            )
+            y = convolution(x, kernel, self.stride, self.dilation, depthwise=self.depthwise)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y
-
-
-def pointwise(x: Float[Array, "b h w c"], kernel: Float[Array, "c k"]) -> Float[Array, "b h w k"]:
-    """A 1x1 convolution as one matrix product."""
-    # The explicit reshape matters for the weight's gradient: XLA's CPU dot is fast on matrices only.
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
-
-
-def shifted_depthwise(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "s s c"], dilation: int
-) -> Float[Array, "b h w c"]:
-    """A depthwise convolution at stride 1 as one shifted multiply-add per tap."""
-    # Under `shard_map` the weights are replicated and the map is not, which a custom gradient must not see. Adding
-    # zeros of the map's type makes the weights each device's own; that step's transpose sums the devices' gradients.
-    return _depthwise(x, kernel + jnp.zeros_like(x[0, 0, 0]), dilation)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise(x, kernel, dilation):
-    return sum(view * kernel[tap] for tap, view in _shifts(x, kernel.shape[0], dilation))
-
-
-def _depthwise_forward(x, kernel, dilation):
-    return _depthwise(x, kernel, dilation), (x, kernel)
-
-
-def _depthwise_backward(dilation, saved, dy):
-    x, kernel = saved
-
-    def kernel_gradient(image: tuple[Array, Array]) -> Array:
-        x, dy = image
-        taps = {tap: (view * dy).sum((0, 1, 2)) for tap, view in _shifts(x[None], kernel.shape[0], dilation)}
-        return jnp.stack([taps.get(tap, jnp.zeros_like(kernel[tap])) for tap in np.ndindex(kernel.shape[:2])])
-
-    # Nine reductions over one image at a time find it in the cache; over the whole batch each waits for memory (2-3x).
-    dkernel = lax.map(kernel_gradient, (x, dy)).sum(0).reshape(kernel.shape)
-    return _depthwise(dy, kernel[::-1, ::-1], dilation), dkernel
-
-
-_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
-
-
-def _shifts(x: Array, size: int, dilation: int) -> list[tuple[tuple[int, int], Array]]:
-    """What each tap of a kernel sees, padded with zeros. A tap whose whole view is padding is left out."""
-    height, width = x.shape[1:3]
-    reach = [dilation * (i - size // 2) for i in range(size)]
-    # At rate 36 on a 20x20 map the centre is the only tap left.
-    top = max(r for r in reach if r < height)
-    left = max(r for r in reach if r < width)
-    padded = jnp.pad(x, ((0, 0), (top, top), (left, left), (0, 0)))
-    return [
-        ((i, j), padded[:, top + y : top + y + height, left + z : left + z + width])
-        for i, y in enumerate(reach)
-        for j, z in enumerate(reach)
-        if abs(y) <= top and abs(z) <= left
-    ]
 
 
 #: Of the running statistics' old value (torch counts the new one's, 0.1); and added to the variance.
@@ -207,7 +145,9 @@ class BatchNorm(nn.Module):
                 running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
         # One multiply-add (as torch): its gradient needs x and dy once each, where (x - mean) * slope costs 1.7 times.
         slope = scale * lax.rsqrt(var + EPSILON)
-        y = at_least_float32(x) * slope + (bias - mean * slope)
+        # The barrier keeps XLA from computing these vectors anew at every pixel (a DenseNet's are long concatenations).
+        slope, shift = lax.optimization_barrier((slope, bias - mean * slope))
+        y = at_least_float32(x) * slope + shift
         return (nn.relu(y) if relu else y).astype(self.dtype)
 
 
@@ -232,13 +172,46 @@ class Kit:
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
     """The largest of 3x3 at stride 2, one pixel of padding."""
-    height, width = ((side + 1) // 2 for side in x.shape[1:3])
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    views = [
-        padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i in range(3) for j in range(3)
-    ]
-    # Not `lax.reduce_window`: its gradient is a scatter, ten times slower on CPU. Ties go to the first, as in torch.
-    return reduce(lambda best, view: jnp.where(view > best, view, best), views)
+    odd = [(0, side % 2) for side in x.shape[1:3]]
+    return _max_pool(jnp.pad(x, ((0, 0), *odd, (0, 0)), constant_values=-jnp.inf))
+
+
+@jax.custom_vjp
+def _max_pool(x):
+    return _max_pool_forward(x)[0]
+
+
+def _max_pool_forward(x):
+    """The maxima, and which of the nine taps each is at. Ties go to the first, as in torch."""
+    height, width = (side // 2 for side in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)), constant_values=-jnp.inf)
+    first, *others = (
+        padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i, j in np.ndindex(3, 3)
+    )
+    best, which = first, jnp.zeros_like(first, jnp.int8)
+    for tap, view in enumerate(others, 1):
+        best, which = jnp.maximum(view, best), jnp.where(view > best, jnp.int8(tap), which)
+    return best, which
+
+
+#: Which of a window's three rows the even and the odd row of block i are, for window i and for window i + 1.
+_ROWS_OF_WINDOW = np.array([[1, 2], [-9, 0]])
+
+
+def _max_pool_backward(which, dy):
+    # Not `lax.reduce_window`: its gradient is a scatter, ten times slower on CPU. Every pixel of a 2x2 block looks at
+    # the up to four windows over it, all in one pass.
+    dx = jnp.zeros((), dy.dtype)
+    for down, right in np.ndindex(2, 2):
+        ahead = [jnp.pad(x, ((0, 0), (0, down), (0, right), (0, 0)))[:, down:, right:] for x in (which, dy)]
+        which_of, gradient = (x[:, :, None, :, None] for x in ahead)
+        taps = np.add.outer(3 * _ROWS_OF_WINDOW[down], _ROWS_OF_WINDOW[right]).astype(np.int8)
+        dx = dx + jnp.where(which_of == taps[:, None, :, None], gradient, 0)
+    batch, height, width, channels = dy.shape
+    return (dx.reshape(batch, 2 * height, 2 * width, channels),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
@@ -259,11 +232,16 @@ def resize_bilinear(
       size: height and width wanted.
       align_corners: True maps corner onto corner; False has half-pixel centres, as OpenCV.
     """
-    rows = jnp.asarray(_interpolation(x.shape[1], size[0], align_corners), x.dtype)
-    columns = jnp.asarray(_interpolation(x.shape[2], size[1], align_corners), x.dtype)
-    # Products with two small constant matrices: cheap next to a convolution. A GPU's TF32 would cost three digits.
-    x = jnp.einsum("ih,bhwc->biwc", rows, x, precision=lax.Precision.HIGHEST)
-    return jnp.einsum("jw,biwc->bijc", columns, x, precision=lax.Precision.HIGHEST)
+    batch, height, width, channels = x.shape
+    rows = jnp.asarray(_interpolation(height, size[0], align_corners), x.dtype)
+    columns = jnp.asarray(_interpolation(width, size[1], align_corners), x.dtype)
+    # Products with two small constant matrices, cheap next to a convolution. As many copies of the matrix as there are
+    # products keep XLA from transposing the maps. A GPU's TF32 would cost three digits.
+    product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    x = x.reshape(batch * height, width, channels)
+    x = product(jnp.broadcast_to(columns, (len(x), *columns.shape)), x)
+    x = product(jnp.broadcast_to(rows, (batch, *rows.shape)), x.reshape(batch, height, -1))
+    return x.reshape(batch, *size, channels)
 
 
 def _interpolation(source: int, target: int, align_corners: bool) -> Float[np.ndarray, "target source"]:
