@@ -100,6 +100,7 @@ class DeepLabV3Plus(nn.Module):
       dtype: of the computation, or its name; parameters, statistics and logits are float32.
       axis_name: the mapped axis over which batch statistics are synchronised.
       cpu_kernels: see `layers.Conv`.
+      remat: the encoder's, see `resnet.ResNet`.
     """
 
     num_classes: int
@@ -109,12 +110,15 @@ class DeepLabV3Plus(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     cpu_kernels: bool | None = None
+    remat: bool = False
 
     def setup(self):  # noqa: D102
         shared = {"dtype": self.dtype, "axis_name": self.axis_name, "cpu_kernels": self.cpu_kernels}
         kit = Kit(**shared)
         make, expansion = (ResNet50, 4) if self.bottleneck else (ResNet18, 1)
-        self.encoder = make(num_classes=0, output_stride=16, stride_on=self.stride_on, **shared)
+        self.encoder = make(
+            num_classes=0, output_stride=16, stride_on=self.stride_on, remat=self.remat, **shared
+        )
         self.decoder = Decoder(512 * expansion, 64 * expansion, self.aspp_dropout, kit)
         self.segmentation_head = [
             kit.conv(self.num_classes, use_bias=True, dtype=jnp.promote_types(self.dtype, jnp.float32))

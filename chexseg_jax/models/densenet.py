@@ -52,7 +52,7 @@ class DenseBlock(nn.Module):
 
     def setup(self):  # noqa: D102
         for i in range(self.depth):
-            setattr(self, f"denselayer{i + 1}", DenseLayer(self.dilation, self.kit))
+            setattr(self, f"denselayer{i + 1}", self.kit.block(DenseLayer)(self.dilation, self.kit))
 
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool
@@ -98,6 +98,7 @@ class DenseNet121(nn.Module):
       dtype: of the computation, or its name; parameters, statistics and logits are float32.
       axis_name: the mapped axis over which batch statistics are synchronised.
       cpu_kernels: see `Conv`.
+      remat: see `Kit`; a block is a dense layer.
     """
 
     num_classes: int
@@ -106,11 +107,12 @@ class DenseNet121(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     cpu_kernels: bool | None = None
+    remat: bool = False
 
     def setup(self):  # noqa: D102
         if self.output_stride not in (16, 32):
             raise InputError(f"output_stride={self.output_stride}: DenseNet121 has 32 or 16")
-        kit = Kit(self.dtype, self.axis_name, self.cpu_kernels)
+        kit = Kit(self.dtype, self.axis_name, self.cpu_kernels, remat=self.remat)
         widened = self.output_stride == 16
         self.conv0 = kit.conv(2 * GROWTH, 7, 2)
         self.norm0 = kit.norm()

@@ -8,7 +8,7 @@ symmetric and explicit (XLA's `SAME` is not, at stride 2), batch normalisation k
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -140,25 +140,27 @@ class BatchNorm(nn.Module):
         if train:
             mean, var, count = moments or batch_moments(x, self.axis_name)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
+                unbiased = var * (count / jnp.maximum(count - 1, 1))
                 running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
                 running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
         # One multiply-add (as torch): its gradient needs x and dy once each, where (x - mean) * slope costs 1.7 times.
         slope = scale * lax.rsqrt(var + EPSILON)
-        # The barrier keeps XLA from computing these vectors anew at every pixel (a DenseNet's are long concatenations).
-        slope, shift = lax.optimization_barrier((slope, bias - mean * slope))
-        y = at_least_float32(x) * slope + shift
+        y = at_least_float32(x) * slope + (bias - mean * slope)
         return (nn.relu(y) if relu else y).astype(self.dtype)
 
 
 @dataclass(frozen=True)
 class Kit:
-    """Makes the layers of one network, which share these settings (see `Conv` and `BatchNorm`)."""
+    """Makes the layers of one network, which share these settings (see `Conv` and `BatchNorm`).
+
+    With `remat`, a block's inner maps are made again in the backward pass instead of being kept: memory for time.
+    """
 
     dtype: Any = jnp.float32
     axis_name: str | None = None
     cpu_kernels: bool | None = None
     kernel_init: nn.initializers.Initializer = HE_NORMAL
+    remat: bool = False
 
     def conv(self, features: int, size: int = 1, stride: int = 1, dilation: int = 1, **options: Any) -> Conv:
         """A convolution, without bias unless asked."""
@@ -169,49 +171,20 @@ class Kit:
         """A batch normalisation."""
         return BatchNorm(self.axis_name, self.dtype)
 
+    def block(self, make: Any) -> Any:
+        """`make`, the class of a block called with (x, train, ...), or what does the same with `remat`."""
+        return nn.remat(make, static_argnums=(2,)) if self.remat else make
+
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
     """The largest of 3x3 at stride 2, one pixel of padding."""
-    odd = [(0, side % 2) for side in x.shape[1:3]]
-    return _max_pool(jnp.pad(x, ((0, 0), *odd, (0, 0)), constant_values=-jnp.inf))
-
-
-@jax.custom_vjp
-def _max_pool(x):
-    return _max_pool_forward(x)[0]
-
-
-def _max_pool_forward(x):
-    """The maxima, and which of the nine taps each is at. Ties go to the first, as in torch."""
-    height, width = (side // 2 for side in x.shape[1:3])
-    padded = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)), constant_values=-jnp.inf)
-    first, *others = (
-        padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i, j in np.ndindex(3, 3)
-    )
-    best, which = first, jnp.zeros_like(first, jnp.int8)
-    for tap, view in enumerate(others, 1):
-        best, which = jnp.maximum(view, best), jnp.where(view > best, jnp.int8(tap), which)
-    return best, which
-
-
-#: Which of a window's three rows the even and the odd row of block i are, for window i and for window i + 1.
-_ROWS_OF_WINDOW = np.array([[1, 2], [-9, 0]])
-
-
-def _max_pool_backward(which, dy):
-    # Not `lax.reduce_window`: its gradient is a scatter, ten times slower on CPU. Every pixel of a 2x2 block looks at
-    # the up to four windows over it, all in one pass.
-    dx = jnp.zeros((), dy.dtype)
-    for down, right in np.ndindex(2, 2):
-        ahead = [jnp.pad(x, ((0, 0), (0, down), (0, right), (0, 0)))[:, down:, right:] for x in (which, dy)]
-        which_of, gradient = (x[:, :, None, :, None] for x in ahead)
-        taps = np.add.outer(3 * _ROWS_OF_WINDOW[down], _ROWS_OF_WINDOW[right]).astype(np.int8)
-        dx = dx + jnp.where(which_of == taps[:, None, :, None], gradient, 0)
-    batch, height, width, channels = dy.shape
-    return (dx.reshape(batch, 2 * height, 2 * width, channels),)
-
-
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+    height, width = ((side + 1) // 2 for side in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    views = [
+        padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i in range(3) for j in range(3)
+    ]
+    # Not `lax.reduce_window`: its gradient is a scatter, ten times slower on CPU. Ties go to the first, as in torch.
+    return reduce(lambda best, view: jnp.where(view > best, view, best), views)
 
 
 def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:

@@ -92,6 +92,7 @@ class ResNet(nn.Module):
       dtype: of the computation, or its name; parameters, statistics and logits are float32.
       axis_name: the mapped axis over which batch statistics are synchronised.
       cpu_kernels: see `Conv`.
+      remat: see `Kit`; a block is a residual one.
     """
 
     num_classes: int
@@ -103,14 +104,16 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     cpu_kernels: bool | None = None
+    remat: bool = False
 
     def setup(self):  # noqa: D102
         if self.output_stride not in (16, 32):
             raise InputError(f"output_stride={self.output_stride}: a ResNet has 32 or 16")
         if self.stride_on not in ("conv1", "conv2"):
             raise InputError(f"stride_on={self.stride_on!r}: the stride is on conv1 or conv2")
-        kit = Kit(self.dtype, self.axis_name, self.cpu_kernels, _KERNEL_INIT)
-        block = partial(Bottleneck, stride_on=self.stride_on) if self.bottleneck else BasicBlock
+        kit = Kit(self.dtype, self.axis_name, self.cpu_kernels, _KERNEL_INIT, self.remat)
+        block = kit.block(Bottleneck if self.bottleneck else BasicBlock)
+        options = {"stride_on": self.stride_on} if self.bottleneck else {}
         self.conv1 = kit.conv(64, 7, 2)
         self.bn1 = kit.norm()
         for stage, depth in enumerate(self.depths):
@@ -125,6 +128,7 @@ class ResNet(nn.Module):
                     # ResNet18's first stage already has the right number of channels.
                     i == 0 and (stage > 0 or self.bottleneck),
                     kit,
+                    **options,
                 )
                 for i in range(depth)
             ]

@@ -5,6 +5,8 @@ import pytest
 from golden.peers import images, jit, peer
 
 from chexseg_jax.errors import InputError
+from chexseg_jax.models.layers import Kit
+from chexseg_jax.models.resnet import BasicBlock
 
 
 def features(name, size=64, **options):
@@ -72,3 +74,20 @@ def test_bfloat16_computes_narrow_and_answers_wide():
     assert logits.dtype == jnp.float32
     assert out["features"].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype("float32")}
+
+
+def test_remat_computes_the_same():
+    x = np.random.default_rng(0).standard_normal((2, 8, 8, 4)).astype(np.float32)
+
+    def result(remat: bool):
+        kit = Kit(remat=remat)
+        block = kit.block(BasicBlock)(4, 1, 1, False, kit)
+        variables = block.init(jax.random.key(0), x, True)
+
+        def loss(params):
+            y, updated = block.apply(variables | {"params": params}, x, True, mutable=["batch_stats"])
+            return (y**2).mean(), updated
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), result(False), result(True))
