@@ -133,7 +133,6 @@ def fit(
     )
 
     update = make_step(loss, optimizer, mesh)
-    step_key = replicate(step_key, mesh)
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
     compiled = None
     with _stop_signals() as stopping, progress(name, steps) as advance:
