@@ -28,7 +28,8 @@ def main(_: list[str]) -> None:
     distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     workdir = Path(_WORKDIR.value)
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "xla_cache"))
-    experiment.run(_CONFIG.value, workdir)
+    with distributed.ending_together():
+        experiment.run(_CONFIG.value, workdir)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

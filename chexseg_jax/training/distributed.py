@@ -4,8 +4,12 @@ Every process runs every line, on the same files. What must happen once goes thr
 """
 
 import itertools
+import os
 import pickle
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import jax
@@ -14,14 +18,14 @@ from jax._src.distributed import (
 )  # the coordination service has no public name (Orbax does the same)
 
 from chexseg_jax import progress
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, tell
 
 _P, _T = ParamSpec("_P"), TypeVar("_T")
 
 #: A stage may take days.
 _PATIENCE_MS = 30 * 24 * 3600 * 1000
-#: How long a process that ends waits for the others, before it tells them that it failed.
-_FAREWELL_S = 30
+#: How long a process that failed stays, so that those who wait for it in `on_first` read why.
+_FAREWELL_S = 3
 #: Calls of `on_first` are known by their number, which is the same on all processes.
 _calls = itertools.count()
 
@@ -54,7 +58,7 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     # JAX's own handler of SIGTERM would take the signal away from the train loop, and from all that is no training.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(*given, shutdown_timeout_seconds=_FAREWELL_S)
+        jax.distributed.initialize(*given)
     except ValueError as error:
         if "coordinator_address should be defined" not in str(error):
             raise
@@ -89,3 +93,23 @@ def on_first(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     finally:
         global_state.client.key_value_set_bytes(key, pickle.dumps((value, failure)))
     return value
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """Ends this process at once if the block fails and there are others: they see it go, and end too.
+
+    Python's own way out would first wait for them, in Orbax's threads and at JAX's last barrier, as they wait for this
+    one. A stop that all agreed on (KeyboardInterrupt) goes that way.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        if isinstance(error, InputError):
+            tell(error)
+        else:
+            traceback.print_exc()
+        time.sleep(_FAREWELL_S)
+        os._exit(2 if isinstance(error, InputError) else 1)
