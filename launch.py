@@ -8,20 +8,28 @@ from ml_collections import ConfigDict, config_flags
 
 from chexseg_jax import experiment
 from chexseg_jax.errors import InputError, run_command
+from chexseg_jax.training import distributed
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="configs/NAME.py:key=value,...; a wrong key lists the known ones."
 )
 _WORKDIR = flags.DEFINE_string("workdir", "work", "Folder of artifacts and reports; a run goes on in it.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where there are several; on a cluster JAX finds it."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.", lower_bound=0)
 flags.mark_flag_as_required("config")
 
 
 def main(_: list[str]) -> None:
-    """Turns on the compilation cache and hands over."""
+    """Joins the other processes, turns on the compilation cache and hands over."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every thread it starts
+    distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     workdir = Path(_WORKDIR.value)
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "xla_cache"))
-    experiment.run(_CONFIG.value, workdir)
+    with distributed.ending_together():
+        experiment.run(_CONFIG.value, workdir)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

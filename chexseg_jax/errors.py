@@ -8,6 +8,11 @@ class InputError(ValueError):
     """Something the user gave is wrong: a file, a row, a value, an argument. The message is one line."""
 
 
+def tell(error: InputError) -> None:
+    """Prints it as one line on stderr."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command's `main`; an `InputError` becomes one line on stderr and exit code 2.
 
@@ -16,7 +21,7 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        tell(error)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

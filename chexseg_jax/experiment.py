@@ -20,10 +20,13 @@ from chexseg_jax.stages.report import write_classifier_report, write_moco_report
 from chexseg_jax.stages.scores import score_segmentation
 from chexseg_jax.stages.segmentation import train_segmentation
 from chexseg_jax.stages.sources import open_sources
+from chexseg_jax.training.distributed import on_first
 
 
 def run(config: ConfigDict, workdir: Path) -> Path:
     """Runs what `config` asks for; stages that are finished already are reused.
+
+    Of several processes all run it, on one file system: trainings are everybody's work, the rest the first one's.
 
     Args:
       config: made by a file of `configs/`; `config.segmentation` absent asks for the classifier alone.
@@ -69,10 +72,10 @@ def run(config: ConfigDict, workdir: Path) -> Path:
 
     if config.name == "moco":
         trained = pretrain_moco(store, config.moco, images=weak, seed=config.seed)
-        return write_moco_report(workdir, config, sources, trained, probe(trained), probe(None))
+        return on_first(write_moco_report, workdir, config, sources, trained, probe(trained), probe(None))
     if "segmentation" not in config:
         trained = classifier(config.classifier)
-        return write_classifier_report(workdir, config, sources, trained, auroc(trained))
+        return on_first(write_classifier_report, workdir, config, sources, trained, auroc(trained))
 
     annotated = Prepared.load(expert)
     positive = np.stack([unpack_masks(np.bitwise_or.reduce(m, axis=None)) for m in annotated.masks])
@@ -159,7 +162,8 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         train_rows=train_rows,
         pseudo=pseudo,
     )
-    return write_report(
+    return on_first(
+        write_report,
         workdir,
         config,
         sources,

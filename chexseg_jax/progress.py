@@ -14,15 +14,26 @@ _SECONDS_BETWEEN_LINES = 10.0
 Advance = Callable[[int, str], None]
 
 
+_muted = False
+
+
+def mute() -> None:
+    """Shows no more progress: of several processes that do the same, one tells."""
+    global _muted
+    _muted = True
+
+
 def say(text: str) -> None:
     """Prints one line of progress to stderr at once."""
+    if _muted:
+        return
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
     """Shows how far `what` has come; yields `advance(done, note)`."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not _muted:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
             task = bar.add_task(what, total=total, note="")

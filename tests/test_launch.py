@@ -27,6 +27,15 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/full.py", "--workdirectory=x"], "workdirectory"),
         ([], "--config"),
         (["--config=configs/semi.py:root=/nowhere/cxr"], "/nowhere/cxr"),
+        (["--config=configs/full.py", "--processes=2"], "--process=I go together"),
+        (
+            ["--config=configs/full.py", "--coordinator=localhost:1234", "--processes=2", "--process=2"],
+            "--process=2 is not one of 2",
+        ),
+        (
+            ["--config=configs/full.py", "--coordinator=localhost", "--processes=2", "--process=1"],
+            "--coordinator=localhost has no port",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(arguments, told, tmp_path):

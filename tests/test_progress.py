@@ -17,3 +17,11 @@ def test_a_log_gets_lines_with_what_how_far_and_how_long_yet(capsys, monkeypatch
 def test_track_yields_everything(capsys):
     assert list(progress.track("abc", "letters", 3)) == ["a", "b", "c"]
     assert "letters: 3/3" in capsys.readouterr().err
+
+
+def test_a_muted_process_says_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_muted", False)
+    progress.mute()
+    progress.say("hello")
+    assert list(progress.track("abc", "letters", 3)) == ["a", "b", "c"]
+    assert not capsys.readouterr().err

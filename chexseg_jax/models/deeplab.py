@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from chexseg_jax.errors import InputError
-from chexseg_jax.models.layers import BatchNorm, Conv, Kit, at_least_float32, resize_bilinear
+from chexseg_jax.models.layers import BatchNorm, Conv, Dropout, Kit, at_least_float32, resize_bilinear
 from chexseg_jax.models.resnet import ResNet18, ResNet50
 
 #: Channels of the decoder, and of the skip connection from the encoder's first stage.
@@ -53,7 +53,7 @@ class ASPP(nn.Module):
         # The peer's fifth branch counts its pooling as layer 0.
         self.convs_4_1, self.convs_4_2 = kit.conv(CHANNELS), kit.norm()
         self.project = [kit.conv(CHANNELS), kit.norm()]
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout, kit.axis_name)
 
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w 256"]:
         """One map that has seen at every rate."""
@@ -62,7 +62,7 @@ class ASPP(nn.Module):
         branches = [_run(branch, x, train) for branch in self.convs]
         branches.append(jnp.broadcast_to(pooled, branches[0].shape))
         x = _run(self.project, jnp.concatenate(branches, axis=-1), train)
-        return self.drop(x, deterministic=not train)
+        return self.drop(x, train)
 
 
 class Decoder(nn.Module):

@@ -149,6 +149,28 @@ class BatchNorm(nn.Module):
         return (nn.relu(y) if relu else y).astype(self.dtype)
 
 
+class Dropout(nn.Module):
+    """Dropout that zeroes the same of an example wherever it lies: each has a key of its row in the global batch.
+
+    Attributes:
+      rate: the share that is zeroed in training.
+      axis_name: the mapped axis that the batch is split over, on all of whose devices the key `dropout` is the same.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *rest"], train: bool) -> Float[Array, "b *rest"]:
+        """Zeroes and scales in training; else returns `x`."""
+        if not train or not self.rate:
+            return x
+        first = 0 if self.axis_name is None else lax.axis_index(self.axis_name) * len(x)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), first + jnp.arange(len(x)))
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(kept, x / (1 - self.rate), 0)
+
+
 @dataclass(frozen=True)
 class Kit:
     """Makes the layers of one network, which share these settings (see `Conv` and `BatchNorm`).

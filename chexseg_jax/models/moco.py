@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from chexseg_jax.models.layers import at_least_float32
 
@@ -74,9 +74,3 @@ def embed_in_groups(
     )(groups)
     statistics = jax.tree.map(lambda x: x.mean(0), updated["batch_stats"])
     return embedded.reshape(-1, embedded.shape[-1]), statistics
-
-
-def shuffled(key: Key[Array, ""], count: int) -> tuple[Int[Array, " b"], Int[Array, " b"]]:
-    """A random order of `count` rows, and the order that undoes it."""
-    order = jax.random.permutation(key, count)
-    return order, jnp.argsort(order)

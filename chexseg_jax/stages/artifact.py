@@ -9,14 +9,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from chexseg_jax.progress import say
+from chexseg_jax.training.distributed import on_first
 
 _PACKAGES = ("chexseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def artifact(store: Path, stage: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+def artifact(
+    store: Path,
+    stage: str,
+    key: Mapping[str, Any],
+    make: Callable[[Path], None],
+    *,
+    collective: bool = False,
+) -> Path:
     """The finished artifact of a stage: found, or made by `make`.
 
     `make` works in `<name>.part`, which is renamed when it returns; a folder without that ending is therefore
@@ -28,24 +37,34 @@ def artifact(store: Path, stage: str, key: Mapping[str, Any], make: Callable[[Pa
       stage: the first part of the folder's name.
       key: all that determines the result: the stage's configuration and its inputs' names. JSON values.
       make: writes the artifact into the (existing) folder it is given.
+      collective: whether `make` is the work of all processes, as a training is. Else the first one makes it, on its
+        own devices, and the others wait.
 
     Returns:
       The folder; its `artifact.json` holds the key, the time taken and the versions used.
     """
     key = plain(key)
     directory = store / f"{stage}-{config_digest(key)}"
-    if directory.exists():
+    if on_first(directory.exists):
         say(f"{stage}: found {directory.name}")
         return directory
     part = store / f"{directory.name}.part"
-    part.mkdir(parents=True, exist_ok=True)
+    on_first(part.mkdir, parents=True, exist_ok=True)
     say(f"{stage}: making {directory.name}")
     start = time.monotonic()
-    make(part)
+    if collective:
+        make(part)
+        multihost_utils.sync_global_devices(directory.name)
+    else:
+        on_first(make, part)
     seconds = time.monotonic() - start
     card = {"stage": stage, "key": key, "seconds": round(seconds, 1), "versions": versions()}
-    (part / "artifact.json").write_text(json.dumps(card, indent=1))
-    os.replace(part, directory)
+
+    def finish() -> None:
+        (part / "artifact.json").write_text(json.dumps(card, indent=1))
+        os.replace(part, directory)
+
+    on_first(finish)
     say(f"{stage}: done in {seconds:.1f} s")
     return directory
 

@@ -87,7 +87,7 @@ def train_classifier(
             config=plain(config),
         )
 
-    return artifact(store, f"classifier-{config.model}", key, make)
+    return artifact(store, f"classifier-{config.model}", key, make, collective=True)
 
 
 def score_classifier(store: Path, *, classifier: Path, splits: Mapping[str, Path]) -> Path:

@@ -113,7 +113,7 @@ def train_irnet(
             config=plain(config),
         )
 
-    return artifact(store, "irnet", key, make)
+    return artifact(store, "irnet", key, make, collective=True)
 
 
 def walk_maps(

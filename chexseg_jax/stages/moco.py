@@ -93,7 +93,7 @@ def pretrain_moco(store: Path, config: ConfigDict, *, images: Path, seed: int) -
             config=plain(config),
         )
 
-    return artifact(store, f"moco-{config.model}", key, make)
+    return artifact(store, f"moco-{config.model}", key, make, collective=True)
 
 
 def moco_init(embedder: nn.Module, size: int, *, queue: int) -> Init:
@@ -124,21 +124,28 @@ def moco_loss(
     crop: float,
     size: int,
 ) -> Loss:
-    """InfoNCE of a batch {"image"}; moves the momentum encoder first and enqueues the keys of all devices."""
+    """InfoNCE of a batch {"image"}; moves the momentum encoder first and enqueues the keys of all devices.
+
+    The keys' images are shuffled over the global batch (MoCo's shuffled BatchNorm), so that groups, and with them
+    the loss, are the same on any number of devices.
+    """
+
+    def views(keys, images):
+        return normalise(jax.vmap(lambda k, x: view(k, x, crop=crop, size=size))(keys, images), by)
 
     def loss(params, state, batch, keys):
-        count = len(keys)
-        if count % norm_group or count < 2 * norm_group:
+        count, devices = len(keys), jax.lax.axis_size(DATA_AXIS)
+        if count % norm_group or devices * count < 2 * norm_group:
             raise InputError(
-                f"moco: {count} images a device do not make two or more groups of norm_group={norm_group}; "
-                "take a larger batch or smaller groups"
+                f"moco: {count} images on each of {devices} devices do not make whole groups of "
+                f"norm_group={norm_group}, two or more in all; take a larger batch or smaller groups"
             )
-        draws = jax.vmap(jax.random.split)(keys)
-        first, second = (
-            normalise(
-                jax.vmap(lambda k, x: view(k, x, crop=crop, size=size))(draws[:, i], batch["image"]), by
-            )
-            for i in range(2)
+        place = jax.lax.axis_index(DATA_AXIS) * count
+        draws = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
+        order = jnp.argsort(_everywhere(jax.vmap(jax.random.bits)(draws[:, 2])))
+        mine = jax.lax.dynamic_slice(order, (place,), (count,))
+        shuffled = (  # bytes travel, not views
+            jax.lax.all_gather(x, DATA_AXIS, tiled=True)[mine] for x in (draws[:, 1], batch["image"])
         )
         moving = jax.tree.map(
             lambda k, q: key_momentum * k + (1 - key_momentum) * jax.lax.stop_gradient(q),
@@ -146,25 +153,23 @@ def moco_loss(
             params,
         )
         queries, statistics = moco.embed_in_groups(
-            embedder, {"params": params, "batch_stats": state["batch_stats"]}, first, size=norm_group
-        )
-        order, back = moco.shuffled(jax.random.fold_in(keys[0], 1), count)
-        positives, key_statistics = moco.embed_in_groups(
             embedder,
-            {"params": moving, "batch_stats": state["key"]["batch_stats"]},
-            second[order],
+            {"params": params, "batch_stats": state["batch_stats"]},
+            views(draws[:, 0], batch["image"]),
             size=norm_group,
         )
-        positives = jax.lax.stop_gradient(positives[back])
+        embedded, key_statistics = moco.embed_in_groups(
+            embedder,
+            {"params": moving, "batch_stats": state["key"]["batch_stats"]},
+            views(*shuffled),
+            size=norm_group,
+        )
+        everywhere = jax.lax.stop_gradient(_everywhere(embedded)[jnp.argsort(order)])
+        positives = jax.lax.dynamic_slice(everywhere, (place, 0), embedded.shape)
         value, top1 = moco.info_nce(
             queries, positives, state["queue"], state["seen"], temperature=temperature
         )
 
-        # Every device's keys at its place among zeros, summed: the same array on all, which a replicated queue needs.
-        devices = jax.lax.axis_size(DATA_AXIS)
-        place = jax.lax.axis_index(DATA_AXIS) * count
-        everywhere = jnp.zeros((devices * count, moco.DIMENSIONS), positives.dtype)
-        everywhere = jax.lax.psum(jax.lax.dynamic_update_slice(everywhere, positives, (place, 0)), DATA_AXIS)
         queue = jax.lax.dynamic_update_slice(
             state["queue"], everywhere, (state["seen"] % len(state["queue"]), 0)
         )
@@ -178,6 +183,13 @@ def moco_loss(
         return value, (new, {"top1": top1})
 
     return loss
+
+
+def _everywhere(x: jax.Array) -> jax.Array:
+    """The rows of all devices. JAX knows that a sum is the same on all, as a replicated queue must be, so it is one."""
+    place = (jax.lax.axis_index(DATA_AXIS) * len(x), *(0,) * (x.ndim - 1))
+    zeros = jnp.zeros((jax.lax.axis_size(DATA_AXIS) * len(x), *x.shape[1:]), x.dtype)
+    return jax.lax.psum(jax.lax.dynamic_update_slice(zeros, x, place), DATA_AXIS)
 
 
 def probe_encoder(

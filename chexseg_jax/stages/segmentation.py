@@ -27,6 +27,7 @@ from chexseg_jax.stages.cams import digest
 from chexseg_jax.stages.classifier import init
 from chexseg_jax.training import losses, optim
 from chexseg_jax.training.checkpoint import Restored, restore, save_model
+from chexseg_jax.training.distributed import on_first
 from chexseg_jax.training.inference import make_inference, map_batches
 from chexseg_jax.training.loop import Init, Loss, fit
 from chexseg_jax.training.sharding import DATA_AXIS
@@ -122,9 +123,9 @@ def train_segmentation(
             thresholds=thresholds,
             config={**plain(config), "p": p, "seed": seed},
         )
-        (part / "thresholds.json").write_text(json.dumps(thresholds, indent=1))
+        on_first((part / "thresholds.json").write_text, json.dumps(thresholds, indent=1))
 
-    return artifact(store, "segmentation", key, make)
+    return artifact(store, "segmentation", key, make, collective=True)
 
 
 def segmentation_loss(module: nn.Module, by: Normalisation, *, augmented: bool) -> Loss:
@@ -137,7 +138,8 @@ def segmentation_loss(module: nn.Module, by: Normalisation, *, augmented: bool) 
             normalise(images, by),
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": keys[0]},
+            # Of the global batch's first example: one key for all devices.
+            rngs={"dropout": jax.lax.all_gather(keys, DATA_AXIS, tiled=True)[0]},
         )
         return losses.dice_loss(logits, unpack_on_device(planes), DATA_AXIS), (updated, {})
 

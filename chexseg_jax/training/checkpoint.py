@@ -97,6 +97,8 @@ def save_model(
 ) -> None:
     """Writes a model that `restore` opens: its variables by Orbax, and `model.json` with all that goes with them.
 
+    Of several processes the first one writes, and waits for none.
+
     Args:
       directory: an existing folder.
       variables: the Flax collections.
@@ -107,8 +109,10 @@ def save_model(
       thresholds: probability above which a pixel belongs to a task.
       config: the training's configuration, for the record.
     """
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory.absolute() / "variables", variables, force=True)
+    if jax.process_index() > 0:
+        return
+    with _checkpointer() as checkpointer:
+        checkpointer.save(directory.absolute() / "variables", jax.tree.map(np.asarray, variables), force=True)
     card = {
         "name": name,
         "num_classes": num_classes,
@@ -120,6 +124,14 @@ def save_model(
         "config": dict(config or {}),
     }
     (directory / "model.json").write_text(json.dumps(card, indent=1))
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """Of this process alone: a model is read and written where no other process need come along."""
+    this = jax.process_index()
+    return ocp.StandardCheckpointer(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+    )
 
 
 @dataclass(frozen=True)
@@ -191,7 +203,7 @@ def restore(directory: str | Path) -> Restored:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
         jax.eval_shape(module.init, jax.random.key(0), images),
     )
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         variables = checkpointer.restore(directory.absolute() / "variables", abstract)
     by = Normalisation(*(tuple(card["normalisation"][key]) for key in Normalisation._fields))
     tasks, thresholds = tuple(card.pop("tasks")), card.pop("thresholds")

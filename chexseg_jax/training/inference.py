@@ -1,4 +1,7 @@
-"""Inference over a set of examples: one jitted function, batches in order, split over the devices."""
+"""Inference over a set of examples: one jitted function, batches in order, split over this process's devices.
+
+Nothing here waits for another process: what processes share is examples.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,12 +19,12 @@ Function = Callable[[Mapping[str, Any], Mapping[str, jax.Array]], Any]
 
 
 def make_inference(function: Function) -> Function:
-    """`function` jitted over all devices, each taking its part of the batch."""
+    """`function` jitted over this process's devices, each taking its part of the batch."""
     # Nothing crosses devices here, so JAX need not track which values differ between them; tracking would
     # refuse derivatives by constants, as in Grad-CAM.
     sharded = jax.shard_map(
         function,
-        mesh=data_mesh(),
+        mesh=data_mesh(jax.local_devices()),
         in_specs=(P(), P(DATA_AXIS)),
         out_specs=P(DATA_AXIS),
         check_vma=False,
@@ -41,15 +44,15 @@ def map_batches(
 
     Args:
       function: a pure function, or what `make_inference` made of one (which then is not compiled again).
-      variables: passed through.
+      variables: passed through; may be those of a training on all processes.
       source: random access to examples; see `data.prepared`.
-      batch_size: global; rounded up to a multiple of the devices.
+      batch_size: rounded up to a multiple of the devices.
       what: the name to show progress under; None shows none.
     """
-    devices = jax.device_count()
+    devices = jax.local_device_count()
     batch_size = -(-min(batch_size, len(source)) // devices) * devices
     compiled = function if hasattr(function, "lower") else make_inference(function)
-    variables = replicate(variables, data_mesh())
+    variables = replicate(variables, data_mesh(jax.local_devices()))
     batches = in_order(source, batch_size=batch_size)
     if what is None:
         yield from (_trim(compiled(variables, batch), real) for batch, real in batches)

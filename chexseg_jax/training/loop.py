@@ -2,6 +2,8 @@
 
 Everything that can be lost is saved: state and data iterator go into one checkpoint, a signal asks for one more
 before the program ends, and calling `fit` again with the same directory goes on where it stopped, bit for bit.
+On several processes all of them call `fit`; each evaluates alone, and the first one writes the log. A checkpoint is
+all processes' work, and opens on any number of them.
 """
 
 import math
@@ -15,8 +17,10 @@ from typing import Any
 import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import parameter_overview
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -27,6 +31,7 @@ from chexseg_jax.training.metrics_log import MetricsLog
 from chexseg_jax.training.sharding import DATA_AXIS, check_divides, data_mesh, replicate, split_batch
 from chexseg_jax.training.state import PyTree, TrainState
 
+#: Updates between lines of the log, and between the moments at which several processes ask each other for signals.
 _LOG_EVERY = 10
 
 #: key -> (params, model_state)
@@ -105,7 +110,7 @@ def fit(
 
     Raises:
       InputError: where the batch does not divide over the devices or the loss is no longer finite.
-      KeyboardInterrupt: after SIGINT or SIGTERM, once a checkpoint is written.
+      KeyboardInterrupt: after SIGINT or SIGTERM to any process, once a checkpoint is written.
     """
     mesh = mesh or data_mesh()
     check_divides(batch_size, mesh)
@@ -115,7 +120,7 @@ def fit(
         params, model_state = init(init_key)
         return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params))
 
-    log = MetricsLog(directory)
+    log = MetricsLog(directory, writes=jax.process_index() == 0)
     checkpoints = Checkpoints(directory / "checkpoints", best=best)
     state = replicate(initial(), mesh)
     if checkpoints.latest is not None:
@@ -139,9 +144,11 @@ def fit(
             if pending is not None:  # fetched one step late, so that the device never waits for the log
                 _log(name, log, *pending, advance)
                 pending = None
-            if step % _LOG_EVERY == 0 or step == steps:
+            logged = step % _LOG_EVERY == 0 or step == steps
+            if logged:
                 pending = (step, metrics)
-            if step % checkpoint_every == 0 or step == steps or stopping():
+            looks = logged or jax.process_count() == 1
+            if step % checkpoint_every == 0 or step == steps or (looks and stopping()):
                 if pending is not None:
                     _log(name, log, *pending, advance)
                     pending = None
@@ -150,10 +157,10 @@ def fit(
                     log.write(step, scores)
                     say(f"{name}: step {step}, " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
                 checkpoints.save(step, state, batches, scores)
-            if stopping():
-                checkpoints.close()
-                say(f"{name}: stopped at step {step}; the same command goes on from there")
-                raise KeyboardInterrupt
+                if stopping():
+                    checkpoints.close()
+                    say(f"{name}: stopped at step {step}; the same command goes on from there")
+                    raise KeyboardInterrupt
     checkpoints.wait()
     if best is not None and checkpoints.best not in (None, steps):
         state = checkpoints.restore_state(checkpoints.best, state)
@@ -181,7 +188,10 @@ def _log(name: str, log: MetricsLog, step: int, metrics: Mapping[str, jax.Array]
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a flag that the loop looks at between steps, where the state is whole."""
+    """Turns SIGINT and SIGTERM into a flag that the loop looks at between steps, where the state is whole.
+
+    Of several processes all look at once, and see whether any of them was asked.
+    """
     asked = False
 
     def ask(*_: Any) -> None:
@@ -193,7 +203,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     except ValueError:  # not in the main thread (a notebook's worker): leave signals alone
         old = {}
     try:
-        yield lambda: asked
+        yield lambda: bool(multihost_utils.process_allgather(np.array(asked)).any())
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

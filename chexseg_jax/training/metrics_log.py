@@ -1,6 +1,7 @@
 """Where a training writes its numbers: JSON lines for programs, TensorBoard event files for people."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,12 +13,16 @@ class MetricsLog:
 
     A resumed training calls `truncate` first: lines past the step it resumes from are dropped, so that the
     file reads as if the training had never stopped.
+
+    Args:
+      directory: is made.
+      writes: False on all processes but one.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, *, writes: bool = True):
         directory.mkdir(parents=True, exist_ok=True)
-        self._path = directory / "metrics.jsonl"
-        self._board = SummaryWriter(logdir=str(directory / "tensorboard"))
+        self._path = directory / "metrics.jsonl" if writes else Path(os.devnull)
+        self._board = SummaryWriter(logdir=str(directory / "tensorboard"), write_to_disk=writes)
 
     def truncate(self, step: int) -> None:
         """Drops what was written after `step`."""

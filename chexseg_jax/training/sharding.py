@@ -14,13 +14,23 @@ DATA_AXIS = "data"
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh with the one axis `data` over the given devices (default: all of all processes)."""
-    devices = devices or jax.devices()
-    return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    # Not `make_mesh`, which may reorder them: a process's devices stand together, as its rows of a batch do.
+    devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Places a pytree on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """Places a pytree, equal on all processes, on every device of the mesh: of all processes, or of this one."""
+    sharding = NamedSharding(mesh, P())
+
+    def place(x: Any) -> jax.Array:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            x = x.addressable_data(0)
+        if sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+    return jax.tree.map(place, tree)
 
 
 def split_batch(batch: Any, mesh: Mesh) -> Any:

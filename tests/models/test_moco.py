@@ -44,9 +44,3 @@ def test_groups_have_their_own_statistics():
     np.testing.assert_allclose(both, np.concatenate([first, second]), atol=2e-4)
     mean = jax.tree.map(lambda a, b: (a + b) / 2, its, other)
     assert jax.tree.all(jax.tree.map(lambda a, b: jnp.allclose(a, b, atol=1e-4), statistics, mean))
-
-
-def test_the_shuffle_is_undone():
-    order, back = moco.shuffled(jax.random.key(3), 12)
-    assert not np.array_equal(order, np.arange(12))
-    np.testing.assert_array_equal(np.asarray(order)[back], np.arange(12))

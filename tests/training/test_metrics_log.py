@@ -21,3 +21,11 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2, "lo')
     assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_of_several_processes_one_writes(tmp_path):
+    log = MetricsLog(tmp_path, writes=False)
+    log.write(10, {"loss": 1.0})
+    log.truncate(5)
+    log.close()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

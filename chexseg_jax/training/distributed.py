@@ -1,0 +1,115 @@
+"""Several processes that run one program: how they find each other, and what one of them does for all.
+
+Every process runs every line, on the same files. What must happen once goes through `on_first`.
+"""
+
+import itertools
+import os
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+import jax
+from jax._src.distributed import (
+    global_state,
+)  # the coordination service has no public name (Orbax does the same)
+
+from chexseg_jax import progress
+from chexseg_jax.errors import InputError, tell
+
+_P, _T = ParamSpec("_P"), TypeVar("_T")
+
+#: A stage may take days.
+_PATIENCE_MS = 30 * 24 * 3600 * 1000
+#: How long a process that failed stays, so that those who wait for it in `on_first` read why.
+_FAREWELL_S = 3
+#: Calls of `on_first` are known by their number, which is the same on all processes.
+_calls = itertools.count()
+
+
+def start(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Joins the processes of this run, before anything touches a device.
+
+    Without arguments the cluster says who they are (SLURM, Open MPI, GKE, TPU pods: what JAX detects), and without a
+    cluster there is one process and nothing to wait for.
+
+    Args:
+      coordinator: HOST:PORT, a free port on the machine of process 0.
+      processes: how many there are.
+      process: which one this is, from 0.
+
+    Raises:
+      InputError: for arguments that do not go together.
+    """
+    given = (coordinator, processes, process)
+    if any(value is not None for value in given):
+        if None in given:
+            raise InputError(
+                "--coordinator=HOST:PORT, --processes=N and --process=I go together; give all three, or none on a "
+                "cluster that says them itself"
+            )
+        if not process < processes:
+            raise InputError(f"--process={process} is not one of {processes}, which count from 0")
+        if not coordinator.rpartition(":")[2].isdecimal():
+            raise InputError(f"--coordinator={coordinator} has no port; give HOST:PORT")
+    # JAX's own handler of SIGTERM would take the signal away from the train loop, and from all that is no training.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(*given)
+    except ValueError as error:
+        if "coordinator_address should be defined" not in str(error):
+            raise
+        return
+    if jax.process_index() > 0:
+        progress.mute()
+    progress.say(f"{jax.process_count()} processes, {jax.device_count()} devices")
+
+
+def on_first(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """What `work(*args, **kwargs)` returns on process 0. The others wait for it there, and do not run it.
+
+    They wait at the coordination service: a collective would occupy their devices, and give up in the end.
+
+    Raises:
+      InputError: on the others where `work` fails on process 0, which raises what it raised.
+    """
+    if jax.process_count() == 1:
+        return work(*args, **kwargs)
+    key = f"chexseg/on_first/{next(_calls)}"
+    if jax.process_index() > 0:
+        value, failure = pickle.loads(global_state.client.blocking_key_value_get_bytes(key, _PATIENCE_MS))
+        if failure:
+            raise InputError(f"process 0 ended with {failure}")
+        return value
+    value, failure = None, None
+    try:
+        value = work(*args, **kwargs)
+    except BaseException as error:
+        failure = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        global_state.client.key_value_set_bytes(key, pickle.dumps((value, failure)))
+    return value
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """Ends this process at once if the block fails and there are others: they see it go, and end too.
+
+    Python's own way out would first wait for them, in Orbax's threads and at JAX's last barrier, as they wait for this
+    one. A stop that all agreed on (KeyboardInterrupt) goes that way.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        if isinstance(error, InputError):
+            tell(error)
+        else:
+            traceback.print_exc()
+        time.sleep(_FAREWELL_S)
+        os._exit(2 if isinstance(error, InputError) else 1)
