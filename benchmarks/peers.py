@@ -26,6 +26,8 @@ from chexseg_jax.progress import say
 
 #: Sets a side up: (kind of device, a function that does the work once, to the end).
 Side = Callable[[], tuple[str, Callable[[], Any]]]
+#: Declarations of operators, which last as long as they are held.
+_held: list[Any] = []
 
 
 def parser(text: str) -> argparse.ArgumentParser:
@@ -112,22 +114,11 @@ def table(seconds: Mapping[tuple[str, str], Sequence[float]]) -> list[str]:
 
 
 def torch_device(threads: int) -> tuple[Any, str]:
-    """The device that PyTorch runs on and its kind as JAX would call it, with everything set that makes it fast."""
-    import torch
+    """PyTorch's device and its kind as JAX calls it, with everything set that makes PyTorch fast.
 
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    if torch.cuda.is_available():
-        return torch.device("cuda"), torch.cuda.get_device_name()
-    return torch.device("cpu"), "cpu"
-
-
-def import_torchvision() -> Any:
-    """torchvision, also beside a PyTorch that its compiled operators do not fit (a CPU-only one, say).
-
-    Nothing here uses those operators, but importing torchvision registers shapes for them and fails where they are not
-    declared.
+    To be called before anything imports torchvision: that registers shapes for its compiled operators, and fails where
+    they do not fit the PyTorch beside them (a CPU-only one, say) and so are missing. No peer uses them, so it is
+    enough to declare them.
     """
     import torch
 
@@ -137,14 +128,16 @@ def import_torchvision() -> Any:
             torch.ops.load_library(library)
     except OSError:
         text = (folder / "_meta_registrations.py").read_text()
-        names = re.findall(r'register_(?:meta\("|fake\("torchvision::)(\w+)"\)', text)
-        global _declared  # a library's declarations go with it
-        _declared = torch.library.Library("torchvision", "DEF")
-        for name in sorted(set(names)):
-            _declared.define(f"{name}(Tensor x) -> Tensor")
-    import torchvision
-
-    return torchvision
+        declared = torch.library.Library("torchvision", "DEF")
+        for name in sorted(set(re.findall(r'register_(?:meta\("|fake\("torchvision::)(\w+)"\)', text))):
+            declared.define(f"{name}(Tensor x) -> Tensor")
+        _held.append(declared)
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    if torch.cuda.is_available():
+        return torch.device("cuda"), torch.cuda.get_device_name()
+    return torch.device("cpu"), "cpu"
 
 
 def _measure(side: Side, repeats: int) -> dict[str, Any]:

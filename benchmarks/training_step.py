@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from peers import compare, import_torchvision, parser, torch_device
+from peers import compare, parser, torch_device
 
 from chexseg_jax.errors import run_command
 
@@ -101,11 +101,11 @@ def peer(
     compiled: bool = False,
 ) -> tuple[str, Callable[[], Any]]:
     """PyTorch's step."""
+    device, kind = torch_device(threads)
     import torch
+    import torchvision
     from torch.nn.functional import binary_cross_entropy_with_logits
 
-    device, kind = torch_device(threads)
-    torchvision = import_torchvision()
     classes = CLASSES[model]
     if model == "densenet121":
         module, loss_of = (
