@@ -21,6 +21,7 @@ from chexseg_jax.stages.scores import score_segmentation
 from chexseg_jax.stages.segmentation import train_segmentation
 from chexseg_jax.stages.sources import open_sources
 from chexseg_jax.training.distributed import on_first
+from chexseg_jax.training.profiling import Profile
 
 
 def run(config: ConfigDict, workdir: Path) -> Path:
@@ -35,9 +36,13 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     Returns:
       The run's folder, with `report.md` in it.
     """
+    profile = Profile.parse(**config.profile)
+    config = ConfigDict({key: value for key, value in config.items() if key != "profile"})  # names no run
     store = workdir / "artifacts"
     where = config.root or "the phantom (synthetic radiographs, made here)"
     say(f"{config.name}: {config.scale} scale on {where}")
+    if profile != Profile():
+        say("profile: of each training that is still to do; one that is found finished is not traced")
     sources = open_sources(store, config)
     weak, expert, test = (
         prepare(store, config.data, split) for split in (sources.train, sources.valid, sources.test)
@@ -51,10 +56,14 @@ def run(config: ConfigDict, workdir: Path) -> Path:
             weak=weak,
             expert=expert,
             seed=config.seed,
+            profile=profile,
         )
 
     def auroc(trained: Path) -> Path:
         return score_classifier(store, classifier=trained, splits={"valid": expert, "test": test})
+
+    def moco() -> Path:
+        return pretrain_moco(store, config.moco, images=weak, seed=config.seed, profile=profile)
 
     def probe(encoder: Path | None) -> Path:
         return probe_encoder(
@@ -71,7 +80,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         return import_imagenet(store, config.imagenet, model=model, size=config.data.size)
 
     if config.name == "moco":
-        trained = pretrain_moco(store, config.moco, images=weak, seed=config.seed)
+        trained = moco()
         return on_first(write_moco_report, workdir, config, sources, trained, probe(trained), probe(None))
     if "segmentation" not in config:
         trained = classifier(config.classifier)
@@ -88,14 +97,14 @@ def run(config: ConfigDict, workdir: Path) -> Path:
             encoder = classifier(config.encoder)
             judged[encoder] = auroc(encoder)
         case "moco":
-            encoder = pretrain_moco(store, config.moco, images=weak, seed=config.seed)
+            encoder = moco()
             judged[encoder] = probe(encoder)
         case "imagenet":
             encoder = imagenet(config.encoder.model)
         case "random":
             encoder = None
     pseudo = None
-    shown = []
+    shown, walkers = [], []
     if config.p < 1:
         saliency = classifier(config.classifier)
         judged = {saliency: auroc(saliency), **judged}
@@ -112,16 +121,23 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         }
         shown = [maps["weak"]]
         if config.pseudo == "irnet":
+            if config.trunk_init == "imagenet":
+                trunk = imagenet("resnet50")
+            else:
+                trunk = classifier(config.trunk)
+                walkers.append(trunk)
             network = train_irnet(
                 store,
                 config.irnet,
                 uncertainty=config.data.uncertainty,
-                trunk=imagenet("resnet50") if config.trunk_init == "imagenet" else classifier(config.trunk),
+                trunk=trunk,
                 images=weak,
                 rows=weak_rows,
                 maps=maps["weak"],
                 seed=config.seed,
+                profile=profile,
             )
+            walkers.append(network)
             maps = {
                 name: walk_maps(
                     store, config.walk, network=network, images=images, rows=rows, maps=maps[name]
@@ -150,6 +166,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         pseudo=pseudo,
         encoder=encoder,
         seed=config.seed,
+        profile=profile,
     )
     scores = score_segmentation(
         store,
@@ -168,6 +185,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         config,
         sources,
         classifiers=judged,
+        trainings=[*judged, *walkers, model],
         test=test,
         saliency=shown,
         pseudo=pseudo,

@@ -30,6 +30,8 @@ def base(name: str, args: ConfigDict) -> ConfigDict:
     config.seed = args.seed
     config.root = args.root  # set by the argument only: the scale follows from it
     config.scale = scale
+    # steps "10:15": a trace of steps 10 to 15 of each training; hlo: its HLO. docs/profiling.md.
+    config.profile = ConfigDict({"steps": "", "hlo": False})
     config.data = ConfigDict(
         {
             "size": 320 if paper else 128,

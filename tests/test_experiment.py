@@ -27,6 +27,10 @@ def artifacts(workdir) -> dict[str, int]:
 def test_a_run_leaves_what_people_look_at(tiny_run):
     _, run = tiny_run
     report = (run / "report.md").read_text()
+    costs = report.split("## Training")[1].split("## ")[0]
+    assert (
+        costs.count("2 x cpu, float32") == 2
+    )  # the classifier, which is the encoder too, and the segmentation
     assert "results on the phantom: synthetic images" in report
     for task in TASKS:
         assert report.count(f"| {task}") >= 3  # scores, thresholds, classifiers
@@ -61,6 +65,16 @@ def test_a_second_run_makes_nothing(tiny_run, tiny_config, capsys):
     assert artifacts(workdir) == before
     assert (run / "scores.json").read_bytes() == scores
     assert ": making " not in capsys.readouterr().err
+
+
+def test_a_profiled_run_has_the_names_of_any_other(tiny_run, tiny_config, capsys):
+    workdir, run = tiny_run
+    config = tiny_config.copy_and_resolve_references()
+    config.profile.update(steps="1:2", hlo=True)
+    before = artifacts(workdir)
+    assert experiment.run(config, workdir) == run
+    assert artifacts(workdir) == before
+    assert "one that is found finished is not traced" in capsys.readouterr().err
 
 
 def test_expert_masks_alone_need_no_new_classifier(tiny_run, tiny_config, capsys):

@@ -24,6 +24,10 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         ),
         (["--config=configs/semi.py:p=0.9", "--config.segmentation.step=3"], 'Did you mean "steps"'),
         (["--config=configs/none.py"], "configs/none.py"),
+        (
+            ["--config=configs/moco.py", "--config.profile.steps=15:10"],
+            "profile.steps='15:10' is not FIRST:LAST",
+        ),
         (["--config=configs/full.py", "--workdirectory=x"], "workdirectory"),
         ([], "--config"),
         (["--config=configs/semi.py:root=/nowhere/cxr"], "/nowhere/cxr"),

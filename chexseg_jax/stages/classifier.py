@@ -25,11 +25,19 @@ from chexseg_jax.training import losses, optim
 from chexseg_jax.training.checkpoint import restore, save_model
 from chexseg_jax.training.inference import make_inference, map_batches
 from chexseg_jax.training.loop import Init, Loss, fit
+from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import DATA_AXIS
 
 
 def train_classifier(
-    store: Path, config: ConfigDict, *, uncertainty: str, weak: Path, expert: Path, seed: int
+    store: Path,
+    config: ConfigDict,
+    *,
+    uncertainty: str,
+    weak: Path,
+    expert: Path,
+    seed: int,
+    profile: Profile = Profile(),
 ) -> Path:
     """Trains on the weak labels; keeps the checkpoint with the best mean AUROC of the ten tasks on `expert`.
 
@@ -40,6 +48,7 @@ def train_classifier(
       uncertainty: the policy for labels of -1, see `chexpert.targets`.
       weak, expert: artifacts of `prepare`; the labels of `expert` choose the checkpoint.
       seed: of weights, order and augmentation.
+      profile: what is looked into as it trains; of no influence on the artifact's name.
 
     Returns:
       The artifact: a model that `chexseg_jax.restore` opens.
@@ -74,6 +83,7 @@ def train_classifier(
             checkpoint_every=config.checkpoint_every,
             evaluate=_evaluation(module, judged),
             best="auroc",
+            profile=profile,
         )
         save_model(
             part,

@@ -33,6 +33,7 @@ from chexseg_jax.training import optim
 from chexseg_jax.training.checkpoint import restore, save_model
 from chexseg_jax.training.inference import map_batches
 from chexseg_jax.training.loop import Init, Loss, fit
+from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import DATA_AXIS
 
 #: The network's maps have one pixel for so many of the image's, in each direction.
@@ -51,6 +52,7 @@ def train_irnet(
     rows: Sequence[int],
     maps: Path,
     seed: int,
+    profile: Profile = Profile(),
 ) -> Path:
     """Trains both branches on the seeds in the maps, then measures the mean displacement that inference takes off.
 
@@ -63,6 +65,7 @@ def train_irnet(
       images, rows: prepared set and the rows trained on.
       maps: their saliency (`maps.npy`, aligned on the rows).
       seed: of the branches' weights, order and augmentation.
+      profile: what is looked into as it trains; of no influence on the artifact's name.
 
     Returns:
       The artifact: a model that `chexseg_jax.restore` opens.
@@ -99,6 +102,7 @@ def train_irnet(
             seed=seed,
             directory=part,
             checkpoint_every=config.checkpoint_every,
+            profile=profile,
         )
         variables = _with_mean_displacement(module, encoder.normalisation, state.variables, source)
         save_model(

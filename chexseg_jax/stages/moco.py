@@ -29,10 +29,13 @@ from chexseg_jax.training import optim
 from chexseg_jax.training.checkpoint import restore, save_model
 from chexseg_jax.training.inference import map_batches
 from chexseg_jax.training.loop import Init, Loss, fit
+from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import DATA_AXIS
 
 
-def pretrain_moco(store: Path, config: ConfigDict, *, images: Path, seed: int) -> Path:
+def pretrain_moco(
+    store: Path, config: ConfigDict, *, images: Path, seed: int, profile: Profile = Profile()
+) -> Path:
     """Trains an encoder to tell two views of one radiograph from the views of others. Keeps the last state.
 
     Args:
@@ -42,6 +45,7 @@ def pretrain_moco(store: Path, config: ConfigDict, *, images: Path, seed: int) -
         area), `size` (of a view, in pixels), `norm_group` (images a batch statistic is over), `checkpoint_every`.
       images: artifact of `prepare`; its labels are not looked at.
       seed: of weights, order and views.
+      profile: what is looked into as it trains; of no influence on the artifact's name.
 
     Returns:
       The artifact: a model without a head that `chexseg_jax.restore` opens.
@@ -80,6 +84,7 @@ def pretrain_moco(store: Path, config: ConfigDict, *, images: Path, seed: int) -
             seed=seed,
             directory=part,
             checkpoint_every=config.checkpoint_every,
+            profile=profile,
         )
         save_model(
             part,

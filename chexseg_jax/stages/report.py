@@ -25,6 +25,7 @@ from chexseg_jax.stages.pseudo_masks import positive_tasks
 from chexseg_jax.stages.scores import load_counts
 from chexseg_jax.stages.sources import Sources
 from chexseg_jax.training.metrics_log import read_metrics
+from chexseg_jax.training.profiling import performance
 
 _SHOWN_IMAGES = 6
 _SHOWN_PSEUDO = 6
@@ -49,6 +50,7 @@ def write_report(
     sources: Sources,
     *,
     classifiers: Mapping[Path, Path],
+    trainings: Sequence[Path],
     test: Path,
     saliency: Sequence[Path],
     pseudo: Path | None,
@@ -65,6 +67,7 @@ def write_report(
       config: of the run.
       sources: what it was run on.
       classifiers: artifacts of `train_classifier`, each with that of `score_classifier`.
+      trainings: the artifacts of all trainings, `classifiers` and `model` among them.
       saliency: the maps that the pseudo-masks came from, from first to last: Grad-CAMs, IRNet's walks.
       test, pseudo, model, scores: the other artifacts that it used.
 
@@ -93,10 +96,7 @@ def write_report(
         *(_SALIENCY_SECTION if pseudo else ()),
         *_threshold_section(card["thresholds"], pseudo),
         *_classifier_section(classifiers),
-        "## Training",
-        "",
-        "![training curves](curves.png)",
-        "",
+        *_training_section(trainings),
         *_provenance(config, sources, stages),
     ]
     (run / "report.md").write_text("\n".join(lines) + "\n")
@@ -124,8 +124,7 @@ def write_classifier_report(
     lines = [
         *_heading(config, sources, f"classifier {config.classifier.model}"),
         *_classifier_section({classifier: auroc}),
-        "![training curves](curves.png)",
-        "",
+        *_training_section([classifier]),
         *_provenance(config, sources, [classifier]),
     ]
     (run / "report.md").write_text("\n".join(lines) + "\n")
@@ -163,8 +162,7 @@ def write_moco_report(
         "",
         *table,
         "",
-        "![training curves](curves.png)",
-        "",
+        *_training_section([encoder]),
         *_provenance(config, sources, [encoder]),
     ]
     (run / "report.md").write_text("\n".join(lines) + "\n")
@@ -269,6 +267,13 @@ def _classifier_section(classifiers: Mapping[Path, Path]) -> list[str]:
         "AUROC of the image labels; of an encoder trained without them, by a linear probe. Chosen on valid."
     )
     return ["## Classifiers", "", text, "", *table, ""]
+
+
+def _training_section(trainings: Sequence[Path]) -> list[str]:
+    costs = {path.name: performance(path) for path in trainings}
+    header = ["training", *next(iter(costs.values()))]
+    body = [[name, *cost.values()] for name, cost in costs.items()]
+    return ["## Training", "", "![training curves](curves.png)", "", *markdown(header, body), ""]
 
 
 def _auroc_table(scores: Mapping[str, Path]) -> tuple[list[str], dict[str, float]]:

@@ -30,6 +30,7 @@ from chexseg_jax.training.checkpoint import Restored, restore, save_model
 from chexseg_jax.training.distributed import on_first
 from chexseg_jax.training.inference import make_inference, map_batches
 from chexseg_jax.training.loop import Init, Loss, fit
+from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import DATA_AXIS
 
 #: The published choice: 1e-3 on small sets, 1e-4 on large; "large" begins here, in images.
@@ -47,6 +48,7 @@ def train_segmentation(
     pseudo: Path | None,
     encoder: Path | None,
     seed: int,
+    profile: Profile = Profile(),
 ) -> Path:
     """Trains on the mixture; keeps the checkpoint with the best mIoU of the common tasks on the validation images.
 
@@ -62,6 +64,7 @@ def train_segmentation(
       encoder: an artifact with the same ResNet, of `train_classifier`, `pretrain_moco` or `import_imagenet`: weights,
         normalisation and stride placement are taken from it; None starts from random weights.
       seed: of weights, mixture, order and augmentation.
+      profile: what is looked into as it trains; of no influence on the artifact's name.
 
     Returns:
       The artifact: a model that `chexseg_jax.restore` opens, its thresholds included.
@@ -106,6 +109,7 @@ def train_segmentation(
             checkpoint_every=config.checkpoint_every,
             evaluate=_evaluation(infer, validation),
             best="miou",
+            profile=profile,
         )
         intersections, unions = task_counts(infer, state.variables, train)
         iou = pooled_iou(intersections, unions)

@@ -8,7 +8,6 @@ all processes' work, and opens on any number of them.
 
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.progress import progress, say
 from chexseg_jax.training.checkpoint import Checkpoints
 from chexseg_jax.training.metrics_log import MetricsLog
+from chexseg_jax.training.profiling import MeasuredStep, Profile
 from chexseg_jax.training.sharding import DATA_AXIS, check_divides, data_mesh, replicate, split_batch
 from chexseg_jax.training.state import PyTree, TrainState
 
@@ -89,6 +89,7 @@ def fit(
     evaluate: Evaluate | None = None,
     best: str | None = None,
     mesh: Mesh | None = None,
+    profile: Profile = Profile(),
 ) -> TrainState:
     """Trains for `steps` updates, or goes on with what `directory` holds.
 
@@ -100,10 +101,11 @@ def fit(
       batch_size: global.
       steps: updates in all.
       seed: of initialisation, augmentation and dropout.
-      directory: takes `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
+      directory: takes `checkpoints/`, `metrics.jsonl`, `performance.json` and `tensorboard/`.
       checkpoint_every: updates between checkpoints, each with one evaluation; the last update has one always.
       best: the evaluation's scalar to choose by, larger is better; None returns the last state.
       mesh: default all devices.
+      profile: what is looked into, see `training.profiling`.
 
     Returns:
       The chosen state, on the host's first device or replicated over the mesh.
@@ -132,17 +134,22 @@ def fit(
         f"{name}: {parameter_overview.count_parameters(state.params):,} parameters, {steps - start} steps to go"
     )
 
-    update = make_step(loss, optimizer, mesh)
+    measured = MeasuredStep(
+        make_step(loss, optimizer, mesh),
+        name=name,
+        mesh=mesh,
+        directory=directory,
+        batch_size=batch_size,
+        steps=range(start + 1, steps + 1),
+        profile=profile,
+    )
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
-    compiled = None
-    with _stop_signals() as stopping, progress(name, steps) as advance:
+    with _stop_signals() as stopping, progress(name, steps) as advance, measured as update:
         for step in range(start + 1, steps + 1):
             batch = split_batch(next(batches), mesh)
-            if compiled is None:
-                compiled = _compile(name, update, state, batch, step_key)
-            state, metrics = compiled(state, batch, step_key)
+            state, metrics = update(step, state, batch, step_key)
             if pending is not None:  # fetched one step late, so that the device never waits for the log
-                _log(name, log, *pending, advance)
+                _log(name, log, *pending, advance, update)
                 pending = None
             logged = step % _LOG_EVERY == 0 or step == steps
             if logged:
@@ -150,13 +157,14 @@ def fit(
             looks = logged or jax.process_count() == 1
             if step % checkpoint_every == 0 or step == steps or (looks and stopping()):
                 if pending is not None:
-                    _log(name, log, *pending, advance)
+                    _log(name, log, *pending, advance, update)
                     pending = None
                 scores = dict(evaluate(state.variables)) if evaluate and not stopping() else {}
                 if scores:
                     log.write(step, scores)
                     say(f"{name}: step {step}, " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
                 checkpoints.save(step, state, batches, scores)
+                update.restart(step)
                 if stopping():
                     checkpoints.close()
                     say(f"{name}: stopped at step {step}; the same command goes on from there")
@@ -170,16 +178,16 @@ def fit(
     return state
 
 
-def _compile(name: str, update: Any, *arguments: Any) -> Any:
-    start = time.monotonic()
-    say(f"{name}: compiling the step")
-    compiled = update.lower(*arguments).compile()
-    say(f"{name}: compiled in {time.monotonic() - start:.1f} s")
-    return compiled
-
-
-def _log(name: str, log: MetricsLog, step: int, metrics: Mapping[str, jax.Array], advance: Any) -> None:
+def _log(
+    name: str,
+    log: MetricsLog,
+    step: int,
+    metrics: Mapping[str, jax.Array],
+    advance: Any,
+    update: MeasuredStep,
+) -> None:
     scalars = {key: float(value) for key, value in metrics.items()}
+    update.fetched(step)
     log.write(step, scalars)
     advance(step, f"loss {scalars['loss']:.4f}")
     if not math.isfinite(scalars["loss"]):

@@ -1,0 +1,115 @@
+"""Grad-CAM of ten classes by ours and by pytorch-grad-cam: DenseNet121, 320 px, batch 8.
+
+    python benchmarks/gradcam.py > benchmarks/results/gradcam_DEVICE.md
+
+From normalised floats on the device to maps of the images' size on the host, each scaled to [0, 1]. The peer is called
+as its README tells, the whole batch at a time, once a class. Weights are random; how far apart the maps are that both
+make from the same weights is printed after the timing.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from peers import compare, parser, torch_device
+
+from chexseg_jax.errors import run_command
+
+CLASSES = 10
+
+
+def main() -> None:
+    """Reads the command line."""
+    arguments = parser(__doc__).parse_args()
+    batch, size = (2, 64) if arguments.quick else (8, 320)
+    images = np.random.default_rng(0).standard_normal((batch, size, size, 3), np.float32)
+    tool = partial(peer, images, arguments.threads)
+    compare(
+        arguments,
+        {
+            ("float32", "ours"): partial(ours, images),
+            ("float32", "pytorch-grad-cam"): tool,
+            ("float32", "pytorch-grad-cam, channels_last"): partial(tool, channels_last=True),
+        },
+        title=f"Grad-CAM of {CLASSES} classes, DenseNet121, {size} px, batch {batch}",
+        packages=("torch", "torchvision", "grad-cam"),
+    )
+    if arguments.side is None:
+        apart = _difference(arguments.threads)
+        print(f"\nMaps of two 96 px images from the same weights: {apart:.1e} apart, relative to the peer's.")
+
+
+def ours(images: np.ndarray, weights: dict[str, np.ndarray] | None = None) -> tuple[str, Callable[[], Any]]:
+    """All classes at once: maps [B,H,W,K]."""
+    import jax
+    import jax.numpy as jnp
+
+    from chexseg_jax import models
+    from chexseg_jax.models.torch_weights import from_torch
+    from chexseg_jax.saliency.gradcam import grad_cam, normalise, upsample
+
+    module = models.create("densenet121", num_classes=CLASSES)
+    if weights is None:
+        variables = jax.jit(module.init)(jax.random.key(0), images[:1])
+    else:
+        variables = from_torch("densenet121", weights)
+
+    @jax.jit
+    def maps(variables: Any, images: Any) -> Any:
+        _, raw = grad_cam(module, variables, images)
+        return normalise(upsample(normalise(raw), images.shape[1:3]))  # twice, as the peer does
+
+    placed = jnp.asarray(images)
+    return jax.devices()[0].device_kind, lambda: np.asarray(maps(variables, placed))
+
+
+def peer(
+    images: np.ndarray, threads: int, *, channels_last: bool = False, module: Any = None
+) -> tuple[str, Callable[[], Any]]:
+    """One class after the other: K maps [B,H,W]."""
+    device, kind = torch_device(threads)
+    import torch
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    module = (module or _densenet()).to(device, memory_format=layout).eval()
+    placed = torch.from_numpy(images).permute(0, 3, 1, 2).to(device, memory_format=layout)
+
+    def run() -> np.ndarray:
+        with GradCAM(model=module, target_layers=[module.features[-1]]) as cam:
+            return np.stack(
+                [
+                    cam(input_tensor=placed, targets=[ClassifierOutputTarget(k)] * len(images))
+                    for k in range(CLASSES)
+                ]
+            )
+
+    return kind, run
+
+
+def _densenet() -> Any:
+    import torchvision
+
+    class DenseNet(torchvision.models.DenseNet):
+        """torchvision's, whose ReLU works in place: on the very activation that the tool has kept."""
+
+        def forward(self, x: Any) -> Any:
+            return self.classifier(self.features(x).relu().mean((2, 3)))
+
+    return DenseNet(32, (6, 12, 24, 16), 64, num_classes=CLASSES)
+
+
+def _difference(threads: int) -> float:
+    torch_device(threads)
+    images = np.random.default_rng(1).standard_normal((2, 96, 96, 3), np.float32)
+    module = _densenet()
+    _, theirs = peer(images, threads, module=module)
+    _, mine = ours(images, {name: value.cpu().numpy() for name, value in module.state_dict().items()})
+    expected = np.moveaxis(theirs(), 0, -1)
+    return float(np.linalg.norm(mine() - expected) / np.linalg.norm(expected))
+
+
+if __name__ == "__main__":
+    run_command(main)

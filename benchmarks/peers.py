@@ -1,0 +1,165 @@
+"""What benchmarks share: ours and the peer in turn, every run in a process of its own, and the table of medians.
+
+A benchmark gives `compare` its sides; the processes run the benchmark's own command again, with `--side` added.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chexseg_jax.errors import InputError
+from chexseg_jax.evaluation.tables import markdown
+from chexseg_jax.progress import say
+
+#: Sets a side up: (kind of device, a function that does the work once, to the end).
+Side = Callable[[], tuple[str, Callable[[], Any]]]
+#: Declarations of operators, which last as long as they are held.
+_held: list[Any] = []
+
+
+def parser(text: str) -> argparse.ArgumentParser:
+    """The options of every benchmark."""
+    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=int, default=3, help="processes a side (3)")
+    made.add_argument("--repeats", type=int, default=5, help="timed runs in each, after two that warm up (5)")
+    made.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU cores for either (all)")
+    made.add_argument("--quick", action="store_true", help="small and once: whether it runs, not how fast")
+    made.add_argument("--side", type=int, help=argparse.SUPPRESS)
+    return made
+
+
+def compare(
+    arguments: argparse.Namespace,
+    sides: Mapping[tuple[str, str], Side],
+    *,
+    title: str,
+    packages: Sequence[str],
+) -> None:
+    """Times every side in turn and prints a table; or, in a process with `--side`, times that one.
+
+    Args:
+      arguments: of `parser`.
+      sides: (group, name) -> side; the first of a group is ours, and the others are measured against it.
+      title: of the table.
+      packages: the peer's distributions.
+
+    Raises:
+      InputError: where a peer is not installed, or the peer and ours ran on different devices.
+    """
+    rounds, repeats = (1, 1) if arguments.quick else (arguments.rounds, arguments.repeats)
+    if hasattr(
+        os, "sched_setaffinity"
+    ):  # which JAX has no setting for: it takes the cores that it may run on
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
+    if arguments.side is not None:
+        print(json.dumps(_measure(list(sides.values())[arguments.side], repeats)))
+        return
+    versions = [f"{name} {_version(name)}" for name in ("jax", "jaxlib", *packages)]
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in sides}
+    failed: dict[tuple[str, str], str] = {}
+    devices = set()
+    for turn in range(rounds):
+        for index, key in enumerate(sides):
+            if key in failed:
+                continue
+            say(f"round {turn + 1} of {rounds}: {', '.join(key)}")
+            command = [sys.executable, *sys.argv, f"--side={index}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                failed[key] = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                continue
+            result = json.loads(done.stdout.splitlines()[-1])
+            seconds[key] += result["seconds"]
+            devices.add(result["device"])
+    if len(devices) > 1:
+        raise InputError(
+            f"ours and the peer ran on {' and '.join(sorted(devices))}: install both for one device"
+        )
+    device = f"{_processor()}, {arguments.threads} threads" if devices == {"cpu"} else "".join(devices)
+    print(f"# {title}\n\n{date.today()}, {device}; {', '.join(versions)}.")
+    print(f"Medians of {rounds} processes with {repeats} runs each, in turn, after two runs that warm up.\n")
+    print("\n".join(table({key: times for key, times in seconds.items() if times})))
+    for key, message in failed.items():
+        print(f"\n{', '.join(key)} did not run: {message}")
+
+
+def table(seconds: Mapping[tuple[str, str], Sequence[float]]) -> list[str]:
+    """Lines of Markdown: each side's median, its spread, and how many times ours it is.
+
+    Args:
+      seconds: (group, side) -> times; the first of each group is ours.
+    """
+    ours: dict[str, float] = {}
+    rows = []
+    for (group, name), times in seconds.items():
+        median = float(np.median(times))
+        ratio = median / ours.setdefault(group, median)
+        rows.append(
+            [f"{group}, {name}", f"{median:.4g}", f"{min(times):.4g} to {max(times):.4g}", f"{ratio:.2f}"]
+        )
+    return markdown(["side", "seconds", "range", "times ours"], rows)
+
+
+def torch_device(threads: int) -> tuple[Any, str]:
+    """PyTorch's device and its kind as JAX calls it, with everything set that makes PyTorch fast.
+
+    To be called before anything imports torchvision: that registers shapes for its compiled operators, and fails where
+    they do not fit the PyTorch beside them (a CPU-only one, say) and so are missing. No peer uses them, so it is
+    enough to declare them.
+    """
+    import torch
+
+    folder = Path(find_spec("torchvision").origin).parent
+    try:
+        for library in folder.glob("_C*.so"):
+            torch.ops.load_library(library)
+    except OSError:
+        text = (folder / "_meta_registrations.py").read_text()
+        declared = torch.library.Library("torchvision", "DEF")
+        for name in sorted(set(re.findall(r'register_(?:meta\("|fake\("torchvision::)(\w+)"\)', text))):
+            declared.define(f"{name}(Tensor x) -> Tensor")
+        _held.append(declared)
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    if torch.cuda.is_available():
+        return torch.device("cuda"), torch.cuda.get_device_name()
+    return torch.device("cpu"), "cpu"
+
+
+def _measure(side: Side, repeats: int) -> dict[str, Any]:
+    device, run = side()
+    times = []
+    for _ in range(2 + repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return {"device": device, "seconds": times[2:]}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise InputError(
+            f"{package} is not installed; the peers come with: pip install -e '.[bench]'"
+        ) from None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found[1] if found else platform.machine()
