@@ -6,8 +6,9 @@ from ml_collections import ConfigDict
 
 from chexseg_jax.data.images import pack_masks, unpack_masks
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.records import write_rows
 from chexseg_jax.pathologies import LABELS, TASKS, label_name
-from chexseg_jax.stages.pseudo_masks import _at_size, choose_pseudo_set, make_pseudo_masks, positive_tasks
+from chexseg_jax.stages.pseudo_masks import at_size, choose_pseudo_set, make_pseudo_masks, positive_tasks
 
 EDEMA, LESION = TASKS.index("Edema"), TASKS.index("Lung Lesion")
 SIZE = 32
@@ -37,8 +38,7 @@ def folders(tmp_path):
     for name, value in (("expert", prepared), ("weak", prepared.with_masks(None))):
         (tmp_path / name).mkdir()
         value.save(tmp_path / name)
-    (tmp_path / "maps").mkdir()
-    np.save(tmp_path / "maps" / "maps.npy", maps)
+    write_rows(tmp_path / "maps", 3, {"maps": "raw"}, lambda rows: ({"maps": maps[i]} for i in rows))
     return tmp_path
 
 
@@ -68,20 +68,20 @@ def test_thresholds_are_those_the_expert_masks_were_made_with(folders):
 
 
 def test_a_negative_label_empties_the_mask(folders):
-    masks = unpack_masks(Prepared.load(make(folders)).masks)
-    expected = unpack_masks(Prepared.load(folders / "expert").masks)[0, ..., EDEMA]
+    masks = unpack_masks(Prepared.load(make(folders)).masks[:])
+    expected = unpack_masks(Prepared.load(folders / "expert").masks[:])[0, ..., EDEMA]
     assert (masks[0, ..., EDEMA] != expected).mean() < 0.05
     assert masks[1, ..., LESION].any()
     assert not masks[0, ..., LESION].any()
     assert not masks[2].any()
-    ungated = unpack_masks(Prepared.load(make(folders, gate=False)).masks)
+    ungated = unpack_masks(Prepared.load(make(folders, gate=False)).masks[:])
     assert ungated[2, ..., EDEMA].any()
 
 
 def test_otsu_needs_no_masks(folders):
     made = make(folders, threshold="otsu")
     assert json.loads((made / "thresholds.json").read_text()) is None
-    share = unpack_masks(Prepared.load(made).masks)[0, ..., EDEMA].mean()
+    share = unpack_masks(Prepared.load(made).masks[:])[0, ..., EDEMA].mean()
     assert share == pytest.approx(0.5, abs=0.05)  # Otsu halves a ramp
 
 
@@ -107,6 +107,6 @@ def test_saliency_beside_the_picture_counts_for_nothing():
     maps = np.zeros((1, SIZE, SIZE, 10), np.float32)
     maps[0, 0, :, EDEMA] = 9  # on the padding above a picture twice as wide as it is high
     maps[0, SIZE // 2, 5, EDEMA] = 3
-    scaled = _at_size(maps, np.array([[50, 100]]), SIZE)[0, ..., EDEMA]
+    scaled = np.asarray(at_size(maps, np.array([[8, 0, 16, 32]]), SIZE))[0, ..., EDEMA]
     assert scaled[0].max() == 0
     assert scaled[SIZE // 2, 5] == pytest.approx(1)
