@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from chexseg_jax.data.images import pack_masks, unpack_masks
+from chexseg_jax.data.images import Frame, pack_masks, resize_map, unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import write_rows
 from chexseg_jax.pathologies import LABELS, TASKS, label_name
+from chexseg_jax.saliency.thresholds import otsu
 from chexseg_jax.stages.pseudo_masks import at_size, choose_pseudo_set, make_pseudo_masks, positive_tasks
 
 EDEMA, LESION = TASKS.index("Edema"), TASKS.index("Lung Lesion")
@@ -42,14 +43,14 @@ def folders(tmp_path):
     return tmp_path
 
 
-def make(folders, **settings):
+def make(folders, *, weak="weak", weak_rows=(0, 1, 2), weak_maps="maps", **settings):
     return make_pseudo_masks(
         folders / "artifacts",
         ConfigDict({"threshold": "tuned", "gate": True} | settings),
         uncertainty="zeros",
-        weak=folders / "weak",
-        weak_rows=(0, 1, 2),
-        weak_maps=folders / "maps",
+        weak=folders / weak,
+        weak_rows=weak_rows,
+        weak_maps=folders / weak_maps,
         expert=folders / "expert",
         expert_rows=(0, 1, 2),
         expert_maps=folders / "maps",
@@ -101,6 +102,38 @@ def test_uncertain_labels_follow_the_policy():
     assert positive_tasks(row, "ones")[0, pneumothorax]
     assert not positive_tasks(row, "ignore")[0, pneumothorax]
     assert positive_tasks(row, "zeros")[0, EDEMA]
+
+
+@pytest.mark.parametrize("threshold", ["tuned", "otsu"])
+def test_masks_are_what_the_definition_says(folders, threshold):
+    """Upsampled, blank beside the picture, scaled to [0, 1), above the threshold, where the label lets it be."""
+    draw = np.random.default_rng(0)
+    maps = np.maximum(draw.normal(size=(20, 5, 5, 10)), 0).astype(np.float32)
+    rows = draw.permutation(20)[:18]
+    prepared = Prepared(
+        ids=tuple(f"image{i}" for i in range(20)),
+        images=draw.integers(0, 256, (20, SIZE, SIZE), np.uint8),
+        labels=(draw.random((20, 14)) < 0.5).astype(np.float32),
+        sizes=draw.integers(20, 40, (20, 2)),
+    )
+    (folders / "more").mkdir()
+    prepared.save(folders / "more")
+    write_rows(folders / "walks", 18, {"maps": "raw"}, lambda some: ({"maps": maps[rows[i]]} for i in some))
+    made = make(folders, threshold=threshold, weak="more", weak_rows=rows, weak_maps="walks")
+    pseudo = Prepared.load(made)
+    thresholds = json.loads((made / "thresholds.json").read_text())
+    assert pseudo.ids == tuple(prepared.ids[i] for i in rows)
+    np.testing.assert_array_equal(pseudo.images[:], prepared.images[rows])
+    positive = positive_tasks(prepared.labels, "zeros")
+    for found, i in zip(unpack_masks(pseudo.masks[:]), rows, strict=True):
+        scores = resize_map(maps[i], (SIZE, SIZE))
+        beside = np.ones((SIZE, SIZE), bool)
+        beside[Frame(*map(int, prepared.sizes[i]), SIZE).window] = False
+        scores[beside] = 0
+        scores -= scores.min((0, 1))
+        scores /= scores.max((0, 1)) + np.float32(1e-7)
+        limits = [thresholds[task] for task in TASKS] if thresholds else otsu(scores)
+        np.testing.assert_array_equal(found, (scores > np.float32(limits)) & positive[i])
 
 
 def test_saliency_beside_the_picture_counts_for_nothing():
