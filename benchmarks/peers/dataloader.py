@@ -30,7 +30,7 @@ class Radiographs(torch.utils.data.Dataset):
 def main() -> None:
     """Prints {workers: [images a second, images a CPU second]}."""
     folder, epochs = Path(sys.argv[1]), int(sys.argv[2])
-    _declare_operators()
+    declared = _declare_operators()
     from torchvision import transforms
 
     steps = [
@@ -48,6 +48,7 @@ def main() -> None:
                 assert batch.shape[1:] == (3, SIZE, SIZE)
         images = epochs * len(dataset)  # the workers of an epoch have ended with it, so their time is counted
         found[workers] = images / (time.perf_counter() - start), images / (_cpu_seconds() - used)
+    del declared
     print(json.dumps({"where": f"torch {torch.__version__}", "rates": found}))
 
 
@@ -56,15 +57,19 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _declare_operators() -> None:
-    # torchvision's Python asks for its compiled operators, which it lacks beside a CPU-only torch of another build.
+def _declare_operators() -> torch.library.Library:
+    """Lets torchvision be imported beside a torch of another build, where it lacks its compiled operators.
+
+    What is declared lasts as long as the library that comes back.
+    """
     text = (Path(find_spec("torchvision").origin).parent / "_meta_registrations.py").read_text()
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in sorted(set(re.findall(r'register_(?:meta\("|fake\("torchvision::)(\w+)"', text))):
         try:
             library.define(f"{name}(Tensor x) -> Tensor")
         except RuntimeError:  # it is there
-            return
+            break
+    return library
 
 
 if __name__ == "__main__":

@@ -86,8 +86,6 @@ def _prepare(directory: Path, config: ConfigDict, split: Split) -> None:
     codes = {name: CODES[name] for name in ("images", "masks")[: 1 if annotated is None else 2]}
 
     def too_many(last: str) -> InputError:
-        for name in codes:  # what was missing may be there the next time
-            shutil.rmtree(directory / name, ignore_errors=True)
         return InputError(
             f"more than {config.max_missing:.1%} of the {count} {split.name} images cannot be read "
             f"(config.data.max_missing); the last: {last}"
@@ -99,17 +97,19 @@ def _prepare(directory: Path, config: ConfigDict, split: Split) -> None:
         for row in track(found, f"reading {split.name} images", len(rows)):
             missing += bool(row["left_out"])
             if missing > limit:
-                raise too_many(str(row["left_out"], "utf-8", "ignore"))
+                raise too_many(_text(row["left_out"].item()))
             yield row
 
-    columns = write_rows(directory, count, {**codes, "sizes": "raw", "left_out": "raw"}, make)
-    left_out = {
-        studies.ids[i]: str(reason, "utf-8", "ignore")
-        for i, reason in enumerate(columns["left_out"][:])
-        if reason
-    }
-    if len(left_out) > limit:  # together: in the shares of several processes, or since a kill
-        raise too_many(list(left_out.values())[-1])
+    try:
+        columns = write_rows(directory, count, {**codes, "sizes": "raw", "left_out": "raw"}, make)
+        reasons = columns["left_out"][:].tolist()
+        left_out = {studies.ids[i]: _text(reason) for i, reason in enumerate(reasons) if reason}
+        if len(left_out) > limit:  # together: in the shares of several processes, or since a kill
+            raise too_many(list(left_out.values())[-1])
+    except InputError:  # what is wrong may be mended the next time: read all anew
+        for name in codes:
+            shutil.rmtree(directory / name, ignore_errors=True)
+        raise
     if jax.process_index() == 0:
         (directory / "left_out.json").write_text(json.dumps(left_out, indent=1))
     if left_out:
@@ -146,3 +146,7 @@ def _row(
         annotated.check_size(studies.ids[i], image.shape, path)
         row["masks"] = pack_masks(fit_mask(annotated.masks(studies.ids[i]), size))
     return row
+
+
+def _text(reason: bytes) -> str:
+    return reason.decode("utf-8", "ignore")  # it may be cut within a character

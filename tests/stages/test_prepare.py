@@ -76,12 +76,17 @@ def test_what_processes_left_out_in_their_shares_counts_together(sources, tmp_pa
     studies = sources.train.studies
     for i in (0, 1):  # in the first two chunks
         studies.paths[i].unlink()
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(multihost_utils, "sync_global_devices", lambda name: None)
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
     share = settings(max_missing=1.5 / len(studies))
-    with pytest.raises(InputError, match="no records"):  # no barrier holds it until the other is there
-        prepare(tmp_path, share, sources.train)
-    monkeypatch.setattr(jax, "process_index", lambda: 0)
-    with pytest.raises(InputError, match=r"more than .* cannot be read"):
-        prepare(tmp_path, share, sources.train)
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for index, wait, error, told in (
+        (1, stop, KeyboardInterrupt, ""),  # written, and waiting for the other
+        (0, lambda _: None, InputError, "more than .* cannot be read"),
+    ):
+        monkeypatch.setattr(multihost_utils, "sync_global_devices", wait)
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        with pytest.raises(error, match=told):
+            prepare(tmp_path, share, sources.train)
