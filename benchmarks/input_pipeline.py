@@ -68,7 +68,7 @@ def main() -> None:
             "ours, prepared cache (every other)": _rates(ImageSource(columns["image"]), 10 * given.epochs),
         }
         peer = _peer(train, given)
-    theirs = {f"DataLoader, {n} workers": tuple(rates) for n, rates in peer.get("rates", {}).items()}
+    theirs = {f"DataLoader, num_workers={n}": tuple(rates) for n, rates in peer.get("rates", {}).items()}
     best = max((per_cpu for _, per_cpu in theirs.values()), default=None)
     rows = [
         [name, f"{rate:,.0f}", f"{per_cpu:,.0f}", number(best and per_cpu / best, 1)]

@@ -83,7 +83,7 @@ def test_what_processes_left_out_in_their_shares_counts_together(sources, tmp_pa
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for index, wait, error, told in (
-        (1, stop, KeyboardInterrupt, ""),  # written, and waiting for the other
+        (1, stop, KeyboardInterrupt, None),  # written, and waiting for the other
         (0, lambda _: None, InputError, "more than .* cannot be read"),
     ):
         monkeypatch.setattr(multihost_utils, "sync_global_devices", wait)
