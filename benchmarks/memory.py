@@ -102,8 +102,9 @@ def _stages(store: Path, count: int) -> Iterator[str]:
     yield f"MoCo ResNet18, {STEPS} steps"
     pretrain_moco(store, pretraining, images=weak, seed=0)
     yield "Grad-CAM"
+    half, annotated = EXPERT // 2, len(Prepared.load(expert))  # lateral views are left out
     weak_rows = choose_pseudo_set(Prepared.load(weak), count=count, uncertainty=uncertainty, seed=0)
-    sets = {"weak": (weak, weak_rows), "expert": (expert, np.arange(EXPERT // 2))}
+    sets = {"weak": (weak, weak_rows), "expert": (expert, np.arange(half))}
     maps = {
         name: make_cams(store, config.cams, classifier=classifier, images=images, rows=rows)
         for name, (images, rows) in sets.items()
@@ -145,7 +146,7 @@ def _stages(store: Path, count: int) -> Iterator[str]:
         p=0.5,
         expert=expert,
         train_rows=rows["expert_rows"],
-        validation_rows=np.arange(EXPERT // 2, EXPERT),
+        validation_rows=np.arange(half, annotated),
         pseudo=pseudo,
         encoder=None,
         seed=0,
