@@ -61,7 +61,7 @@ def _iou(pseudo: Path, workdir: Path) -> np.ndarray:
         raise InputError(f"{workdir} holds {len(phantoms)} phantoms; give a work directory with one")
     truth = read_segmentations(phantoms[0])
     exact = np.stack([fit_mask(truth.masks(name), masked.size) for name in masked.ids])
-    counts = iou.counts(unpack_masks(np.asarray(masked.masks)), exact)
+    counts = iou.counts(unpack_masks(masked.masks[:]), exact)
     each = iou.per_image(counts, true_positives_only=False)
     return iou.mean(np.where(exact.any((1, 2)), each, np.nan), axis=0)
 

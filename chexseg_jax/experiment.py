@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from chexseg_jax.data.images import unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.split import split_expert
 from chexseg_jax.progress import say
@@ -27,7 +25,8 @@ from chexseg_jax.training.profiling import Profile
 def run(config: ConfigDict, workdir: Path) -> Path:
     """Runs what `config` asks for; stages that are finished already are reused.
 
-    Of several processes all run it, on one file system: trainings are everybody's work, the rest the first one's.
+    Of several processes all run it, on one file system: trainings, and what goes over whole sets, are everybody's work,
+    the rest the first one's.
 
     Args:
       config: made by a file of `configs/`; `config.segmentation` absent asks for the classifier alone.
@@ -86,10 +85,8 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         trained = classifier(config.classifier)
         return on_first(write_classifier_report, workdir, config, sources, trained, auroc(trained))
 
-    annotated = Prepared.load(expert)
-    positive = np.stack([unpack_masks(np.bitwise_or.reduce(m, axis=None)) for m in annotated.masks])
     train_rows, validation_rows = split_expert(
-        positive, share=config.data.validation_share, seed=config.split_seed
+        Prepared.load(expert).shown(), share=config.data.validation_share, seed=config.split_seed
     )
     judged: dict[Path, Path] = {}
     match config.init:

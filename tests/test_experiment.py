@@ -13,6 +13,7 @@ import chexseg_jax
 from chexseg_jax import experiment
 from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.images import read_grey, unfit_map
+from chexseg_jax.data.records import Records
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.published import compare
@@ -146,7 +147,7 @@ def test_irnet_walks_from_the_same_cams(tiny_run, tiny_config, capsys):
     assert "found cams" in capsys.readouterr().err
     assert (run / "saliency.png").stat().st_size > 0
     for walks in workdir.glob("artifacts/walks-*"):
-        maps, edges = np.load(walks / "maps.npy"), np.load(walks / "edges.npy")
+        maps, edges = (Records.open(walks / name)[:] for name in ("maps", "edges"))
         assert maps.shape == (*edges.shape, 10)
         assert maps.shape[1:3] == (8, 8)
         assert (maps >= 0).all()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt8, UInt16
+from jaxtyping import Array, Bool, Float, Key, UInt8, UInt16
 
 from chexseg_jax.pathologies import TASKS
 
@@ -37,6 +37,12 @@ def unpack_masks(planes: UInt16[Array, "*B"]) -> Float[Array, "*B 10"]:
     """Bit-planes (bit k = TASKS[k]) to float32 masks in {0, 1} with a last axis of ten."""
     bits = jnp.arange(len(TASKS), dtype=jnp.uint16)
     return ((planes[..., None] >> bits) & 1).astype(jnp.float32)
+
+
+def pack_masks(masks: Bool[Array, "*B 10"]) -> UInt16[Array, "*B"]:
+    """Masks to bit-planes: `data.images.pack_masks` on the device."""
+    bits = jnp.arange(len(TASKS), dtype=jnp.uint16)
+    return (masks.astype(jnp.uint16) << bits).sum(-1, dtype=jnp.uint16)
 
 
 def augment(

@@ -1,14 +1,16 @@
 """Stage: Grad-CAMs of the ten tasks, at feature size, for some of a prepared set's radiographs."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from chexseg_jax.data.prepared import ImageSource, Prepared
+from chexseg_jax.data.records import write_rows
 from chexseg_jax.data.transforms import normalise
 from chexseg_jax.pathologies import label_indices
 from chexseg_jax.saliency.gradcam import grad_cam
@@ -32,7 +34,7 @@ def make_cams(
       rows: which of its radiographs.
 
     Returns:
-      The artifact: `maps.npy` [N,h,w,10] float32 >= 0, not normalised; aligned on `rows`.
+      The artifact: `maps`, records [h,w,10] float32 >= 0, not normalised; aligned on `rows`.
     """
     key = {"config": config, "classifier": classifier.name, "images": images.name, "rows": digest(rows)}
 
@@ -52,17 +54,21 @@ def make_cams(
             mirrored = maps(batch["image"][:, :, ::-1])[:, :, ::-1]
             return (scaled(straight) + scaled(mirrored)) / 2
 
-        source = ImageSource(Prepared.load(images).images[np.asarray(rows)])
-        maps = map_batches(
-            maps_of,
-            model.variables,
-            source,
-            batch_size=config.batch_size,
-            what=f"Grad-CAM of {len(source)} images",
-        )
-        np.save(part / "maps.npy", np.concatenate(list(maps)))
+        chosen = Prepared.load(images).take(rows)
 
-    return artifact(store, "cams", key, make)
+        def found(some: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
+            for batch in map_batches(
+                maps_of,
+                model.variables,
+                ImageSource(chosen.take(some).images),
+                batch_size=config.batch_size,
+                what=f"Grad-CAM of {len(some)} images",
+            ):
+                yield from ({"maps": one} for one in batch)
+
+        write_rows(part, len(rows), {"maps": "raw"}, found)
+
+    return artifact(store, "cams", key, make, collective=True)
 
 
 def digest(rows: Sequence[int]) -> str:

@@ -1,6 +1,6 @@
 """Stages: IRNet trained on the seeds in saliency maps, and the maps walked to the boundaries it draws."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 from ml_collections import ConfigDict
 
 from chexseg_jax import models
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.records import Records, write_rows
 from chexseg_jax.data.transforms import Normalisation, augment, normalise
 from chexseg_jax.irnet.instances import centroids, instances
 from chexseg_jax.irnet.losses import irnet_loss
@@ -63,12 +64,13 @@ def train_irnet(
       uncertainty: the policy for labels of -1.
       trunk: artifact of `train_classifier` with a ResNet50, or an imported one; stays as it is.
       images, rows: prepared set and the rows trained on.
-      maps: their saliency (`maps.npy`, aligned on the rows).
+      maps: their saliency, an artifact of `make_cams`, aligned on the rows.
       seed: of the branches' weights, order and augmentation.
       profile: what is looked into as it trains; of no influence on the artifact's name.
 
     Returns:
-      The artifact: a model that `chexseg_jax.restore` opens.
+      The artifact: a model that `chexseg_jax.restore` opens, and the `seeds` it learned from (records [h,w] uint32, see
+      `pack_seeds`).
     """
     key = {
         "config": config,
@@ -85,10 +87,15 @@ def train_irnet(
         module = models.create("irnet", num_classes=0, **options)
         train = Prepared.load(images).take(rows)
         present = positive_tasks(train.labels, uncertainty)
-        source = SaliencySource(train.images, np.load(maps / "maps.npy", mmap_mode="r"), present)
-        planes = np.concatenate(
-            list(map_batches(_seed_planes(config), {}, source, batch_size=16, what="seeds"))
-        )
+        source = SaliencySource(train.images, Records.open(maps / "maps"), present)
+
+        def planted(some: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
+            for batch in map_batches(
+                _seed_planes(config), {}, source.take(some), batch_size=16, what="seeds"
+            ):
+                yield from ({"seeds": one} for one in batch)
+
+        planes = write_rows(part, len(rows), {"seeds": "runs"}, planted)["seeds"]
         state = fit(
             "irnet",
             init=_init(module, train.size, encoder.variables),
@@ -134,8 +141,8 @@ def walk_maps(
       images, rows, maps: prepared set, chosen rows, and their saliency, as for `train_irnet`.
 
     Returns:
-      The artifact: `maps.npy` [N,h,w,10] float32 at a quarter of the image's side, aligned on `rows` as those of
-      `make_cams` are; `edges.npy` [N,h,w] float16, the probability of a boundary.
+      The artifact, records aligned on `rows` as those of `make_cams` are: `maps` [h,w,10] float32 at a quarter of the
+      image's side; `edges` [h,w] float16, the probability of a boundary.
     """
     key = {
         "config": config,
@@ -148,7 +155,7 @@ def walk_maps(
     def make(part: Path) -> None:
         model = restore(network)
         prepared = Prepared.load(images).take(rows)
-        source = SaliencySource(prepared.images, np.load(maps / "maps.npy", mmap_mode="r"), None)
+        source = SaliencySource(prepared.images, Records.open(maps / "maps"), None)
         walk = {"radius": config.radius, "beta": config.beta, "exp_times": config.exp_times}
 
         def whole(variables, batch):
@@ -158,56 +165,60 @@ def walk_maps(
                 return edge, saliency, field, jax.vmap(centroids)(field)
             return edge, propagate(saliency, edge, **walk)
 
-        walked, edges = [], []
-        for edge, *rest in map_batches(
-            whole,
-            model.variables,
-            source,
-            batch_size=config.batch_size,
-            what=f"walks of {len(source)} images",
-        ):
-            edges.append(edge.astype(np.float16))
-            if config.instances:
-                walked += [
-                    _walk_instances(*image, foreground=config.foreground, **walk)
-                    for image in zip(edge, *rest, strict=True)
-                ]
-            else:
-                walked += list(rest[0])
-        np.save(part / "maps.npy", np.stack(walked))
-        np.save(part / "edges.npy", np.concatenate(edges))
+        def walked(some: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
+            for batch in map_batches(
+                whole,
+                model.variables,
+                source.take(some),
+                batch_size=config.batch_size,
+                what=f"walks of {len(some)} images",
+            ):
+                for edge, *rest in zip(*batch, strict=True):
+                    found = (
+                        _walk_instances(edge, *rest, foreground=config.foreground, **walk)
+                        if config.instances
+                        else rest[0]
+                    )
+                    yield {"maps": found, "edges": edge.astype(np.float16)}
 
-    return artifact(store, "walks", key, make)
+        write_rows(part, len(rows), {"maps": "raw", "edges": "raw"}, walked)
+
+    return artifact(store, "walks", key, make, collective=True)
 
 
 @dataclass(frozen=True)
 class SaliencySource:
     """Random access to {"image" [S,S] uint8, "map" [h,w,10]}, and "present" [10] where that is known."""
 
-    images: UInt8[np.ndarray, "N S S"]
-    maps: Float[np.ndarray, "N h w 10"]
+    images: Records
+    maps: Records
     present: Bool[np.ndarray, "N 10"] | None
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def take(self, rows: Int[np.ndarray, " M"]) -> "SaliencySource":
+        """The given rows."""
+        present = None if self.present is None else self.present[rows]
+        return SaliencySource(self.images.take(rows), self.maps.take(rows), present)
+
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
         known = {} if self.present is None else {"present": self.present[row]}
-        return {"image": np.asarray(self.images[row]), "map": np.asarray(self.maps[row])} | known
+        return {"image": self.images[row], "map": self.maps[row]} | known
 
 
 @dataclass(frozen=True)
 class SeedSource:
     """Random access to {"image" [S,S] uint8, "seeds" [S/4,S/4] uint32, see `pack_seeds`}."""
 
-    images: UInt8[np.ndarray, "N S S"]
-    seeds: UInt32[np.ndarray, "N h w"]
+    images: Records
+    seeds: Records
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        return {"image": np.asarray(self.images[row]), "seeds": self.seeds[row]}
+        return {"image": self.images[row], "seeds": self.seeds[row]}
 
 
 def pack_seeds(labels: UInt8[Array, "*B 10"]) -> UInt32[Array, "*B"]:

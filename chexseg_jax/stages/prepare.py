@@ -1,22 +1,28 @@
 """Stage: a split's radiographs (and masks) at the training size. What cannot be read is counted and named."""
 
 import json
+import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from chexseg_jax.data import chexpert
+from chexseg_jax.data.ahead import map_ahead
 from chexseg_jax.data.chexlocalize import Segmentations
 from chexseg_jax.data.images import fit_image, fit_mask, pack_masks, read_grey
-from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.prepared import CODES, Prepared
+from chexseg_jax.data.records import write_rows
 from chexseg_jax.errors import InputError
 from chexseg_jax.progress import say, track
 from chexseg_jax.stages.artifact import artifact
+
+#: Bytes kept of why an image was left out.
+_REASON = 500
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,9 @@ def prepare(store: Path, config: ConfigDict, split: Split) -> Path:
         "views": config.views,
         "max_missing": config.max_missing,
     }
-    return artifact(store, f"prepare-{split.name}", key, lambda part: _prepare(part, config, split))
+    return artifact(
+        store, f"prepare-{split.name}", key, lambda part: _prepare(part, config, split), collective=True
+    )
 
 
 def _prepare(directory: Path, config: ConfigDict, split: Split) -> None:
@@ -76,45 +84,71 @@ def _prepare(directory: Path, config: ConfigDict, split: Split) -> None:
     if not len(studies):
         raise InputError(f"the {split.name} split has no {config.views} image; see config.data.views")
 
-    size, count = config.size, len(studies)
-    images = np.zeros((count, size, size), np.uint8)
-    sizes = np.zeros((count, 2), np.int32)
-    masks = None if annotated is None else np.zeros((count, size, size), np.uint16)
-    left_out: dict[str, str] = {}
-    for i, image in track(_decode(studies), f"reading {split.name} images", count):
-        if isinstance(image, InputError):
-            if annotated is not None:
-                raise image
-            left_out[studies.ids[i]] = str(image)
-            if len(left_out) > config.max_missing * count:
-                raise InputError(
-                    f"more than {config.max_missing:.1%} of the {count} {split.name} images cannot be read "
-                    f"(config.data.max_missing); the last: {image}"
-                )
-            continue
-        images[i], sizes[i] = fit_image(image, size), image.shape
-        if masks is not None:
-            annotated.check_size(studies.ids[i], image.shape, studies.paths[i])
-            masks[i] = pack_masks(fit_mask(annotated.masks(studies.ids[i]), size))
-    kept = np.array([i for i in range(count) if studies.ids[i] not in left_out])
+    count, limit = len(studies), config.max_missing * len(studies)
+    codes = {name: CODES[name] for name in ("images", "masks")[: 1 if annotated is None else 2]}
+
+    def too_many(last: str) -> InputError:
+        return InputError(
+            f"more than {config.max_missing:.1%} of the {count} {split.name} images cannot be read "
+            f"(config.data.max_missing); the last: {last}"
+        )
+
+    def make(rows: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
+        found = map_ahead(lambda i: _row(studies, i, config.size, annotated), rows)
+        missing = 0
+        for row in track(found, f"reading {split.name} images", len(rows)):
+            missing += bool(row["left_out"])
+            if missing > limit:
+                raise too_many(_text(row["left_out"].item()))
+            yield row
+
+    try:
+        columns = write_rows(directory, count, {**codes, "sizes": "raw", "left_out": "raw"}, make)
+        reasons = columns["left_out"][:].tolist()
+        left_out = {studies.ids[i]: _text(reason) for i, reason in enumerate(reasons) if reason}
+        if len(left_out) > limit:  # together: in the shares of several processes, or since a kill
+            raise too_many(list(left_out.values())[-1])
+    except InputError:  # what is wrong may be mended the next time: read all anew
+        for name in codes:
+            shutil.rmtree(directory / name, ignore_errors=True)
+        raise
+    if jax.process_index() == 0:
+        (directory / "left_out.json").write_text(json.dumps(left_out, indent=1))
     if left_out:
         some = "; ".join(list(left_out.values())[:3])
         say(f"{split.name}: {len(left_out)} of {count} images left out (all in left_out.json): {some}")
-    (directory / "left_out.json").write_text(json.dumps(left_out, indent=1))
-    prepared = Prepared(studies.ids, images, studies.labels, sizes, masks)
-    (prepared.take(kept) if left_out else prepared).save(directory)
+    every = Prepared(
+        studies.ids, columns["images"], studies.labels, columns["sizes"][:], columns.get("masks")
+    )
+    every.take([i for i in range(count) if studies.ids[i] not in left_out]).save(directory)
 
 
-def _decode(studies: chexpert.Studies) -> Iterator[tuple[int, UInt8[np.ndarray, "H W"] | InputError]]:
-    """Reads images in threads (Pillow lets go of the interpreter while it decodes), a window ahead, in order."""
+def _row(
+    studies: chexpert.Studies, i: int, size: int, annotated: Segmentations | None
+) -> dict[str, np.ndarray]:
+    """The columns of a study; black and with the reason in `left_out` where it cannot be read, unless it must be."""
+    path = studies.paths[i]
+    try:
+        image = read_grey(path)
+    except InputError as error:
+        if annotated is not None:
+            raise
+        reason = np.array(str(error).encode()[:_REASON], f"S{_REASON}")
+        return {
+            "images": np.zeros((size, size), np.uint8),
+            "sizes": np.zeros(2, np.int32),
+            "left_out": reason,
+        }
+    row = {
+        "images": fit_image(image, size),
+        "sizes": np.array(image.shape, np.int32),
+        "left_out": np.array(b"", f"S{_REASON}"),
+    }
+    if annotated is not None:
+        annotated.check_size(studies.ids[i], image.shape, path)
+        row["masks"] = pack_masks(fit_mask(annotated.masks(studies.ids[i]), size))
+    return row
 
-    def read(path: Path) -> UInt8[np.ndarray, "H W"] | InputError:
-        try:
-            return read_grey(path)
-        except InputError as error:
-            return error
 
-    with ThreadPoolExecutor() as pool:
-        window = 64
-        for start in range(0, len(studies), window):
-            yield from enumerate(pool.map(read, studies.paths[start : start + window]), start)
+def _text(reason: bytes) -> str:
+    return reason.decode("utf-8", "ignore")  # it may be cut within a character

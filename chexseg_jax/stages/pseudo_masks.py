@@ -1,27 +1,35 @@
 """Stage: pseudo-masks from saliency maps: one threshold per pathology, tuned on the expert training images."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt16
+from jaxtyping import Array, Bool, Float, Float32, Int
 from ml_collections import ConfigDict
 
 from chexseg_jax.data import chexpert
-from chexseg_jax.data.images import Frame, pack_masks, unpack_masks
-from chexseg_jax.data.prepared import Prepared, task_labels
+from chexseg_jax.data.images import Frame, unpack_masks
+from chexseg_jax.data.prepared import CODES, Prepared, task_labels
+from chexseg_jax.data.records import Records, write_rows
+from chexseg_jax.data.transforms import pack_masks
 from chexseg_jax.evaluation.iou import Counts, mean, per_image
 from chexseg_jax.evaluation.iou import counts as counts_of
 from chexseg_jax.pathologies import TASKS
-from chexseg_jax.progress import say, track
+from chexseg_jax.progress import say
 from chexseg_jax.saliency.gradcam import normalise, upsample
 from chexseg_jax.saliency.thresholds import best_thresholds, mean_iou, otsu, threshold_counts
 from chexseg_jax.stages.artifact import artifact
 from chexseg_jax.stages.cams import digest
 from chexseg_jax.stages.scores import centred_boxes
+from chexseg_jax.training.inference import map_batches
 
-_CHUNK = 64
+#: Images at a time: at 320 px the scores of one are 4 MB.
+_BATCH = 16
 #: For a task that no expert training image shows.
 _FALLBACK = 0.5
 
@@ -59,11 +67,12 @@ def make_pseudo_masks(
       config: `threshold` ("tuned": per task the one of {0, .05, ..., .95} with the best mean IoU on the expert
         training images that show it; "otsu": per map), `gate` (empty masks for negative labels).
       uncertainty: the policy for labels of -1.
-      weak, weak_rows, weak_maps: prepared set, the chosen rows, and their maps (`maps.npy`, aligned on the rows).
+      weak, weak_rows, weak_maps: prepared set, the chosen rows, and their maps (of `make_cams` or `walk_maps`).
       expert, expert_rows, expert_maps: the same for the expert training images.
 
     Returns:
-      The artifact: a `Prepared` set whose masks are the pseudo-masks, `thresholds.json` (None under otsu), and
+      The artifact: a `Prepared` set whose masks are the pseudo-masks and whose images are those of `weak`, which has to
+      stay where it is; `thresholds.json` (None under otsu); and
       `quality.json`: on the expert training images, where they were tuned, mean IoU per task of such masks
       (`cam`) and of centred boxes of the same areas (`box`).
     """
@@ -76,40 +85,39 @@ def make_pseudo_masks(
 
     def make(part: Path) -> None:
         annotated = Prepared.load(expert).take(expert_rows)
-        thresholds, quality = _tune(annotated, np.load(expert_maps / "maps.npy"), config.threshold)
-        (part / "thresholds.json").write_text(json.dumps(thresholds, indent=1))
-        (part / "quality.json").write_text(json.dumps(quality, indent=1))
+        thresholds, quality = _tune(annotated, Records.open(expert_maps / "maps"), config.threshold)
+        if jax.process_index() == 0:
+            (part / "thresholds.json").write_text(json.dumps(thresholds, indent=1))
+            (part / "quality.json").write_text(json.dumps(quality, indent=1))
         if absent := [task for task in TASKS if quality["cam"][task] is None]:
             say(
                 f"pseudo-masks: no expert training image shows {', '.join(absent)}; threshold {_FALLBACK} there"
             )
         chosen = Prepared.load(weak).take(weak_rows)
-        gate = positive_tasks(chosen.labels, uncertainty) if config.gate else None
-        maps = np.load(weak_maps / "maps.npy", mmap_mode="r")
-        chosen.with_masks(_threshold(maps, chosen, thresholds, gate)).save(part)
+        gate = positive_tasks(chosen.labels, uncertainty) | (not config.gate)
+        masks = _write_masks(part, Records.open(weak_maps / "maps"), chosen, thresholds, gate)
+        chosen.with_masks(masks).save(part)
 
-    return artifact(store, "pseudo-masks", key, make)
+    return artifact(store, "pseudo-masks", key, make, collective=True)
 
 
 def _tune(
-    annotated: Prepared, maps: Float[np.ndarray, "N h w 10"], rule: str
+    annotated: Prepared, maps: Records, rule: str
 ) -> tuple[dict[str, float] | None, dict[str, dict[str, float | None]]]:
     """The thresholds by `rule`, and what masks made with them score on the annotated images."""
-    shown = np.stack([unpack_masks(np.bitwise_or.reduce(m, axis=None)) for m in annotated.masks])
+    shown = annotated.shown()
     thresholds = None
     if rule == "tuned":
-        counts = [threshold_counts(scores, truth) for scores, truth, _ in _scored(annotated, maps)]
+        counts = [threshold_counts(scores, truth) for scores, truth in _scored(annotated, maps)]
         iou = mean_iou(*(np.concatenate(c) for c in zip(*counts, strict=True)), shown)
         best = best_thresholds(iou, fallback=_FALLBACK)
         thresholds = dict(zip(TASKS, map(float, best), strict=True))
     scored: dict[str, list] = {"cam": [], "box": []}
-    for scores, truth, sizes in _scored(annotated, maps):
-        masks = scores > _limits(scores, thresholds)
-        frames = [Frame(*map(int, size), annotated.size) for size in sizes]
+    frames = iter([Frame(*map(int, size), annotated.size) for size in annotated.sizes])
+    for scores, truth in _scored(annotated, maps):
+        masks = scores > (otsu(scores)[:, None, None, :] if thresholds is None else _row(thresholds))
         scored["cam"].append(counts_of(masks, truth))
-        scored["box"].append(
-            counts_of(np.stack([_boxes(m, f) for m, f in zip(masks, frames, strict=True)]), truth)
-        )
+        scored["box"].append(counts_of(np.stack([_boxes(m, next(frames)) for m in masks]), truth))
     quality = {}
     for name, parts in scored.items():
         each = per_image(
@@ -123,29 +131,48 @@ def _tune(
 
 
 def _scored(
-    annotated: Prepared, maps: Float[np.ndarray, "N h w 10"]
-) -> Iterator[tuple[Float[np.ndarray, "B S S 10"], Bool[np.ndarray, "B S S 10"], Int[np.ndarray, "B 2"]]]:
-    """Normalised maps at the training size with the true masks and the full sizes, some images at a time."""
-    for start in range(0, len(annotated), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        sizes = annotated.sizes[rows]
-        yield _at_size(maps[rows], sizes, annotated.size), unpack_masks(annotated.masks[rows]), sizes
+    annotated: Prepared, maps: Records
+) -> Iterator[tuple[Float[np.ndarray, "B S S 10"], Bool[np.ndarray, "B S S 10"]]]:
+    """Scores with the true masks, some images at a time."""
+    for start, scores in zip(
+        range(0, len(maps), _BATCH), _scores(maps, annotated.sizes, annotated.size), strict=True
+    ):
+        yield scores, unpack_masks(annotated.masks[start : start + _BATCH])
 
 
-def _at_size(
-    maps: Float[np.ndarray, "B h w 10"], sizes: Int[np.ndarray, "B 2"], size: int
-) -> Float[np.ndarray, "B S S 10"]:
-    """Maps at the training size, normalised over the picture: on the padding around it nothing can be."""
-    picture = np.zeros((len(maps), size, size, 1), np.float32)
-    for inside, full in zip(picture, sizes, strict=True):
-        inside[Frame(*map(int, full), size).window] = 1
-    return np.asarray(normalise(upsample(maps, (size, size)) * picture))
+def _scores(
+    maps: Records, sizes: Int[np.ndarray, "N 2"], size: int
+) -> Iterator[Float[np.ndarray, "B S S 10"]]:
+    for start in range(0, len(maps), _BATCH):
+        rows = slice(start, start + _BATCH)
+        windows = np.stack([_window(full, size) for full in sizes[rows]])
+        yield np.asarray(at_size(maps[rows], windows, size))
 
 
-def _limits(scores: Float[np.ndarray, "B S S 10"], thresholds: dict[str, float] | None) -> np.ndarray:
-    """What a score must exceed, per task, or per map by Otsu's rule."""
-    if thresholds is None:
-        return otsu(scores)[:, None, None, :]
+@partial(jax.jit, static_argnames="size")
+def at_size(
+    maps: Float[Array, "B h w 10"], windows: Int[Array, "B 4"], size: int
+) -> Float[Array, "B S S 10"]:
+    """Maps at the training size, normalised over the picture: on the padding around it nothing can be.
+
+    Args:
+      maps: saliency.
+      windows: the picture's first row and column in the square, and its numbers of rows and columns.
+      size: S.
+    """
+    at = jnp.arange(size)
+    first, count = windows[:, None, :2], windows[:, None, 2:]
+    inside = (at[:, None] >= first) & (at[:, None] < first + count)  # [B, S, (row, column)]
+    picture = inside[:, :, None, :1] & inside[:, None, :, 1:]
+    return normalise(upsample(maps, (size, size)) * picture)
+
+
+def _window(full: Int[np.ndarray, "2"], size: int) -> Int[np.ndarray, "4"]:
+    frame = Frame(*map(int, full), size)
+    return np.array([*frame.corner, *frame.content], np.int32)
+
+
+def _row(thresholds: Mapping[str, float]) -> Float32[np.ndarray, "10"]:
     return np.array([thresholds[task] for task in TASKS], np.float32)
 
 
@@ -159,19 +186,58 @@ def _boxes(masks: Bool[np.ndarray, "S S 10"], frame: Frame) -> Bool[np.ndarray, 
     return boxes
 
 
-def _threshold(
-    maps: Float[np.ndarray, "N h w 10"],
+def _write_masks(
+    part: Path,
+    maps: Records,
     images: Prepared,
-    thresholds: dict[str, float] | None,
-    gate: Bool[np.ndarray, "N 10"] | None,
-) -> UInt16[np.ndarray, "N S S"]:
-    planes = np.zeros((len(maps), images.size, images.size), np.uint16)
-    starts = range(0, len(maps), _CHUNK)
-    for start in track(starts, "thresholding maps", len(starts)):
-        rows = slice(start, start + _CHUNK)
-        scores = _at_size(maps[rows], images.sizes[rows], images.size)
-        masks = scores > _limits(scores, thresholds)
-        if gate is not None:
-            masks &= gate[rows, None, None, :]
-        planes[rows] = pack_masks(masks)
+    thresholds: Mapping[str, float] | None,
+    gate: Bool[np.ndarray, "N 10"],
+) -> Records:
+    """The masks as records in `part`: what lies above the threshold, where `gate` lets it be."""
+
+    def masks(rows: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
+        some, sizes = maps.take(rows), images.sizes[rows]
+        if thresholds is None:
+            limits = np.concatenate([otsu(s).astype(np.float32) for s in _scores(some, sizes, images.size)])
+        else:
+            limits = np.broadcast_to(_row(thresholds), (len(rows), len(TASKS)))
+        source = MapSource(some, sizes, images.size, limits, gate[rows])
+        for batch in map_batches(
+            mask_planes(images.size), {}, source, batch_size=_BATCH, what="thresholding maps"
+        ):
+            yield from ({"masks": one} for one in batch)
+
+    return write_rows(part, len(maps), {"masks": CODES["masks"]}, masks)["masks"]
+
+
+@dataclass(frozen=True)
+class MapSource:
+    """Random access to {"map" [h,w,10], "window" [4], "limits" [10], "gate" [10]}, for `mask_planes`."""
+
+    maps: Records
+    sizes: Int[np.ndarray, "N 2"]
+    size: int
+    limits: Float32[np.ndarray, "N 10"]
+    gate: Bool[np.ndarray, "N 10"]
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+        return {
+            "map": self.maps[row],
+            "window": _window(self.sizes[row], self.size),
+            "limits": self.limits[row],
+            "gate": self.gate[row],
+        }
+
+
+def mask_planes(size: int) -> Callable:
+    """The function of a batch that makes its masks, as bit-planes: two bytes a pixel come back, not forty."""
+
+    def planes(_, batch):
+        scores = at_size(batch["map"], batch["window"], size)
+        limits, gate = (batch[name][:, None, None, :] for name in ("limits", "gate"))
+        return pack_masks((scores > limits) & gate)
+
     return planes

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.images import fit_mask, unpack_masks
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.records import Records
 from chexseg_jax.evaluation import bootstrap, figures, iou
 from chexseg_jax.evaluation.tables import interval, markdown, number
 from chexseg_jax.pathologies import TASKS
@@ -310,8 +311,7 @@ def _provenance(config: ConfigDict, sources: Sources, stages: Sequence[Path]) ->
 def _overlays(path: Path, sources: Sources, test: Prepared, scores: Path, pseudo: Path | None) -> None:
     """Test images with most to see, then pseudo-masked training images, each with every mask known of it."""
     predictions = read_segmentations(scores / "predictions.json")
-    kinds = np.array([unpack_masks(np.bitwise_or.reduce(m, axis=None)).sum() for m in test.masks])
-    rows = np.argsort(-kinds, kind="stable")[: 3 * _SHOWN_IMAGES : 3]
+    rows = np.argsort(-test.shown().sum(1), kind="stable")[: 3 * _SHOWN_IMAGES : 3]
     images = [test.images[i] for i in rows]
     names = [test.ids[i] for i in rows]
     truth = [unpack_masks(test.masks[i]) for i in rows]
@@ -333,15 +333,14 @@ def _overlays(path: Path, sources: Sources, test: Prepared, scores: Path, pseudo
 def _saliency(path: Path, sources: Sources, saliency: Sequence[Path], pseudo: Path, uncertainty: str) -> None:
     """A training image labelled with each of some pathologies, and every map on the way to its mask."""
     weak = Prepared.load(pseudo)
-    masks = unpack_masks(np.asarray(weak.masks))
     positive = positive_tasks(weak.labels, uncertainty)
     cells = [(int(positive[:, k].argmax()), k) for k in np.flatnonzero(positive.any(0))][:_SHOWN_PSEUDO]
     columns = []
     for folder in saliency:
-        maps = np.load(folder / "maps.npy", mmap_mode="r")
-        edges = folder / "edges.npy"
+        maps = Records.open(folder / "maps")
+        edges = folder / "edges"
         if edges.exists():
-            drawn = np.load(edges, mmap_mode="r")
+            drawn = Records.open(edges)
             columns.append(("boundary", [drawn[row].astype(np.float32) for row, _ in cells]))
         scaled = [np.asarray(normalise(maps[row][None]))[0, ..., k] for row, k in cells]
         columns.append(("walk" if edges.exists() else "Grad-CAM", scaled))
@@ -350,7 +349,7 @@ def _saliency(path: Path, sources: Sources, saliency: Sequence[Path], pseudo: Pa
         [weak.images[row] for row, _ in cells],
         [f"{weak.ids[row]}\n{TASKS[k]}" for row, k in cells],
         columns,
-        [masks[row] & (np.arange(len(TASKS)) == k) for row, k in cells],
+        [unpack_masks(weak.masks[row]) & (np.arange(len(TASKS)) == k) for row, k in cells],
         title=_title(sources),
     )
 

@@ -124,7 +124,7 @@ def mask_shares(annotated: Prepared) -> Float[np.ndarray, " 10"]:
     shares = np.zeros((len(annotated), len(TASKS)))
     for i in range(len(annotated)):
         rows, columns = Frame(*map(int, annotated.sizes[i]), annotated.size).content
-        shares[i] = unpack_masks(np.asarray(annotated.masks[i])).sum((0, 1)) / (rows * columns)
+        shares[i] = unpack_masks(annotated.masks[i]).sum((0, 1)) / (rows * columns)
     shown = shares > 0
     return shares.sum(0) / np.maximum(shown.sum(0), 1)
 

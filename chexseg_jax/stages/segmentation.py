@@ -113,7 +113,7 @@ def train_segmentation(
         )
         intersections, unions = task_counts(infer, state.variables, train)
         iou = pooled_iou(intersections, unions)
-        iou[:, ~_shown(train)] = np.nan
+        iou[:, ~train.shown().any(0)] = np.nan
         thresholds = dict(zip(TASKS, map(float, best_thresholds(iou, fallback=0.5)), strict=True))
         save_model(
             part,
@@ -163,7 +163,7 @@ def task_counts(
     """Intersections and unions with the masks at every threshold of `GRID`, at the training size."""
     counts, start = [], 0
     for scores in map_batches(infer, variables, MaskSource(annotated), batch_size=batch_size):
-        truth = unpack_masks(np.asarray(annotated.masks[start : start + len(scores)]))
+        truth = unpack_masks(annotated.masks[start : start + len(scores)])
         counts.append(threshold_counts(scores, truth))
         start += len(scores)
     return tuple(np.concatenate(c) for c in zip(*counts, strict=True))
@@ -181,13 +181,8 @@ def _init(module: nn.Module, size: int, start: Restored | None) -> Init:
     return initial
 
 
-def _shown(annotated: Prepared) -> np.ndarray:
-    """[10] bool: which tasks any of the images shows."""
-    return unpack_masks(np.bitwise_or.reduce(np.asarray(annotated.masks), axis=(0, 1, 2)))
-
-
 def _evaluation(infer: Callable, validation: Prepared) -> Callable[[Mapping[str, Any]], dict[str, float]]:
-    shown = _shown(validation)
+    shown = validation.shown().any(0)
     judged = [k for k, task in enumerate(TASKS) if task in COMMON_TASKS and shown[k]]
     if not judged:  # such as the NIH sample, whose radiologists did not annotate the common tasks
         judged = list(np.flatnonzero(shown))

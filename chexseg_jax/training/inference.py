@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from chexseg_jax.data.ahead import ahead
 from chexseg_jax.data.pipeline import in_order
 from chexseg_jax.progress import progress
 from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate
@@ -53,14 +54,16 @@ def map_batches(
     batch_size = -(-min(batch_size, len(source)) // devices) * devices
     compiled = function if hasattr(function, "lower") else make_inference(function)
     variables = replicate(variables, data_mesh(jax.local_devices()))
+    # Read and dispatched ahead: the devices have the next batches while the results of one are fetched and used.
     batches = in_order(source, batch_size=batch_size)
+    results = ahead(((compiled(variables, batch), real) for batch, real in batches), distance=2)
     if what is None:
-        yield from (_trim(compiled(variables, batch), real) for batch, real in batches)
+        yield from (_trim(*result) for result in results)
         return
     done = 0
     with progress(what, len(source)) as advance:
-        for batch, real in batches:
-            yield _trim(compiled(variables, batch), real)
+        for result, real in results:
+            yield _trim(result, real)
             done += real
             advance(done, "")
 

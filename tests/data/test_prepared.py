@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from chexseg_jax.data.prepared import ImageSource, LabelSource, MaskSource, Prepared, task_labels
+from chexseg_jax.data.records import Records
+from chexseg_jax.errors import InputError
 from chexseg_jax.pathologies import LABELS, TASKS
 
 
@@ -23,14 +25,37 @@ def test_round_trip_on_disk(prepared, tmp_path, masked):
         prepared = prepared.with_masks(None)
     prepared.save(tmp_path)
     loaded = Prepared.load(tmp_path)
-    assert isinstance(loaded.images, np.memmap)  # it does not grow with the set in memory
+    assert isinstance(loaded.images, Records)  # it does not grow with the set in memory
     assert loaded.ids == prepared.ids
     assert loaded.size == 8
     for name in ("images", "labels", "sizes"):
-        np.testing.assert_array_equal(getattr(loaded, name), getattr(prepared, name))
+        np.testing.assert_array_equal(getattr(loaded, name)[:], getattr(prepared, name))
     assert (loaded.masks is None) == (not masked)
     if masked:
-        np.testing.assert_array_equal(loaded.masks, prepared.masks)
+        np.testing.assert_array_equal(loaded.masks[:], prepared.masks)
+
+
+def test_a_chosen_set_with_other_masks_points_to_the_images(prepared, tmp_path):
+    for name in ("whole", "chosen"):
+        (tmp_path / name).mkdir()
+    prepared.save(tmp_path / "whole")
+    chosen = Prepared.load(tmp_path / "whole").take([3, 1]).with_masks(prepared.masks[:2])
+    chosen.save(tmp_path / "chosen")
+    (tmp_path / "chosen").rename(tmp_path / "renamed")
+    loaded = Prepared.load(tmp_path / "renamed")
+    assert loaded.ids == (prepared.ids[3], prepared.ids[1])
+    np.testing.assert_array_equal(loaded.images[:], prepared.images[[3, 1]])
+    np.testing.assert_array_equal(loaded.masks[:], prepared.masks[:2])
+    (tmp_path / "whole").rename(tmp_path / "gone")
+    with pytest.raises(InputError, match="images: no records"):
+        Prepared.load(tmp_path / "renamed")
+
+
+def test_which_tasks_the_masks_show(prepared):
+    masks = np.zeros((4, 8, 8), np.uint16)
+    masks[1, 2, 3], masks[1, 7, 7], masks[2, 0, 0] = 0b1, 0b1000000000, 0b10
+    shown = prepared.with_masks(masks).shown()
+    assert [list(np.flatnonzero(row)) for row in shown] == [[], [0, 9], [1], []]
 
 
 def test_take_keeps_the_arrays_aligned(prepared):

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from chexseg_jax import models
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.records import Records
 from chexseg_jax.data.transforms import CHEXPERT
 from chexseg_jax.pathologies import LABELS
 from chexseg_jax.stages.cams import digest, make_cams
@@ -32,7 +33,7 @@ def cams(folder, rows, **settings):
     config = ConfigDict({"plus_plus": False, "mirror": False, "batch_size": 2} | settings)
     classifier, images = folder / "classifier", folder / "images"
     made = make_cams(folder / "artifacts", config, classifier=classifier, images=images, rows=rows)
-    return np.load(made / "maps.npy")
+    return Records.open(made / "maps")[:]
 
 
 def test_maps_are_aligned_on_the_rows(folder):

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from chexseg_jax.data.images import pack_masks, unpack_masks
+from chexseg_jax.data.images import Frame, pack_masks, resize_map, unpack_masks
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.records import write_rows
 from chexseg_jax.pathologies import LABELS, TASKS, label_name
-from chexseg_jax.stages.pseudo_masks import _at_size, choose_pseudo_set, make_pseudo_masks, positive_tasks
+from chexseg_jax.saliency.thresholds import otsu
+from chexseg_jax.stages.pseudo_masks import at_size, choose_pseudo_set, make_pseudo_masks, positive_tasks
 
 EDEMA, LESION = TASKS.index("Edema"), TASKS.index("Lung Lesion")
 SIZE = 32
@@ -37,19 +39,18 @@ def folders(tmp_path):
     for name, value in (("expert", prepared), ("weak", prepared.with_masks(None))):
         (tmp_path / name).mkdir()
         value.save(tmp_path / name)
-    (tmp_path / "maps").mkdir()
-    np.save(tmp_path / "maps" / "maps.npy", maps)
+    write_rows(tmp_path / "maps", 3, {"maps": "raw"}, lambda rows: ({"maps": maps[i]} for i in rows))
     return tmp_path
 
 
-def make(folders, **settings):
+def make(folders, *, weak="weak", weak_rows=(0, 1, 2), weak_maps="maps", **settings):
     return make_pseudo_masks(
         folders / "artifacts",
         ConfigDict({"threshold": "tuned", "gate": True} | settings),
         uncertainty="zeros",
-        weak=folders / "weak",
-        weak_rows=(0, 1, 2),
-        weak_maps=folders / "maps",
+        weak=folders / weak,
+        weak_rows=weak_rows,
+        weak_maps=folders / weak_maps,
         expert=folders / "expert",
         expert_rows=(0, 1, 2),
         expert_maps=folders / "maps",
@@ -68,20 +69,20 @@ def test_thresholds_are_those_the_expert_masks_were_made_with(folders):
 
 
 def test_a_negative_label_empties_the_mask(folders):
-    masks = unpack_masks(Prepared.load(make(folders)).masks)
-    expected = unpack_masks(Prepared.load(folders / "expert").masks)[0, ..., EDEMA]
+    masks = unpack_masks(Prepared.load(make(folders)).masks[:])
+    expected = unpack_masks(Prepared.load(folders / "expert").masks[:])[0, ..., EDEMA]
     assert (masks[0, ..., EDEMA] != expected).mean() < 0.05
     assert masks[1, ..., LESION].any()
     assert not masks[0, ..., LESION].any()
     assert not masks[2].any()
-    ungated = unpack_masks(Prepared.load(make(folders, gate=False)).masks)
+    ungated = unpack_masks(Prepared.load(make(folders, gate=False)).masks[:])
     assert ungated[2, ..., EDEMA].any()
 
 
 def test_otsu_needs_no_masks(folders):
     made = make(folders, threshold="otsu")
     assert json.loads((made / "thresholds.json").read_text()) is None
-    share = unpack_masks(Prepared.load(made).masks)[0, ..., EDEMA].mean()
+    share = unpack_masks(Prepared.load(made).masks[:])[0, ..., EDEMA].mean()
     assert share == pytest.approx(0.5, abs=0.05)  # Otsu halves a ramp
 
 
@@ -103,10 +104,42 @@ def test_uncertain_labels_follow_the_policy():
     assert positive_tasks(row, "zeros")[0, EDEMA]
 
 
+@pytest.mark.parametrize("threshold", ["tuned", "otsu"])
+def test_masks_are_what_the_definition_says(folders, threshold):
+    """Upsampled, blank beside the picture, scaled to [0, 1), above the threshold, where the label lets it be."""
+    draw = np.random.default_rng(0)
+    maps = np.maximum(draw.normal(size=(20, 5, 5, 10)), 0).astype(np.float32)
+    rows = draw.permutation(20)[:18]
+    prepared = Prepared(
+        ids=tuple(f"image{i}" for i in range(20)),
+        images=draw.integers(0, 256, (20, SIZE, SIZE), np.uint8),
+        labels=(draw.random((20, 14)) < 0.5).astype(np.float32),
+        sizes=draw.integers(20, 40, (20, 2)),
+    )
+    (folders / "more").mkdir()
+    prepared.save(folders / "more")
+    write_rows(folders / "walks", 18, {"maps": "raw"}, lambda some: ({"maps": maps[rows[i]]} for i in some))
+    made = make(folders, threshold=threshold, weak="more", weak_rows=rows, weak_maps="walks")
+    pseudo = Prepared.load(made)
+    thresholds = json.loads((made / "thresholds.json").read_text())
+    assert pseudo.ids == tuple(prepared.ids[i] for i in rows)
+    np.testing.assert_array_equal(pseudo.images[:], prepared.images[rows])
+    positive = positive_tasks(prepared.labels, "zeros")
+    for found, i in zip(unpack_masks(pseudo.masks[:]), rows, strict=True):
+        scores = resize_map(maps[i], (SIZE, SIZE))
+        beside = np.ones((SIZE, SIZE), bool)
+        beside[Frame(*map(int, prepared.sizes[i]), SIZE).window] = False
+        scores[beside] = 0
+        scores -= scores.min((0, 1))
+        scores /= scores.max((0, 1)) + np.float32(1e-7)
+        limits = [thresholds[task] for task in TASKS] if thresholds else otsu(scores)
+        np.testing.assert_array_equal(found, (scores > np.float32(limits)) & positive[i])
+
+
 def test_saliency_beside_the_picture_counts_for_nothing():
     maps = np.zeros((1, SIZE, SIZE, 10), np.float32)
     maps[0, 0, :, EDEMA] = 9  # on the padding above a picture twice as wide as it is high
     maps[0, SIZE // 2, 5, EDEMA] = 3
-    scaled = _at_size(maps, np.array([[50, 100]]), SIZE)[0, ..., EDEMA]
+    scaled = np.asarray(at_size(maps, np.array([[8, 0, 16, 32]]), SIZE))[0, ..., EDEMA]
     assert scaled[0].max() == 0
     assert scaled[SIZE // 2, 5] == pytest.approx(1)

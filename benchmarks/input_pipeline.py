@@ -1,0 +1,112 @@
+"""Radiographs a second into batches of 16: our pipeline beside torch's DataLoader, on the same JPEG files.
+
+    python benchmarks/input_pipeline.py > benchmarks/results/input_pipeline_DEVICE.md
+
+Phantom images of CheXpert-small's size. Ours: decoding as in preparing a set (JPEG to letterboxed uint8), and the
+prepared cache that all epochs read. The peer: PIL open, RGB, resize, ToTensor, normalise, which it does in every
+epoch. Ours normalises on the device, and sends a byte a pixel there where the peer sends twelve.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from chexseg_jax.data import phantom
+from chexseg_jax.data.ahead import map_ahead
+from chexseg_jax.data.images import fit_image, read_grey
+from chexseg_jax.data.mixture import shuffled
+from chexseg_jax.data.pipeline import batches
+from chexseg_jax.data.prepared import ImageSource
+from chexseg_jax.data.records import write_rows
+from chexseg_jax.evaluation.tables import markdown, number
+
+SIZE, BATCH = 320, 16
+PEER = Path(__file__).with_name("dataloader.py")
+
+
+@dataclass(frozen=True)
+class JpegSource:
+    """Random access to {"image" [S,S] uint8}, decoded when asked for."""
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+        return {"image": fit_image(read_grey(self.paths[row]), SIZE)}
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that has torch")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = phantom.make(Path(folder) / "cxr", train=given.images, valid=1, test=1, size=SIZE)
+        train = root / "CheXpert-v1.0-small" / "train"
+        paths = sorted(train.rglob("*.jpg"))
+        source = JpegSource(paths)
+        made = map_ahead(source.__getitem__, range(len(paths)))
+        columns = write_rows(Path(folder), len(paths), {"image": "raw"}, lambda _: made)
+        ours = {
+            "ours, decoding (first epoch)": _rates(source, given.epochs),
+            "ours, prepared cache (every other)": _rates(ImageSource(columns["image"]), 10 * given.epochs),
+        }
+        peer = _peer(train, given)
+    theirs = {f"DataLoader, num_workers={n}": tuple(rates) for n, rates in peer.get("rates", {}).items()}
+    best = max((per_cpu for _, per_cpu in theirs.values()), default=None)
+    rows = [
+        [name, f"{rate:,.0f}", f"{per_cpu:,.0f}", number(best and per_cpu / best, 1)]
+        for name, (rate, per_cpu) in (ours | theirs).items()
+    ]
+    header = ["", "images/s", "images per CPU second", "times the DataLoader's best"]
+    print(f"# Input pipeline, {len(paths)} JPEGs to batches of {BATCH} at {SIZE} px\n")
+    print(
+        f"{date.today()}, {os.cpu_count()} cores ({platform.machine()}), grain {version('grain')}, pillow "
+        f"{version('pillow')}, {peer.get('where', 'no torch')}. A CPU second is one core busy for a second, "
+        "whatever the number of threads and processes; the last column compares by it.\n"
+    )
+    print("\n".join(markdown(header, rows)))
+
+
+def _rates(source: Sequence, epochs: int) -> tuple[float, float]:
+    """Images a second, and images a CPU second."""
+    stream = batches(shuffled(source, seed=0), batch_size=BATCH)
+    for _ in range(4):
+        next(stream)
+    count = epochs * len(source) // BATCH
+    start, used = time.perf_counter(), time.process_time()
+    for _ in range(count):
+        next(stream)
+    return count * BATCH / (time.perf_counter() - start), count * BATCH / (time.process_time() - used)
+
+
+def _peer(folder: Path, given: argparse.Namespace) -> dict:
+    """What dataloader.py prints; nothing, said in one line, where there is no torch."""
+    command = [given.python, str(PEER), str(folder), str(given.epochs)]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if "No module named 'torch" in ran.stderr:
+        print("no torch or torchvision here, ours alone: pip install -e '.[bench]'", file=sys.stderr)
+        return {}
+    if ran.returncode:
+        sys.exit(ran.stderr)
+    return json.loads(ran.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Peak memory of every stage, on the phantom and on one ten times as large: it must not grow with the set.
+
+    python -m benchmarks.memory --images 1000 > benchmarks/results/memory_DEVICE.md
+
+Laptop scale, few steps; every figure is the peak of a process that did that stage and nothing else (the stages before
+it are found in the work directory).
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.evaluation.tables import markdown, number
+from chexseg_jax.stages.cams import make_cams
+from chexseg_jax.stages.classifier import train_classifier
+from chexseg_jax.stages.irnet import train_irnet, walk_maps
+from chexseg_jax.stages.moco import pretrain_moco
+from chexseg_jax.stages.prepare import prepare
+from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks
+from chexseg_jax.stages.segmentation import train_segmentation
+from chexseg_jax.stages.sources import open_sources
+from configs import moco, semi
+
+STEPS, EXPERT = 4, 100
+
+
+def main() -> None:
+    """Prints the table; with `--measure STAGE` runs one stage in `--workdir`, and prints its peaks as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=1000, help="N; 10 N are run too")
+    parser.add_argument("--workdir", type=Path, help="keeps what is made; a temporary folder by default")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(json.dumps(_measure(given.measure, given.workdir, given.images)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = given.workdir or Path(folder)
+        counts = given.images, 10 * given.images
+        peaks = {count: _peaks(workdir, count) for count in counts}
+    few, many = peaks.values()
+    rows = [
+        [stage, *(number(x[stage][kind] and x[stage][kind] / 1e6, 0) for kind in (0, 1) for x in (few, many))]
+        for stage in few
+    ]
+    header = ["stage", *(f"{kind} MB, {count:,} images" for kind in ("host", "device") for count in counts)]
+    print("# Peak memory and the size of the training set\n")
+    device = jax.devices()[0].device_kind
+    print(f"{date.today()}, {device} ({platform.machine()}), jax {jax.__version__}; phantom, laptop scale.\n")
+    print("\n".join(markdown(header, rows)))
+
+
+def _peaks(workdir: Path, count: int) -> dict[str, list[int]]:
+    peaks, stage = {}, "phantom"
+    while stage:
+        command = [sys.executable, "-m", "benchmarks.memory", "--measure", stage, "--workdir", str(workdir)]
+        ran = subprocess.run([*command, "--images", str(count)], check=True, stdout=subprocess.PIPE)
+        *peaks[stage], stage = json.loads(ran.stdout)
+    del peaks["phantom"]
+    return peaks
+
+
+def _measure(stage: str, workdir: Path, count: int) -> tuple[int, int | None, str | None]:
+    """Host and device peak in bytes once `stage` is done, and the next stage's name."""
+    stages = _stages(workdir / "artifacts", count)
+    upcoming = next(stages)
+    while upcoming != stage:
+        upcoming = next(stages)
+    following = next(stages, None)
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return host, (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"), following
+
+
+def _stages(store: Path, count: int) -> Iterator[str]:
+    """Yields each stage's name before it runs."""
+    config = semi.get_config("pseudo=irnet,root=,scale=laptop")
+    config.phantom.update(train=count, valid=EXPERT, test=1)
+    pretraining = moco.get_config("root=,scale=laptop").moco
+    for training in (config.classifier, config.trunk, pretraining):
+        training.update(epochs=STEPS * training.batch_size / count, checkpoint_every=STEPS)
+    for training in (config.irnet, config.segmentation):
+        training.update(steps=STEPS, checkpoint_every=STEPS)
+    uncertainty = config.data.uncertainty
+    yield "phantom"
+    sources = open_sources(store, config)
+    yield "prepared cache"
+    weak, expert = (prepare(store, config.data, split) for split in (sources.train, sources.valid))
+    common = {"uncertainty": uncertainty, "weak": weak, "expert": expert, "seed": 0}
+    yield f"classifier DenseNet121, {STEPS} steps"
+    classifier = train_classifier(store, config.classifier, **common)
+    yield f"MoCo ResNet18, {STEPS} steps"
+    pretrain_moco(store, pretraining, images=weak, seed=0)
+    yield "Grad-CAM"
+    half, annotated = EXPERT // 2, len(Prepared.load(expert))  # lateral views are left out
+    weak_rows = choose_pseudo_set(Prepared.load(weak), count=count, uncertainty=uncertainty, seed=0)
+    sets = {"weak": (weak, weak_rows), "expert": (expert, np.arange(half))}
+    maps = {
+        name: make_cams(store, config.cams, classifier=classifier, images=images, rows=rows)
+        for name, (images, rows) in sets.items()
+    }
+    yield f"trunk ResNet50, {STEPS} steps"
+    trunk = train_classifier(store, config.trunk, **common)
+    yield f"IRNet, {STEPS} steps"
+    network = train_irnet(
+        store,
+        config.irnet,
+        uncertainty=uncertainty,
+        trunk=trunk,
+        images=weak,
+        rows=weak_rows,
+        maps=maps["weak"],
+        seed=0,
+    )
+    yield "walks"
+    walks = {
+        name: walk_maps(store, config.walk, network=network, images=images, rows=rows, maps=maps[name])
+        for name, (images, rows) in sets.items()
+    }
+    yield "pseudo-masks"
+    rows = {f"{name}_rows": rows for name, (_, rows) in sets.items()}
+    pseudo = make_pseudo_masks(
+        store,
+        config.pseudo_masks,
+        uncertainty=uncertainty,
+        weak=weak,
+        expert=expert,
+        weak_maps=walks["weak"],
+        expert_maps=walks["expert"],
+        **rows,
+    )
+    yield f"segmentation ResNet18, {STEPS} steps"
+    train_segmentation(
+        store,
+        config.segmentation,
+        p=0.5,
+        expert=expert,
+        train_rows=rows["expert_rows"],
+        validation_rows=np.arange(half, annotated),
+        pseudo=pseudo,
+        encoder=None,
+        seed=0,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from chexseg_jax.data.images import fit_image, read_grey, unpack_masks
+from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.errors import InputError
+from chexseg_jax.stages import prepare as stage
+from chexseg_jax.stages.prepare import prepare
+from chexseg_jax.stages.sources import open_sources
+
+SETTINGS = ConfigDict({"size": 32, "views": "both", "max_missing": 0.0})
+
+
+@pytest.fixture
+def sources(download, tmp_path):
+    return open_sources(tmp_path, ConfigDict({"root": str(download)}))
+
+
+def settings(**changes):
+    return ConfigDict({**SETTINGS.to_dict(), **changes})
+
+
+def test_rows_are_those_of_the_files(sources, tmp_path):
+    studies = sources.train.studies
+    prepared = Prepared.load(prepare(tmp_path, SETTINGS, sources.train))
+    assert prepared.ids == tuple(studies.ids)
+    assert prepared.masks is None
+    for i, path in enumerate(studies.paths):
+        image = read_grey(path)
+        np.testing.assert_array_equal(prepared.images[i], fit_image(image, 32))
+        assert tuple(prepared.sizes[i]) == image.shape
+    annotated = Prepared.load(prepare(tmp_path, SETTINGS, sources.valid))
+    assert unpack_masks(annotated.masks[:]).any()
+
+
+def test_a_killed_preparation_goes_on_where_it_was(sources, tmp_path, monkeypatch):
+    read, count = [], len(sources.train.studies)
+
+    def killed(path):
+        read.append(path)
+        if len(read) == count:
+            raise KeyboardInterrupt
+        return read_grey(path)
+
+    monkeypatch.setattr(stage, "read_grey", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path, SETTINGS, sources.train)
+    monkeypatch.setattr(stage, "read_grey", lambda path: read.append(path) or read_grey(path))
+    prepared = Prepared.load(prepare(tmp_path, SETTINGS, sources.train))
+    assert len(prepared) == count
+    assert len(read) < 2 * count
+    np.testing.assert_array_equal(
+        prepared.images[0], fit_image(read_grey(sources.train.studies.paths[0]), 32)
+    )
+
+
+def test_an_image_that_is_mended_after_a_refusal_is_read(sources, tmp_path):
+    broken = sources.train.studies.paths[1]
+    content = broken.read_bytes()
+    broken.write_bytes(content[:100])
+    with pytest.raises(InputError, match=r"more than 0.0% of the .* train images cannot be read"):
+        prepare(tmp_path, SETTINGS, sources.train)
+    broken.write_bytes(content)
+    made = prepare(tmp_path, SETTINGS, sources.train)
+    assert len(Prepared.load(made)) == len(sources.train.studies)
+    assert json.loads((made / "left_out.json").read_text()) == {}
+
+
+def test_what_processes_left_out_in_their_shares_counts_together(sources, tmp_path, monkeypatch):
+    """Each of two processes stays below the limit, both together do not."""
+    studies = sources.train.studies
+    for i in (0, 1):  # in the first two chunks
+        studies.paths[i].unlink()
+    share = settings(max_missing=1.5 / len(studies))
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for index, wait, error, told in (
+        (1, stop, KeyboardInterrupt, None),  # written, and waiting for the other
+        (0, lambda _: None, InputError, "more than .* cannot be read"),
+    ):
+        monkeypatch.setattr(multihost_utils, "sync_global_devices", wait)
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        with pytest.raises(error, match=told):
+            prepare(tmp_path, share, sources.train)
