@@ -28,6 +28,9 @@ def main(_: list[str]) -> None:
     distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     workdir = Path(_WORKDIR.value)
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "xla_cache"))
+    jax.config.update(
+        "jax_persistent_cache_min_compile_time_secs", 0.0
+    )  # many small programs are a long start
     with distributed.ending_together():
         experiment.run(_CONFIG.value, workdir)
 
