@@ -81,6 +81,7 @@ def test_what_processes_left_out_in_their_shares_counts_together(sources, tmp_pa
     def stop(_):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("chexseg_jax.stages.artifact.on_first", lambda work, *a, **more: work(*a, **more))
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for index, wait, error, told in (
         (1, stop, KeyboardInterrupt, None),  # written, and waiting for the other
