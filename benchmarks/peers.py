@@ -36,6 +36,9 @@ def parser(text: str) -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=3, help="processes a side (3)")
     made.add_argument("--repeats", type=int, default=5, help="timed runs in each, after two that warm up (5)")
     made.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU cores for either (all)")
+    made.add_argument(
+        "--only", default="", help="those sides whose group or name has this in it, such as float32"
+    )
     made.add_argument("--quick", action="store_true", help="small and once: whether it runs, not how fast")
     made.add_argument("--side", type=int, help=argparse.SUPPRESS)
     return made
@@ -64,6 +67,7 @@ def compare(
         os, "sched_setaffinity"
     ):  # which JAX has no setting for: it takes the cores that it may run on
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
+    sides = {key: side for key, side in sides.items() if arguments.only in ", ".join(key)}
     if arguments.side is not None:
         print(json.dumps(_measure(list(sides.values())[arguments.side], repeats)))
         return
