@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 from chexseg_jax.models.layers import (
     BatchNorm,
     Conv,
+    Dropout,
     average_pool,
     batch_moments,
     concatenate_moments,
@@ -190,3 +191,20 @@ def test_two_devices_are_one():
     )
     one, two = jax.jit(step)(variables["params"], x), split(variables["params"], x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, two)
+
+
+def test_dropout_zeroes_its_share_and_the_same_rows_alike_on_two_devices():
+    x, rngs = jnp.ones((4, 16, 16, 8)), {"dropout": jax.random.key(0)}
+    one = Dropout(0.25).apply({}, x, True, rngs=rngs)
+    assert (one == 0).mean() == pytest.approx(0.25, abs=0.03)
+    np.testing.assert_allclose(one[one > 0], 1 / 0.75, rtol=1e-6)
+    assert not jnp.array_equal(one[0], one[1])
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    two = jax.shard_map(
+        lambda x: Dropout(0.25, "data").apply({}, x, True, rngs=rngs),
+        mesh=mesh,
+        in_specs=P("data"),
+        out_specs=P("data"),
+    )(x)
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(Dropout(0.25).apply({}, x, False), x)

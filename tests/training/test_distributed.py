@@ -287,6 +287,16 @@ def test_one_process_needs_nobody():
 
 if __name__ == "__main__":
     output, which, *join = sys.argv[1:]
-    if join:
-        distributed.start(f"localhost:{join[0]}", 2, int(join[1]))
+    match join:
+        case [port, "0"]:
+            distributed.start(f"localhost:{port}", 2, 0)
+        case [port, _]:  # the other one hears of it as Open MPI would tell
+            os.environ |= {
+                "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
+                "JAX_COORDINATOR_PORT": port,
+                "OMPI_COMM_WORLD_SIZE": "2",
+                "OMPI_COMM_WORLD_RANK": "1",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+            }
+            distributed.start()
     Path(output).with_suffix(".json").write_text(json.dumps(session(Path(output).parent, which)))
