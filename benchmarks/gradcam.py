@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from peers import compare, parser, torch_device
+from peers import compare, declare_operators, parser, torch_device
 
 from chexseg_jax.errors import run_command
 
@@ -68,11 +68,12 @@ def peer(
     images: np.ndarray, threads: int, *, channels_last: bool = False, module: Any = None
 ) -> tuple[str, Callable[[], Any]]:
     """One class after the other: K maps [B,H,W]."""
-    device, kind = torch_device(threads)
+    declare_operators()
     import torch
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+    device, kind = torch_device(threads)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = (module or _densenet()).to(device, memory_format=layout).eval()
     placed = torch.from_numpy(images).permute(0, 3, 1, 2).to(device, memory_format=layout)
@@ -90,6 +91,7 @@ def peer(
 
 
 def _densenet() -> Any:
+    declare_operators()
     import torchvision
 
     class DenseNet(torchvision.models.DenseNet):
@@ -102,7 +104,6 @@ def _densenet() -> Any:
 
 
 def _difference(threads: int) -> float:
-    torch_device(threads)
     images = np.random.default_rng(1).standard_normal((2, 96, 96, 3), np.float32)
     module = _densenet()
     _, theirs = peer(images, threads, module=module)

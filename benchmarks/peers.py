@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,8 +27,6 @@ from chexseg_jax.progress import say
 
 #: Sets a side up: (kind of device, a function that does the work once, to the end).
 Side = Callable[[], tuple[str, Callable[[], Any]]]
-#: Declarations of operators, which last as long as they are held.
-_held: list[Any] = []
 
 
 def parser(text: str) -> argparse.ArgumentParser:
@@ -55,12 +54,12 @@ def compare(
 
     Args:
       arguments: of `parser`.
-      sides: (group, name) -> side; the first of a group is ours, and the others are measured against it.
+      sides: (group, name) -> side; the first of a group is called "ours", and the others are measured against it.
       title: of the table.
       packages: the peer's distributions.
 
     Raises:
-      InputError: where a peer is not installed, or the peer and ours ran on different devices.
+      InputError: where a peer is not installed, ours fails, or the peer and ours ran on different devices.
     """
     rounds, repeats = (1, 1) if arguments.quick else (arguments.rounds, arguments.repeats)
     if hasattr(
@@ -84,6 +83,8 @@ def compare(
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 failed[key] = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                if key[1] == "ours":
+                    raise InputError(f"{', '.join(key)} did not run: {failed[key]}")
                 continue
             result = json.loads(done.stdout.splitlines()[-1])
             seconds[key] += result["seconds"]
@@ -117,12 +118,12 @@ def table(seconds: Mapping[tuple[str, str], Sequence[float]]) -> list[str]:
     return markdown(["side", "seconds", "range", "times ours"], rows)
 
 
-def torch_device(threads: int) -> tuple[Any, str]:
-    """PyTorch's device and its kind as JAX calls it, with everything set that makes PyTorch fast.
+@cache  # the declarations last as long as they are held
+def declare_operators() -> Any:
+    """Makes torchvision importable beside a PyTorch that its compiled operators do not fit (a CPU-only one, say).
 
-    To be called before anything imports torchvision: that registers shapes for its compiled operators, and fails where
-    they do not fit the PyTorch beside them (a CPU-only one, say) and so are missing. No peer uses them, so it is
-    enough to declare them.
+    Importing it registers shapes for them, and fails where they are missing. No peer uses any, so it is enough that
+    they are declared.
     """
     import torch
 
@@ -135,7 +136,13 @@ def torch_device(threads: int) -> tuple[Any, str]:
         declared = torch.library.Library("torchvision", "DEF")
         for name in sorted(set(re.findall(r'register_(?:meta\("|fake\("torchvision::)(\w+)"\)', text))):
             declared.define(f"{name}(Tensor x) -> Tensor")
-        _held.append(declared)
+        return declared
+
+
+def torch_device(threads: int) -> tuple[Any, str]:
+    """PyTorch's device and its kind as JAX calls it, with everything set that makes PyTorch fast."""
+    import torch
+
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from peers import compare, parser, torch_device
+from peers import compare, declare_operators, parser, torch_device
 
 from chexseg_jax.errors import run_command
 
@@ -101,11 +101,12 @@ def peer(
     compiled: bool = False,
 ) -> tuple[str, Callable[[], Any]]:
     """PyTorch's step."""
-    device, kind = torch_device(threads)
+    declare_operators()
     import torch
     import torchvision
     from torch.nn.functional import binary_cross_entropy_with_logits
 
+    device, kind = torch_device(threads)
     classes = CLASSES[model]
     if model == "densenet121":
         module, loss_of = (
