@@ -78,7 +78,6 @@ def compare(
         for index, key in enumerate(sides):
             if key in failed:
                 continue
-            say(f"round {turn + 1} of {rounds}: {', '.join(key)}")
             command = [sys.executable, *sys.argv, f"--side={index}"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
@@ -89,6 +88,7 @@ def compare(
             result = json.loads(done.stdout.splitlines()[-1])
             seconds[key] += result["seconds"]
             devices.add(result["device"])
+            say(f"round {turn + 1} of {rounds}: {', '.join(key)}: {np.median(result['seconds']):.4g} s")
     if len(devices) > 1:
         raise InputError(
             f"ours and the peer ran on {' and '.join(sorted(devices))}: install both for one device"
