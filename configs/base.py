@@ -47,12 +47,16 @@ def base(name: str, args: ConfigDict) -> ConfigDict:
     return config
 
 
+#: What every network is made with, besides what is its own: `dtype` of the computation, `remat` to spare memory.
+_NETWORK = {"dtype": "float32", "remat": False}
+
+
 def classifier(paper: bool, model: str, options: dict) -> ConfigDict:
     """Training of a classifier on the fourteen labels."""
     return ConfigDict(
         {
             "model": model,
-            "options": options,
+            "options": _NETWORK | options,
             "batch_size": 16 if paper else 8,
             "epochs": 3.0,
             "learning_rate": 1e-4 if paper else 1e-3,
@@ -70,7 +74,7 @@ def moco(paper: bool, model: str) -> ConfigDict:
         {
             "model": model,
             # XLA on CPU is slow on 2x2 maps: at 64 px the last stage keeps its 4x4.
-            "options": {} if paper else {"output_stride": 16},
+            "options": _NETWORK | ({} if paper else {"output_stride": 16}),
             "batch_size": 256 if paper else 32,
             "epochs": 20.0,
             "learning_rate": 0.03,
@@ -99,6 +103,7 @@ def irnet(paper: bool) -> tuple[ConfigDict, ConfigDict]:
     """Training of IRNet, and the walks on its boundaries. Distances are in pixels of a map at stride 4."""
     training = ConfigDict(
         {
+            "dtype": "float32",
             "batch_size": 16,
             "steps": 2000 if paper else 150,
             "learning_rate": 0.1,
@@ -150,7 +155,7 @@ def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
     config.segmentation = ConfigDict(
         {
             "model": f"deeplabv3plus_{args.encoder}",
-            "options": {} if paper else {"aspp_dropout": 0.1},
+            "options": _NETWORK | ({} if paper else {"aspp_dropout": 0.1}),
             "batch_size": 8,
             "steps": 4000 if paper else 200,
             "learning_rate": 0.0,  # 0: the published rule, 1e-3 on small sets and 1e-4 on large

@@ -81,7 +81,7 @@ def test_a_profiled_run_has_the_names_of_any_other(tiny_run, tiny_config, capsys
 def test_expert_masks_alone_need_no_new_classifier(tiny_run, tiny_config, capsys):
     workdir, _ = tiny_run
     config = tiny_config.copy_and_resolve_references()
-    config.p = 1.0
+    config.p, config.segmentation.options.dtype = 1.0, "bfloat16"
     before = set(artifacts(workdir))
     experiment.run(config, workdir)
     assert {name.split("-")[0] for name in set(artifacts(workdir)) - before} == {"segmentation", "scores"}
@@ -139,7 +139,7 @@ def test_irnet_walks_from_the_same_cams(tiny_run, tiny_config, capsys):
         config.trunk, config.irnet, config.walk = whole.trunk, whole.irnet, whole.walk
         config.trunk_init = whole.trunk_init
     config.trunk.update(batch_size=4, epochs=0.25, checkpoint_every=4)
-    config.irnet.update(batch_size=2, steps=2, radius=3)
+    config.irnet.update(batch_size=2, steps=2, radius=3, dtype="bfloat16")
     before = set(artifacts(workdir))
     run = experiment.run(config, workdir)
     made = {name.rsplit("-", 1)[0] for name in set(artifacts(workdir)) - before}

@@ -59,8 +59,8 @@ def train_irnet(
 
     Args:
       store: the folder of artifacts.
-      config: `batch_size`, `steps`, `learning_rate`, `momentum`, `displacement_rate` (a factor), `decay_power`,
-        `radius`, `foreground`, `background`, `crf`, `augment`, `checkpoint_every`.
+      config: `dtype` (of the computation), `batch_size`, `steps`, `learning_rate`, `momentum`, `displacement_rate` (a
+        factor), `decay_power`, `radius`, `foreground`, `background`, `crf`, `augment`, `checkpoint_every`.
       uncertainty: the policy for labels of -1.
       trunk: artifact of `train_classifier` with a ResNet50, or an imported one; stays as it is.
       images, rows: prepared set and the rows trained on.
@@ -84,6 +84,7 @@ def train_irnet(
     def make(part: Path) -> None:
         encoder = restore(trunk)
         options = {key: value for key, value in encoder.config.options.items() if key == "stride_on"}
+        options["dtype"] = config.dtype
         module = models.create("irnet", num_classes=0, **options)
         train = Prepared.load(images).take(rows)
         present = positive_tasks(train.labels, uncertainty)
