@@ -47,7 +47,7 @@ def tiny_config():
     config.data.size = 32
     small = {"model": "resnet18", "batch_size": 4, "epochs": 1.0, "checkpoint_every": 2}
     with config.unlocked():
-        config.classifier.options = {}
+        config.classifier.options = config.encoder.options
     config.classifier.update(small)
     config.encoder.update(small)
     config.segmentation.update(steps=4, batch_size=4, checkpoint_every=2)
