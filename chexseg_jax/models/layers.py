@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from chexseg_jax.models.convolutions import convolution, dense, pointwise, shifted_depthwise
+from chexseg_jax.models.convolutions import WORTHWHILE, convolution, dense, pointwise, shifted_depthwise
 
 #: Variance 2 / fan_in (He et al., 2015, arXiv 1502.01852).
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -64,7 +64,7 @@ class Conv(nn.Module):
             y = pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         elif on_cpu and self.depthwise and self.stride == 1:
             y = shifted_depthwise(x, kernel[:, :, 0], self.dilation)
-        elif on_cpu and not self.depthwise:
+        elif on_cpu and not self.depthwise and x.shape[1] * x.shape[2] >= WORTHWHILE:
             y = dense(x, kernel, self.stride, self.dilation)
         else:
             y = convolution(x, kernel, self.stride, self.dilation, depthwise=self.depthwise)
