@@ -22,7 +22,8 @@ from chexseg_jax.progress import say
 #: Dense peak rates in TFLOP/s of the kinds of device: bfloat16, and float32 as JAX multiplies it by default (TF32 on
 #: NVIDIA's since Ampere, one bfloat16 pass on TPUs). From the makers' data sheets, halved where those count sparsity:
 #: NVIDIA's of H100, H200, A100, V100, L4, T4, and "Ada GPU architecture" for RTX 4090 (FP32 accumulation);
-#: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e. V100 and T4 have no bfloat16 units.
+#: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e. Written from memory of these: check a figure before you rely on it.
+#: V100 and T4 have no bfloat16 units.
 _PEAKS = {
     "NVIDIA H100 80GB HBM3|NVIDIA H200": (989.4, 494.7),
     "NVIDIA H100 PCIe": (756.0, 378.0),
