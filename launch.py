@@ -6,7 +6,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from chexseg_jax import experiment
+from chexseg_jax import experiment, sweep
 from chexseg_jax.errors import InputError, run_command
 from chexseg_jax.training import distributed
 
@@ -32,7 +32,7 @@ def main(_: list[str]) -> None:
         "jax_persistent_cache_min_compile_time_secs", 0.0
     )  # many small programs are a long start
     with distributed.ending_together():
-        experiment.run(_CONFIG.value, workdir)
+        (sweep if "grid" in _CONFIG.value else experiment).run(_CONFIG.value, workdir)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -37,7 +37,8 @@ Argument = float | int | str | bool | OneOf | Within
 def parse(arg: str | None, **defaults: Argument) -> ConfigDict:
     """Reads `key=value,key=value`; each value takes the type of the key's default.
 
-    A comma ends a value only before another `key=`, so paths may hold commas.
+    A comma ends a value only before another `key=` or switch, so paths may hold commas. A switch is the bare name of a
+    key that is false by default, and turns it on.
 
     Args:
       arg: the text after the config file's colon; None or "" gives the defaults.
@@ -50,9 +51,13 @@ def parse(arg: str | None, **defaults: Argument) -> ConfigDict:
       InputError: for a key that is not known (the known ones are listed) or a value that does not fit.
     """
     given: dict[str, str] = {}
-    for part in re.split(r",(?=\w+=)", arg) if arg else []:
+    switches = [key for key, default in defaults.items() if default is False]
+    ends = "|".join([r"\w+=", *(rf"{switch}(?:,|$)" for switch in switches)])
+    for part in re.split(f",(?={ends})", arg) if arg else []:
         key, equals, text = part.partition("=")
-        if not equals:
+        if not equals and key in switches:
+            text = "true"
+        elif not equals:
             raise InputError(f"config argument {part!r} is not key=value; {_known(defaults)}")
         if key not in defaults:
             raise InputError(f"unknown config argument {key!r}; {_known(defaults)}")
@@ -102,6 +107,8 @@ def _known(defaults: dict[str, Argument]) -> str:
                 return f"{key}={'|'.join(values)}"
             case Within(value, low, high):
                 return f"{key}={value:g} in [{low:g}, {high:g}]"
+            case False:
+                return key
             case _:
                 return f"{key}={default!r}"
 

@@ -1,5 +1,7 @@
 """The chain of stages behind a configuration, from radiographs to a report."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -14,10 +16,10 @@ from chexseg_jax.stages.irnet import train_irnet, walk_maps
 from chexseg_jax.stages.moco import pretrain_moco, probe_encoder
 from chexseg_jax.stages.prepare import prepare
 from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks
-from chexseg_jax.stages.report import write_classifier_report, write_moco_report, write_report
+from chexseg_jax.stages.report import Made, write_classifier_report, write_moco_report, write_report
 from chexseg_jax.stages.scores import score_segmentation
 from chexseg_jax.stages.segmentation import train_segmentation
-from chexseg_jax.stages.sources import open_sources
+from chexseg_jax.stages.sources import Sources, open_sources
 from chexseg_jax.training.distributed import on_first
 from chexseg_jax.training.profiling import Profile
 
@@ -35,157 +37,212 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     Returns:
       The run's folder, with `report.md` in it.
     """
-    profile = Profile.parse(**config.profile)
-    config = ConfigDict({key: value for key, value in config.items() if key != "profile"})  # names no run
-    store = workdir / "artifacts"
-    where = config.root or "the phantom (synthetic radiographs, made here)"
-    say(f"{config.name}: {config.scale} scale on {where}")
-    if profile != Profile():
-        say("profile: of each training that is still to do; one that is found finished is not traced")
-    sources = open_sources(store, config)
-    weak, expert, test = (
-        prepare(store, config.data, split) for split in (sources.train, sources.valid, sources.test)
-    )
-
-    def classifier(settings: ConfigDict) -> Path:
-        return train_classifier(
-            store,
-            settings,
-            uncertainty=config.data.uncertainty,
-            weak=weak,
-            expert=expert,
-            seed=config.seed,
-            profile=profile,
-        )
-
-    def auroc(trained: Path) -> Path:
-        return score_classifier(store, classifier=trained, splits={"valid": expert, "test": test})
-
-    def moco() -> Path:
-        return pretrain_moco(store, config.moco, images=weak, seed=config.seed, profile=profile)
-
-    def probe(encoder: Path | None) -> Path:
-        return probe_encoder(
-            store,
-            encoder=encoder,
-            network=config.moco,
-            uncertainty=config.data.uncertainty,
-            train=weak,
-            splits={"valid": expert, "test": test},
-            seed=config.seed,
-        )
-
-    def imagenet(model: str) -> Path:
-        return import_imagenet(store, config.imagenet, model=model, size=config.data.size)
-
+    chain = Chain.open(config, workdir)
+    config, sources = chain.config, chain.data.sources
     if config.name == "moco":
-        trained = moco()
-        return on_first(write_moco_report, workdir, config, sources, trained, probe(trained), probe(None))
+        trained = chain.moco()
+        probes = chain.probe(trained), chain.probe(None)
+        return on_first(write_moco_report, workdir, config, sources, trained, *probes)
     if "segmentation" not in config:
-        trained = classifier(config.classifier)
-        return on_first(write_classifier_report, workdir, config, sources, trained, auroc(trained))
+        trained = chain.classifier(config.classifier)
+        return on_first(write_classifier_report, workdir, config, sources, trained, chain.auroc(trained))
+    return on_first(write_report, workdir, config, sources, test=chain.data.test, made=chain.segmentation())
 
-    train_rows, validation_rows = split_expert(
-        Prepared.load(expert).shown(), share=config.data.validation_share, seed=config.split_seed
-    )
-    judged: dict[Path, Path] = {}
-    match config.init:
-        case "chexpert":
-            encoder = classifier(config.encoder)
-            judged[encoder] = auroc(encoder)
-        case "moco":
-            encoder = moco()
-            judged[encoder] = probe(encoder)
-        case "imagenet":
-            encoder = imagenet(config.encoder.model)
-        case "random":
-            encoder = None
-    pseudo = None
-    shown, walkers = [], []
-    if config.p < 1:
-        saliency = classifier(config.classifier)
-        judged = {saliency: auroc(saliency), **judged}
-        weak_rows = choose_pseudo_set(
-            Prepared.load(weak),
+
+@dataclass(frozen=True)
+class Data:
+    """The radiographs, prepared: what all runs on them share.
+
+    Attributes:
+      sources: where they come from.
+      weak, expert, test: artifacts of `prepare`.
+    """
+
+    sources: Sources
+    weak: Path
+    expert: Path
+    test: Path
+
+    @classmethod
+    def open(cls, store: Path, config: ConfigDict) -> "Data":
+        """Reads, or makes, what `config` names."""
+        sources = open_sources(store, config)
+        splits = sources.train, sources.valid, sources.test
+        return cls(sources, *(prepare(store, config.data, split) for split in splits))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The stages of one configuration, each method an artifact made or found.
+
+    Attributes:
+      store: the folder of artifacts.
+      config: see `run`; without `profile`, which names nothing.
+      data: see `Data`.
+      profile: what is looked into as trainings run.
+    """
+
+    store: Path
+    config: ConfigDict
+    data: Data
+    profile: Profile
+
+    @classmethod
+    def open(cls, config: ConfigDict, workdir: Path) -> "Chain":
+        """Reads the data; trains nothing."""
+        profile = Profile.parse(**config.profile)
+        config = ConfigDict({key: value for key, value in config.items() if key != "profile"})
+        where = config.root or "the phantom (synthetic radiographs, made here)"
+        say(f"{config.name}: {config.scale} scale on {where}")
+        if profile != Profile():
+            say("profile: of each training that is still to do; one that is found finished is not traced")
+        store = workdir / "artifacts"
+        return cls(store, config, Data.open(store, config), profile)
+
+    def classifier(self, settings: ConfigDict) -> Path:
+        """A classifier trained on the weak labels."""
+        return train_classifier(
+            self.store,
+            settings,
+            uncertainty=self.config.data.uncertainty,
+            weak=self.data.weak,
+            expert=self.data.expert,
+            seed=self.config.seed,
+            profile=self.profile,
+        )
+
+    def auroc(self, trained: Path) -> Path:
+        """What a classifier scores."""
+        return score_classifier(self.store, classifier=trained, splits=self._judging())
+
+    def moco(self) -> Path:
+        """An encoder trained without labels."""
+        return pretrain_moco(
+            self.store,
+            self.config.moco,
+            images=self.data.weak,
+            seed=self.config.seed,
+            profile=self.profile,
+        )
+
+    def probe(self, encoder: Path | None) -> Path:
+        """What a linear probe of an encoder scores; None: of one with random weights."""
+        return probe_encoder(
+            self.store,
+            encoder=encoder,
+            network=self.config.moco,
+            uncertainty=self.config.data.uncertainty,
+            train=self.data.weak,
+            splits=self._judging(),
+            seed=self.config.seed,
+        )
+
+    def segmentation(self) -> Made:
+        """Everything that leads to a segmentation's scores."""
+        config, data = self.config, self.data
+        train_rows, validation_rows = split_expert(
+            Prepared.load(data.expert).shown(), share=config.data.validation_share, seed=config.split_seed
+        )
+        judged = {}
+        encoder = self._encoder()
+        if config.init in ("chexpert", "moco"):
+            judged[encoder] = self.auroc(encoder) if config.init == "chexpert" else self.probe(encoder)
+        pseudo, maps, walkers = None, [], []
+        if config.p < 1:
+            saliency = self.classifier(config.classifier)
+            judged = {saliency: self.auroc(saliency), **judged}
+            pseudo, maps, walkers = self._pseudo_masks(saliency, train_rows)
+        model = train_segmentation(
+            self.store,
+            config.segmentation,
+            p=config.p,
+            expert=data.expert,
+            train_rows=train_rows,
+            validation_rows=validation_rows,
+            pseudo=pseudo,
+            encoder=encoder,
+            seed=config.seed + config.trial,
+            profile=self.profile,
+        )
+        scores = score_segmentation(
+            self.store,
+            config.scores,
+            model=model,
+            test=data.test,
+            truth=data.sources.test.segmentations,
+            second_reader=data.sources.second_reader,
+            expert=data.expert,
+            train_rows=train_rows,
+            pseudo=pseudo,
+        )
+        return Made(judged, (*judged, *walkers, model), maps, pseudo, model, scores)
+
+    def _encoder(self) -> Path | None:
+        match self.config.init:
+            case "chexpert":
+                return self.classifier(self.config.encoder)
+            case "moco":
+                return self.moco()
+            case "imagenet":
+                return self._imagenet(self.config.encoder.model)
+            case "random":
+                return None
+
+    def _imagenet(self, model: str) -> Path:
+        return import_imagenet(self.store, self.config.imagenet, model=model, size=self.config.data.size)
+
+    def _judging(self) -> dict[str, Path]:
+        return {"valid": self.data.expert, "test": self.data.test}
+
+    def _pseudo_masks(self, saliency: Path, train_rows: Sequence[int]) -> tuple[Path, list[Path], list[Path]]:
+        """The pseudo-masks; the maps that they came from, first to last; what was trained on the way."""
+        config, data = self.config, self.data
+        rows = choose_pseudo_set(
+            Prepared.load(data.weak),
             count=config.pseudo_count,
             uncertainty=config.data.uncertainty,
-            seed=config.seed,
+            seed=config.seed + config.trial,
         )
-        sets = {"weak": (weak, weak_rows), "expert": (expert, train_rows)}
+        sets = {"weak": (data.weak, rows), "expert": (data.expert, train_rows)}
         maps = {
-            name: make_cams(store, config.cams, classifier=saliency, images=images, rows=rows)
+            name: make_cams(self.store, config.cams, classifier=saliency, images=images, rows=rows)
             for name, (images, rows) in sets.items()
         }
-        shown = [maps["weak"]]
+        shown, walkers = [maps["weak"]], []
         if config.pseudo == "irnet":
             if config.trunk_init == "imagenet":
-                trunk = imagenet("resnet50")
+                trunk = self._imagenet("resnet50")
             else:
-                trunk = classifier(config.trunk)
+                trunk = self.classifier(config.trunk)
                 walkers.append(trunk)
             network = train_irnet(
-                store,
+                self.store,
                 config.irnet,
                 uncertainty=config.data.uncertainty,
                 trunk=trunk,
-                images=weak,
-                rows=weak_rows,
+                images=data.weak,
+                rows=rows,
                 maps=maps["weak"],
                 seed=config.seed,
-                profile=profile,
+                profile=self.profile,
             )
             walkers.append(network)
             maps = {
                 name: walk_maps(
-                    store, config.walk, network=network, images=images, rows=rows, maps=maps[name]
+                    self.store, config.walk, network=network, images=images, rows=rows, maps=maps[name]
                 )
                 for name, (images, rows) in sets.items()
             }
             shown.append(maps["weak"])
         pseudo = make_pseudo_masks(
-            store,
+            self.store,
             config.pseudo_masks,
             uncertainty=config.data.uncertainty,
-            weak=weak,
-            weak_rows=weak_rows,
+            weak=data.weak,
+            weak_rows=rows,
             weak_maps=maps["weak"],
-            expert=expert,
+            expert=data.expert,
             expert_rows=train_rows,
             expert_maps=maps["expert"],
         )
-    model = train_segmentation(
-        store,
-        config.segmentation,
-        p=config.p,
-        expert=expert,
-        train_rows=train_rows,
-        validation_rows=validation_rows,
-        pseudo=pseudo,
-        encoder=encoder,
-        seed=config.seed,
-        profile=profile,
-    )
-    scores = score_segmentation(
-        store,
-        config.scores,
-        model=model,
-        test=test,
-        truth=sources.test.segmentations,
-        second_reader=sources.second_reader,
-        expert=expert,
-        train_rows=train_rows,
-        pseudo=pseudo,
-    )
-    return on_first(
-        write_report,
-        workdir,
-        config,
-        sources,
-        classifiers=judged,
-        trainings=[*judged, *walkers, model],
-        test=test,
-        saliency=shown,
-        pseudo=pseudo,
-        model=model,
-        scores=scores,
-    )
+        return pseudo, shown, walkers

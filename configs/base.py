@@ -9,6 +9,7 @@ import os
 from ml_collections import ConfigDict
 
 from chexseg_jax.config_args import Argument, OneOf, parse
+from chexseg_jax.settings import Setting, Trial, single
 
 
 def arguments(arg: str | None, **more: Argument) -> ConfigDict:
@@ -23,13 +24,12 @@ def arguments(arg: str | None, **more: Argument) -> ConfigDict:
 
 def base(name: str, args: ConfigDict) -> ConfigDict:
     """Name, seed, root, scale, data, phantom and classifier: enough for configs/classifier.py."""
-    scale = ("paper" if args.root else "laptop") if args.scale == "auto" else args.scale
-    paper = scale == "paper"
+    paper = _is_paper(args)
     config = ConfigDict()
     config.name = name
     config.seed = args.seed
     config.root = args.root  # set by the argument only: the scale follows from it
-    config.scale = scale
+    config.scale = "paper" if paper else "laptop"
     # steps "10:15": a trace of steps 10 to 15 of each training; hlo: its HLO. docs/profiling.md.
     config.profile = ConfigDict({"steps": "", "hlo": False})
     config.data = ConfigDict(
@@ -45,6 +45,10 @@ def base(name: str, args: ConfigDict) -> ConfigDict:
     )
     config.classifier = classifier(paper, "densenet121", {} if paper else {"output_stride": 16})
     return config
+
+
+def _is_paper(args: ConfigDict) -> bool:
+    return args.scale == "paper" or (args.scale == "auto" and bool(args.root))
 
 
 #: What every network is made with, besides what is its own: `dtype` of the computation, `remat` to spare memory.
@@ -91,11 +95,24 @@ def moco(paper: bool, model: str) -> ConfigDict:
     )
 
 
-#: What weak.py, full.py and semi.py take for the segmentation's encoder.
-ENCODERS = {
-    "init": OneOf("chexpert", "moco", "imagenet", "random"),
+INITS = ("chexpert", "moco", "imagenet", "random")
+PSEUDO = ("cam", "irnet")
+
+#: What all tables take.
+TABLE = {
+    "smoke": False,
     "encoder": OneOf("resnet18", "resnet50"),
     "weights": "",
+    "trunk": OneOf("chexpert", "imagenet"),
+}
+
+#: What weak.py, full.py and semi.py take for the segmentation. Trials differ in the pseudo-set and in the
+#: segmentation's seed; the classifiers are those of `seed`.
+SEGMENTATION = {
+    "init": OneOf(*INITS),
+    "encoder": TABLE["encoder"],
+    "weights": "",
+    "trial": 0,
 }
 
 
@@ -134,22 +151,64 @@ def irnet(paper: bool) -> tuple[ConfigDict, ConfigDict]:
 
 def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
     """The whole chain: classifier, Grad-CAMs, pseudo-masks, DeepLabv3+ on a mixture, scores."""
+    setting = Setting.of(p, args.init, args.pseudo, args.count)
+    return single(_chain(name, args), Trial(setting, args.trial))
+
+
+def table(
+    name: str,
+    args: ConfigDict,
+    *,
+    p: tuple[float, ...],
+    init: tuple[str, ...],
+    count: tuple[int, ...],
+    weak_count: int = 0,
+) -> ConfigDict:
+    """Many runs of the chain: a grid of settings, some trials of each. What they have in common is made once."""
+    config = _chain(name, args)
+    config.grid = ConfigDict({"p": p, "init": init, "pseudo": PSEUDO, "count": count})
+    config.weak_count = weak_count
+    config.trials = 3
+    config.shard = "1/1"  # i/n: every n-th run from the i-th, for one of n processes
+    if args.smoke:
+        _shrink(config)
+    return config
+
+
+def pseudo_counts(args: ConfigDict) -> tuple[int, ...]:
+    """Sizes of pseudo-sets from small to large; the last is all that a laptop's phantom has."""
+    if args.smoke:
+        return 20, 60
+    return (100, 2000, 20000) if _is_paper(args) else (100, 300, 900)
+
+
+def _shrink(config: ConfigDict) -> None:
+    """All parts, each so small that the whole takes minutes: to see that it runs, and nothing else."""
+    config.phantom.update(train=160, valid=60, test=30, size=96)
+    config.data.size = 64
+    config.trials = 2
+    with config.unlocked():
+        config.classifier = classifier(False, "resnet18", {})
+    for section in (config.classifier, config.encoder, config.trunk):
+        section.epochs = 1.0
+    config.moco.epochs = 1.0
+    config.irnet.update(steps=10, checkpoint_every=10)
+    config.segmentation.update(steps=20, checkpoint_every=20)
+    config.scores.bootstrap = 100
+
+
+def _chain(name: str, args: ConfigDict) -> ConfigDict:
+    """All stages that any setting needs."""
     config = base(name, args)
     paper = config.scale == "paper"
-    config.p = p
-    config.init = args.init
-    config.pseudo = args.pseudo
-    config.pseudo_count = args.count
     config.split_seed = 0
     config.data.validation_share = 0.25
     config.encoder = classifier(paper, args.encoder, {})
     config.imagenet = ConfigDict({"weights": args.weights, "stride_on": "conv2", "grey": False})
-    if args.init == "moco":
-        config.moco = moco(paper, args.encoder)
-    if args.pseudo == "irnet":
-        config.trunk_init = args.trunk
-        config.trunk = classifier(paper, "resnet50", {})
-        config.irnet, config.walk = irnet(paper)
+    config.moco = moco(paper, args.encoder)
+    config.trunk_init = args.get("trunk", "")
+    config.trunk = classifier(paper, "resnet50", {})
+    config.irnet, config.walk = irnet(paper)
     config.cams = ConfigDict({"plus_plus": False, "mirror": not paper, "batch_size": 16})
     config.pseudo_masks = ConfigDict({"threshold": "tuned", "gate": True})
     config.segmentation = ConfigDict(

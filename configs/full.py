@@ -9,7 +9,7 @@ from configs import base
 
 
 def get_config(arg=None):
-    args = base.arguments(arg, **base.ENCODERS)
+    args = base.arguments(arg, **base.SEGMENTATION)
     args.unlock()
     args.update(pseudo="", count=0)
     return base.segmentation("full", args, p=1.0)

@@ -17,7 +17,7 @@ def get_config(arg=None):
         p=Within(0.9, 0.0, 1.0),
         pseudo=OneOf("cam", "irnet"),
         trunk=OneOf("chexpert", "imagenet"),
-        **base.ENCODERS,
+        **base.SEGMENTATION,
         count=100,
     )
     return base.segmentation("semi", args, p=args.p)

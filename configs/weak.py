@@ -12,6 +12,6 @@ from configs import base
 
 def get_config(arg=None):
     args = base.arguments(
-        arg, pseudo=OneOf("cam", "irnet"), trunk=OneOf("chexpert", "imagenet"), **base.ENCODERS, count=100
+        arg, pseudo=OneOf("cam", "irnet"), trunk=OneOf("chexpert", "imagenet"), **base.SEGMENTATION, count=100
     )
     return base.segmentation("weak", args, p=0.0)

@@ -60,6 +60,20 @@ def test_a_wrong_argument_is_one_line_that_names_it(arg, told):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("arg", "smoke", "root"),
+    [
+        ("smoke", True, ""),
+        ("root=/a,smoke", True, "/a"),
+        ("smoke,root=/a,smoker", True, "/a,smoker"),
+        ("smoke=false", False, ""),
+        ("root=smoke", False, "smoke"),
+    ],
+)
+def test_a_switch_is_a_bare_name(arg, smoke, root):
+    assert parse(arg, smoke=False, root="").to_dict() == {"smoke": smoke, "root": root}
+
+
 @given(p=st.floats(0, 1), seed=st.integers(-(10**9), 10**9), root=st.text("abc/,. -", max_size=20))
 def test_round_trip(p, seed, root):
     args = parse(f"seed={seed},root={root},p={p!r}", **KNOWN)

@@ -35,6 +35,11 @@ COLOURS: Mapping[str, str] = dict(
 Column = tuple[str, Sequence[Bool[np.ndarray, "H W 10"] | None]]
 
 
+def save(figure: Figure, path: Path, *, dpi: int = 110) -> None:
+    """Writes PNG or PDF, as the path ends; the same figure gives the same bytes (a PDF's date is left out)."""
+    figure.savefig(path, dpi=dpi, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+
+
 def draw_overlays(
     path: Path,
     images: Sequence[UInt8[np.ndarray, "H W"]],
@@ -72,7 +77,7 @@ def draw_overlays(
         for text in legend.get_texts():
             text.set_color("white")
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def draw_saliency(
@@ -112,7 +117,7 @@ def draw_saliency(
     for axis, heading in zip(axes[0], ("radiograph", *(name for name, _ in columns), "mask"), strict=True):
         axis.set_title(heading, fontsize=9)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def _radiographs(
@@ -162,4 +167,4 @@ def draw_curves(path: Path, metrics: Mapping[str, Sequence[Mapping[str, float]]]
         for axis in (loss_axis, score_axis):
             axis.set_xlabel("step")
             axis.grid(alpha=0.25)
-    figure.savefig(path, dpi=110)
+    save(figure, path)

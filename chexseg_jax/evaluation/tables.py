@@ -1,6 +1,7 @@
 """Tables as people read them: Markdown, intervals, and a dash where there is no number."""
 
 import math
+import re
 from collections.abc import Sequence
 
 
@@ -29,3 +30,26 @@ def interval(estimate: float, lower: float, upper: float) -> str:
     if math.isnan(estimate):
         return "-"
     return number(estimate) if math.isnan(lower) else f"{estimate:.3f} [{lower:.3f}, {upper:.3f}]"
+
+
+def latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of the same table for LaTeX with the package booktabs; `**bold**` as in Markdown."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(map(_latex_cell, cells)) + r" \\"
+
+    columns = "l" + "r" * (len(header) - 1)
+    return [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        line(header),
+        r"\midrule",
+        *map(line, rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def _latex_cell(text: str) -> str:
+    text = re.sub(r"[\\&%$#_{}]", lambda m: r"\textbackslash{}" if m[0] == "\\" else f"\\{m[0]}", text)
+    return re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text)

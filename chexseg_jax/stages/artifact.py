@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -28,6 +29,9 @@ def artifact(
 ) -> Path:
     """The finished artifact of a stage: found, or made by `make`.
 
+    Of several runs that want the same artifact at once, on one machine or on several with a common file system, one
+    makes it and the others wait: who makes it holds a file lock, which falls with its process.
+
     `make` works in `<name>.part`, which is renamed when it returns; a folder without that ending is therefore
     whole. What a kill leaves in `.part` is there when the stage runs again, so a training goes on from its
     checkpoints.
@@ -45,10 +49,33 @@ def artifact(
     """
     key = plain(key)
     directory = store / f"{stage}-{config_digest(key)}"
-    if on_first(directory.exists):
-        say(f"{stage}: found {directory.name}")
-        return directory
-    part = store / f"{directory.name}.part"
+    lock = FileLock(store / ".locks" / directory.name)
+    try:
+        if on_first(_found, directory, lock):
+            say(f"{stage}: found {directory.name}")
+            return directory
+        return _make(directory, stage, key, make, collective)
+    finally:
+        lock.release()
+
+
+def _found(directory: Path, lock: FileLock) -> bool:
+    """Whether the artifact is there; if it is not, `lock` is ours on return, and so is the making."""
+    if directory.exists():
+        return True
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"another run is making {directory.name}; waiting for it")
+        lock.acquire()
+    return directory.exists()
+
+
+def _make(
+    directory: Path, stage: str, key: Mapping[str, Any], make: Callable[[Path], None], collective: bool
+) -> Path:
+    part = directory.with_name(f"{directory.name}.part")
     on_first(part.mkdir, parents=True, exist_ok=True)
     say(f"{stage}: making {directory.name}")
     start = time.monotonic()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,13 @@ def score_classifier(store: Path, *, classifier: Path, splits: Mapping[str, Path
     return artifact(store, "auroc", key, make)
 
 
+@lru_cache(maxsize=4)
 def init(module: nn.Module, size: int, *, channels: int = 3) -> Init:
     """Initial parameters and batch statistics of any of our modules, for images of side `size`."""
+    compiled = jax.jit(module.init)
 
     def initial(key: jax.Array) -> tuple[Any, Any]:
-        variables = jax.jit(module.init)(key, jnp.zeros((1, size, size, channels)))
+        variables = compiled(key, jnp.zeros((1, size, size, channels)))
         return variables["params"], {"batch_stats": variables["batch_stats"]}
 
     return initial

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from chexseg_jax.training.profiling import performance
 
 _SHOWN_IMAGES = 6
 _SHOWN_PSEUDO = 6
-_PHANTOM_NOTE = (
+PHANTOM_NOTE = (
     "**These are results on the phantom: synthetic images drawn by this package. They say whether the method "
     "works as built, and nothing about patients.**"
 )
@@ -45,19 +46,28 @@ _SALIENCY_SECTION = (
 )
 
 
-def write_report(
-    workdir: Path,
-    config: ConfigDict,
-    sources: Sources,
-    *,
-    classifiers: Mapping[Path, Path],
-    trainings: Sequence[Path],
-    test: Path,
-    saliency: Sequence[Path],
-    pseudo: Path | None,
-    model: Path,
-    scores: Path,
-) -> Path:
+@dataclass(frozen=True)
+class Made:
+    """The artifacts of a segmentation's chain.
+
+    Attributes:
+      classifiers: artifacts of trained classifiers and encoders, each with that of what it scores.
+      trainings: of all trainings, `classifiers` and `model` among them.
+      saliency: the maps that the pseudo-masks came from, from first to last: Grad-CAMs, IRNet's walks.
+      pseudo: of `make_pseudo_masks`; None for p = 1.
+      model: of `train_segmentation`.
+      scores: of `score_segmentation`.
+    """
+
+    classifiers: Mapping[Path, Path]
+    trainings: Sequence[Path]
+    saliency: Sequence[Path]
+    pseudo: Path | None
+    model: Path
+    scores: Path
+
+
+def write_report(workdir: Path, config: ConfigDict, sources: Sources, *, test: Path, made: Made) -> Path:
     """Writes a segmentation run's folder below `workdir/runs`.
 
     It holds `report.md`, `scores.json`, `overlays.png`, `saliency.png` (for p < 1), `curves.png`, `metrics.jsonl`,
@@ -67,19 +77,17 @@ def write_report(
       workdir: the work directory.
       config: of the run.
       sources: what it was run on.
-      classifiers: artifacts of `train_classifier`, each with that of `score_classifier`.
-      trainings: the artifacts of all trainings, `classifiers` and `model` among them.
-      saliency: the maps that the pseudo-masks came from, from first to last: Grad-CAMs, IRNet's walks.
-      test, pseudo, model, scores: the other artifacts that it used.
+      test: artifact of `prepare`.
+      made: all others.
 
     Returns:
       The folder.
     """
-    run = _open_run(workdir, config)
-    counts = load_counts(scores)
+    run = open_run(workdir, config)
+    counts = load_counts(made.scores)
     table, test_scores = score_table(counts, replicates=config.scores.bootstrap)
-    stages = [path for path in (*classifiers, pseudo, model, scores) if path]
-    card = json.loads((model / "model.json").read_text())
+    stages = [path for path in (*made.classifiers, made.pseudo, made.model, made.scores) if path]
+    card = json.loads((made.model / "model.json").read_text())
     lines = [
         *_heading(config, sources, f"mixture p = {config.p:g}, init = {config.init}"),
         "## Test IoU",
@@ -94,24 +102,24 @@ def write_report(
         "",
         "![radiograph, ground truth and prediction](overlays.png)",
         "",
-        *(_SALIENCY_SECTION if pseudo else ()),
-        *_threshold_section(card["thresholds"], pseudo),
-        *_classifier_section(classifiers),
-        *_training_section(trainings),
+        *(_SALIENCY_SECTION if made.pseudo else ()),
+        *_threshold_section(card["thresholds"], made.pseudo),
+        *_classifier_section(made.classifiers),
+        *_training_section(made.trainings),
         *_provenance(config, sources, stages),
     ]
     (run / "report.md").write_text("\n".join(lines) + "\n")
     (run / "scores.json").write_text(json.dumps(test_scores, indent=1))
-    shutil.copyfile(scores / "predictions.json", run / "predictions.json")
-    shutil.copyfile(model / "metrics.jsonl", run / "metrics.jsonl")
-    _link(run / "model", model)
+    shutil.copyfile(made.scores / "predictions.json", run / "predictions.json")
+    shutil.copyfile(made.model / "metrics.jsonl", run / "metrics.jsonl")
+    _link(run / "model", made.model)
     figures.draw_curves(
         run / "curves.png",
-        {path.name: read_metrics(path / "metrics.jsonl") for path in (*classifiers, model)},
+        {path.name: read_metrics(path / "metrics.jsonl") for path in (*made.classifiers, made.model)},
     )
-    if pseudo:
-        _saliency(run / "saliency.png", sources, saliency, pseudo, config.data.uncertainty)
-    _overlays(run / "overlays.png", sources, Prepared.load(test), scores, pseudo)
+    if made.pseudo:
+        _saliency(run / "saliency.png", sources, made.saliency, made.pseudo, config.data.uncertainty)
+    _overlays(run / "overlays.png", sources, Prepared.load(test), made.scores, made.pseudo)
     say(f"report: {run / 'report.md'}")
     say(f"test mIoU (pooled) {test_scores['pooled']['mean']:.3f}")
     return run
@@ -121,7 +129,7 @@ def write_classifier_report(
     workdir: Path, config: ConfigDict, sources: Sources, classifier: Path, auroc: Path
 ) -> Path:
     """Writes a classifier run's folder: `report.md`, `curves.png`, `metrics.jsonl` and `model`."""
-    run = _open_run(workdir, config)
+    run = open_run(workdir, config)
     lines = [
         *_heading(config, sources, f"classifier {config.classifier.model}"),
         *_classifier_section({classifier: auroc}),
@@ -146,7 +154,7 @@ def write_moco_report(
       encoder: artifact of `pretrain_moco`.
       probe, random_probe: artifacts of `probe_encoder`, of that encoder and of one with random weights.
     """
-    run = _open_run(workdir, config)
+    run = open_run(workdir, config)
     metrics = read_metrics(encoder / "metrics.jsonl")
     last = next(line for line in reversed(metrics) if "top1" in line)
     table, means = _auroc_table({"MoCo": probe, "random weights": random_probe})
@@ -234,7 +242,7 @@ def _named(names: Sequence[str], values: Float[np.ndarray, " K"]) -> dict[str, f
 
 def _heading(config: ConfigDict, sources: Sources, what: str) -> list[str]:
     title = f"# {config.name}: {what}, seed {config.seed}, {config.scale} scale"
-    return [title, "", _PHANTOM_NOTE if sources.is_phantom else f"Data: `{sources.root}`.", ""]
+    return [title, "", PHANTOM_NOTE if sources.is_phantom else f"Data: `{sources.root}`.", ""]
 
 
 def _threshold_section(thresholds: dict[str, float], pseudo: Path | None) -> list[str]:
@@ -327,7 +335,7 @@ def _overlays(path: Path, sources: Sources, test: Prepared, scores: Path, pseudo
     columns = [("ground truth", truth), ("prediction", predicted)]
     if pseudo:
         columns.append(("pseudo-mask", pseudo_masks))
-    figures.draw_overlays(path, images, names, columns, title=_title(sources))
+    figures.draw_overlays(path, images, names, columns, title=image_title(sources))
 
 
 def _saliency(path: Path, sources: Sources, saliency: Sequence[Path], pseudo: Path, uncertainty: str) -> None:
@@ -350,15 +358,17 @@ def _saliency(path: Path, sources: Sources, saliency: Sequence[Path], pseudo: Pa
         [f"{weak.ids[row]}\n{TASKS[k]}" for row, k in cells],
         columns,
         [unpack_masks(weak.masks[row]) & (np.arange(len(TASKS)) == k) for row, k in cells],
-        title=_title(sources),
+        title=image_title(sources),
     )
 
 
-def _title(sources: Sources) -> str:
+def image_title(sources: Sources) -> str:
+    """What stands above pictures of radiographs; a phantom is called one."""
     return "phantom: synthetic images, not patients" if sources.is_phantom else str(sources.root)
 
 
-def _open_run(workdir: Path, config: ConfigDict) -> Path:
+def open_run(workdir: Path, config: ConfigDict) -> Path:
+    """The folder of a configuration's report, with `config.json` in it."""
     keys = ("p", "pseudo", "init")
     parts = [
         config.name,

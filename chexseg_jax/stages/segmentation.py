@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,9 @@ def train_segmentation(
     return artifact(store, "segmentation", key, make, collective=True)
 
 
+@lru_cache(maxsize=4)
 def segmentation_loss(module: nn.Module, by: Normalisation, *, augmented: bool) -> Loss:
-    """Class-average dice of a batch {"image", "masks"}."""
+    """Class-average dice of a batch {"image", "masks"}. Asked for the same again, it is the same function."""
 
     def loss(params, model_state, batch, keys):
         images, planes = augment(keys, batch["image"], batch["masks"]) if augmented else batch.values()
@@ -150,8 +152,9 @@ def segmentation_loss(module: nn.Module, by: Normalisation, *, augmented: bool) 
     return loss
 
 
+@lru_cache(maxsize=4)
 def probabilities_of(module: nn.Module, by: Normalisation) -> Callable:
-    """The jitted inference of a segmentation's probabilities [B,S,S,10] from grey bytes."""
+    """The jitted inference of probabilities [B,S,S,10] from grey bytes, compiled once for all alike."""
     return make_inference(
         lambda variables, batch: jax.nn.sigmoid(module.apply(variables, normalise(batch["image"], by))[0])
     )

@@ -10,6 +10,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,13 @@ Loss = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, tuple[PyTr
 Evaluate = Callable[[Mapping[str, PyTree]], Mapping[str, float]]
 
 
+@lru_cache(maxsize=4)
 def make_step(
     loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, PyTree, jax.Array], tuple[TrainState, Mapping[str, jax.Array]]]:
     """The jitted update: (state, global batch, key) -> (state, metrics averaged over devices); donates `state`.
+
+    Trainings that share loss and optimizer, as the runs of a table do, share its compilation.
 
     The mean of the devices' losses is what is differentiated: `shard_map` knows that parameters are replicated,
     so their gradient comes out summed over the devices with no collective written here.

@@ -1,4 +1,6 @@
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from ml_collections import ConfigDict
@@ -23,6 +25,42 @@ def test_made_once_and_found_again(tmp_path):
     assert "jax" in card["versions"]
 
 
+def test_of_two_that_want_it_at_once_one_makes_it_and_the_other_waits(tmp_path):
+    began, may_end, calls = threading.Event(), threading.Event(), []
+
+    def make(part):
+        calls.append(part)
+        began.set()
+        assert may_end.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(artifact, tmp_path, "stage", {}, make)
+        assert began.wait(10)
+        second = pool.submit(artifact, tmp_path, "stage", {}, make)
+        assert wait([second], timeout=0.3).not_done
+        may_end.set()
+        assert first.result() == second.result()
+    assert len(calls) == 1
+
+
+def test_who_waits_makes_it_where_the_maker_fails(tmp_path):
+    began, may_end = threading.Event(), threading.Event()
+
+    def fails(part):
+        began.set()
+        assert may_end.wait(10)
+        raise RuntimeError
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(artifact, tmp_path, "stage", {}, fails)
+        assert began.wait(10)
+        second = pool.submit(artifact, tmp_path, "stage", {}, lambda part: None)
+        may_end.set()
+        assert second.result().is_dir()
+        with pytest.raises(RuntimeError):
+            first.result()
+
+
 def test_another_key_is_another_artifact(tmp_path):
     made = {artifact(tmp_path, "stage", {"lr": lr}, lambda part: None) for lr in (0.1, 0.2)}
     assert len(made) == 2
@@ -35,7 +73,7 @@ def test_a_failed_one_is_never_taken_for_finished_and_goes_on_where_it_was(tmp_p
 
     with pytest.raises(RuntimeError):
         artifact(tmp_path, "stage", {}, fails)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    assert [path.suffix for path in tmp_path.glob("stage*")] == [".part"]
 
     def succeeds(part):
         assert (part / "half").read_text() == "1"

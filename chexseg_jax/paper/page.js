@@ -1,0 +1,174 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const at = (id) => document.getElementById(id);
+  const make = (tag, properties = {}, ...children) => {
+    const node = Object.assign(document.createElement(tag), properties);
+    node.append(...children);
+    return node;
+  };
+  const PAGE = 24;
+  const shownTasks = new Set(data.tasks.keys());
+  let order = [], visible = PAGE, opened = -1;
+
+  // COCO's run lengths: five bits a character, differences to the run before last from the fourth on, column by column.
+  function decode(code) {
+    const mask = new Uint8Array(data.size * data.size), runs = [];
+    for (let i = 0; i < code.length;) {
+      let value = 0, shift = 0, byte;
+      do {
+        byte = code.charCodeAt(i++) - 48;
+        value |= (byte & 31) << shift;
+        shift += 5;
+      } while (byte & 32);
+      if (byte & 16) value |= -1 << shift;
+      if (runs.length > 2) value += runs[runs.length - 2];
+      runs.push(value);
+    }
+    let start = 0, on = 0;
+    for (const run of runs) {
+      if (on) mask.fill(1, start, start + run);
+      start += run;
+      on = 1 - on;
+    }
+    return mask;
+  }
+
+  const pictures = new Map();
+  function picture(row) {
+    if (!pictures.has(row)) {
+      const image = new Image();
+      image.src = "data:image/png;base64," + data.images[row].png;
+      pictures.set(row, image.decode().then(() => image));
+    }
+    return pictures.get(row);
+  }
+
+  async function draw(canvas, row, source) {
+    const stamp = canvas.stamp = {};
+    const image = await picture(row);
+    if (canvas.stamp !== stamp) return;  // asked anew in the meantime
+    const S = data.size, scale = 2, side = S * scale;
+    canvas.width = canvas.height = side;
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0, side, side);
+    if (!source) return;
+    const pixels = context.getImageData(0, 0, side, side);
+    const coded = Object.entries(data.images[row].masks[source]).filter(([k]) => shownTasks.has(Number(k)));
+    const masks = coded.map(([k, code]) => [Number(k), decode(code)]);
+    masks.sort((a, b) => area(b[1]) - area(a[1]));  // small ones on top
+    for (const [k, mask] of masks) tint(pixels.data, mask, data.tasks[k].colour, S, scale);
+    context.putImageData(pixels, 0, 0);
+  }
+
+  const area = (mask) => mask.reduce((sum, x) => sum + x, 0);
+
+  function tint(rgba, mask, colour, S, scale) {
+    const rgb = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+    const side = S * scale;
+    const inside = (y, x) => y >= 0 && x >= 0 && y < side && x < side
+      && mask[Math.floor(x / scale) * S + Math.floor(y / scale)];
+    for (let y = 0; y < side; y++) {
+      for (let x = 0; x < side; x++) {
+        if (!inside(y, x)) continue;
+        const edge = !inside(y - 1, x) || !inside(y + 1, x) || !inside(y, x - 1) || !inside(y, x + 1);
+        const weight = edge ? 1 : 0.22, i = 4 * (y * side + x);
+        for (let c = 0; c < 3; c++) rgba[i + c] = rgba[i + c] * (1 - weight) + rgb[c] * weight;
+      }
+    }
+  }
+
+  const named = (row, source) => Object.keys(data.images[row].masks[source]).map((k) => data.tasks[k].name);
+  const percent = (score) => score === null || score === undefined ? "-" : score.toFixed(3);
+  const alt = (row, source) => source
+    ? `Radiograph ${data.images[row].id}, masks by ${source}: ${named(row, source).join(", ") || "none"}`
+    : `Radiograph ${data.images[row].id}`;
+
+  function paint(canvas, row, source) {
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", alt(row, source));
+    draw(canvas, row, source);
+  }
+
+  function card(row) {
+    const { id, scores } = data.images[row];
+    const canvas = make("canvas", { width: data.size, height: data.size });
+    paint(canvas, row, at("source").value);
+    const told = Object.entries(scores).map(([who, score]) => `${who} ${percent(score)}`).join(", ");
+    const text = make("span", { className: "text" }, make("b", { textContent: named(row, data.truth).join(", ") || "no pathology" }),
+      make("br"), `IoU: ${told}`, make("br"), id);
+    const button = make("button", { className: "card", type: "button" }, canvas, text);
+    button.addEventListener("click", () => open(order.indexOf(row)));
+    return make("li", {}, button);
+  }
+
+  function arrange() {
+    const [by, direction] = at("order").value.split("|"), filter = at("filter").value;
+    order = [...data.images.keys()].filter((row) => filter === "" || filter in data.images[row].masks[data.truth]);
+    const sign = direction === "down" ? -1 : 1;
+    const key = (row) => by === "id" ? data.images[row].id : data.images[row].scores[by];
+    order.sort((a, b) => {
+      const x = key(a), y = key(b);
+      if (x === null || y === null) return (x === null) - (y === null);  // without a score: last
+      return sign * (x < y ? -1 : x > y ? 1 : 0);
+    });
+    visible = PAGE;
+    show();
+  }
+
+  function show() {
+    at("cards").replaceChildren(...order.slice(0, visible).map(card));
+    at("count").textContent = `${Math.min(visible, order.length)} of ${order.length} images`;
+    at("more").hidden = visible >= order.length;
+  }
+
+  function open(index) {
+    opened = (index + order.length) % order.length;
+    const row = order[opened], { id, scores } = data.images[row];
+    at("large-title").textContent = `${id} (${opened + 1} of ${order.length})`;
+    at("panes").replaceChildren(...["", ...data.sources].map((source) => {
+      const canvas = make("canvas");
+      paint(canvas, row, source);
+      const score = source in scores ? `, IoU ${percent(scores[source])}` : "";
+      return make("figure", {}, canvas, make("figcaption", { textContent: (source || "radiograph") + score }));
+    }));
+    const seen = new Set(data.sources.flatMap((source) => Object.keys(data.images[row].masks[source]).map(Number)));
+    at("legend").replaceChildren(...[...seen].sort((a, b) => a - b).map((k) => make("span", {}, swatch(k), data.tasks[k].name)));
+    if (!at("large").open) at("large").showModal();
+  }
+
+  const swatch = (k) => {
+    const box = make("span", { className: "swatch" });
+    box.style.background = data.tasks[k].colour;
+    return box;
+  };
+  const option = (value, text) => make("option", { value, textContent: text });
+
+  at("source").append(...data.sources.map((source) => option(source, source)), option("", "nobody (radiograph alone)"));
+  if (data.sources.length > 1) at("source").value = data.sources[1];
+  at("filter").append(option("", "all images"), ...data.tasks.map(({ name }, k) => option(String(k), name)));
+  const scored = data.sources.filter((source) => source in data.images[0].scores);
+  at("order").append(
+    ...scored.flatMap((source) => [option(`${source}|up`, `${source}: lowest IoU first`), option(`${source}|down`, `${source}: highest IoU first`)]),
+    option("id|up", "by name"));
+  at("tasks").append(...data.tasks.map(({ name }, k) => {
+    const box = make("input", { type: "checkbox", checked: true });
+    box.addEventListener("change", () => {
+      box.checked ? shownTasks.add(k) : shownTasks.delete(k);
+      show();
+    });
+    return make("label", {}, box, swatch(k), name);
+  }));
+  at("controls").addEventListener("submit", (event) => event.preventDefault());
+  at("source").addEventListener("change", show);
+  for (const id of ["filter", "order"]) at(id).addEventListener("change", arrange);
+  at("more").addEventListener("click", () => { visible += PAGE; show(); });
+  at("previous").addEventListener("click", () => open(opened - 1));
+  at("next").addEventListener("click", () => open(opened + 1));
+  at("close").addEventListener("click", () => at("large").close());
+  at("large").addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step) { event.preventDefault(); open(opened + step); }
+  });
+  arrange();
+})();

@@ -1,0 +1,113 @@
+"""`report.html`: tables, figures and a gallery of the test images in one file that needs no network and no server."""
+
+import base64
+import html
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from chexseg_jax.data.chexlocalize import encode
+from chexseg_jax.data.files import written_aside
+from chexseg_jax.evaluation.figures import COLOURS
+from chexseg_jax.paper.gallery import TRUTH, Gallery
+from chexseg_jax.paper.tables import Table
+from chexseg_jax.pathologies import TASKS
+
+_HERE = Path(__file__).parent
+
+
+def write_page(
+    path: Path,
+    title: str,
+    notes: Sequence[str],
+    tables: Sequence[Table],
+    figures: Sequence[tuple[Path, str]],
+    gallery: Gallery,
+) -> None:
+    """Writes the page.
+
+    Args:
+      path: the file.
+      title: of the page.
+      notes: paragraphs between empty lines, `**bold**` as in Markdown.
+      tables: in order.
+      figures: PNG files with their alternative texts.
+      gallery: the images to browse.
+    """
+    parts = {
+        "title": html.escape(title),
+        "style": (_HERE / "page.css").read_text(),
+        "script": (_HERE / "page.js").read_text(),
+        "notes": "\n".join(f"<p>{_inline(note)}</p>" for note in notes if note),
+        "tables": "\n".join(map(_table, tables)),
+        "figures": "\n".join(_figure(*figure) for figure in figures),
+        # "</" would end the script element that holds it.
+        "data": json.dumps(gallery_data(gallery), separators=(",", ":")).replace("</", "<\\/"),
+    }
+    page = (_HERE / "page.html").read_text()
+    with written_aside(path) as file:
+        file.write(re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page))
+
+
+def gallery_data(gallery: Gallery) -> dict[str, Any]:
+    """What page.js draws: tasks with colours, sources, and the images as PNG with run-length coded masks."""
+    images = []
+    for row, image_id in enumerate(gallery.ids):
+        masks = {}
+        for source in gallery.sources:
+            drawn = gallery.masks(source, row)
+            masks[source] = {
+                str(k): encode(drawn[..., k])["counts"] for k in np.flatnonzero(drawn.any((0, 1)))
+            }
+        scores = {
+            source: None if np.isnan(values[row]) else round(float(values[row]), 4)
+            for source, values in gallery.scores.items()
+        }
+        picture = _png(gallery.image(row))
+        images.append({"id": image_id, "png": picture, "masks": masks, "scores": scores})
+    return {
+        "size": gallery.prepared.size,
+        "tasks": [{"name": task, "colour": COLOURS[task]} for task in TASKS],
+        "sources": list(gallery.sources),
+        "truth": TRUTH,
+        "images": images,
+    }
+
+
+def _png(pixels: np.ndarray) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "png", optimize=True)
+    return _base64(stream.getvalue())
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _inline(text: str) -> str:
+    text = re.sub(r"\*\*(.*?)\*\*", r"<strong>\1</strong>", html.escape(text, quote=False))
+    return re.sub(r"`(.*?)`", r"<code>\1</code>", text)
+
+
+def _table(table: Table) -> str:
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = map(_inline, cells)
+        return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
+
+    head = "".join(f'<th scope="col">{_inline(cell)}</th>' for cell in table.header)
+    body = "\n".join(map(line, table.rows))
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(table.title)}"><table>'
+        f"<caption>{_inline(table.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _figure(path: Path, alt: str) -> str:
+    data = _base64(path.read_bytes())
+    return f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(alt)}"></figure>'

@@ -1,0 +1,85 @@
+"""What tells runs of the chain apart: a setting and a trial; and how a table lists them."""
+
+import itertools
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+#: As tables and legends name them.
+PSEUDO_TITLES = {"cam": "CAM", "irnet": "IRNet"}
+INIT_TITLES = {"random": "random", "imagenet": "ImageNet", "moco": "MoCo-CXR", "chexpert": "CheXpert"}
+
+
+class Setting(NamedTuple):
+    """What a table varies: share of expert examples, initialisation, pseudo-masks (with p = 1 "") and their number."""
+
+    p: float
+    init: str
+    pseudo: str
+    count: int
+
+    @classmethod
+    def of(cls, p: float, init: str, pseudo: str, count: int) -> "Setting":
+        """With p = 1 there are no pseudo-masks, whatever is said of them."""
+        return cls(p, init, pseudo, count) if p < 1 else cls(1.0, init, "", 0)
+
+    @property
+    def title(self) -> str:
+        """Such as `p=0.9,cam,100,chexpert`."""
+        masks = (self.pseudo, self.count) if self.pseudo else ()
+        return ",".join(map(str, (f"p={self.p:g}", *masks, self.init)))
+
+    @property
+    def words(self) -> str:
+        """As a person says it: `semi-supervised, p = 0.9, 100 CAM pseudo-masks, CheXpert`."""
+        kind = (
+            "fully supervised" if self.p == 1 else "weakly supervised" if self.p == 0 else "semi-supervised"
+        )
+        share = f"p = {self.p:g}" if 0 < self.p < 1 else ""
+        masks = f"{self.count} {PSEUDO_TITLES[self.pseudo]} pseudo-masks" if self.pseudo else ""
+        return ", ".join(filter(None, (kind, share, masks, f"{INIT_TITLES[self.init]} encoder")))
+
+
+class Trial(NamedTuple):
+    """One run of a table: what sets it apart."""
+
+    setting: Setting
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Such as `p=0.9,cam,100,chexpert,trial=0`: of its record, and in progress lines."""
+        return f"{self.setting.title},trial={self.number}"
+
+
+def trials(config: ConfigDict) -> list[Trial]:
+    """A table's runs in order: its grid, and for `weak_count` the weak models with as many pseudo-masks.
+
+    Expert masks alone (p = 1) stand once for all pseudo-masks.
+
+    Args:
+      config: `grid` (lists of `p`, `init`, `pseudo`, `count`), `weak_count` (0 for none), `trials`.
+    """
+    grid = config.grid
+    settings = list(itertools.product(grid.p, grid.init, grid.pseudo, grid.count))
+    if config.weak_count:
+        settings += itertools.product((0.0,), grid.init, grid.pseudo, (config.weak_count,))
+    settings = dict.fromkeys(Setting.of(*setting) for setting in settings)
+    return [Trial(setting, number) for number in range(config.trials) for setting in settings]
+
+
+def single(config: ConfigDict, trial: Trial) -> ConfigDict:
+    """The configuration of one of a table's runs, as semi.py, weak.py and full.py would give it."""
+    setting = trial.setting
+    left_out = {"grid", "weak_count", "trials", "shard"}
+    left_out |= set() if setting.init == "moco" else {"moco"}
+    left_out |= set() if setting.pseudo == "irnet" else {"trunk_init", "trunk", "irnet", "walk"}
+    kept = {key: value for key, value in config.items() if key not in left_out}
+    own = {
+        "p": setting.p,
+        "init": setting.init,
+        "pseudo": setting.pseudo,
+        "pseudo_count": setting.count,
+        "trial": trial.number,
+    }
+    return ConfigDict(kept | own)

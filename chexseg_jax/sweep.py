@@ -1,0 +1,126 @@
+"""Tables: many runs of the chain, each a setting and a trial, over one folder of artifacts.
+
+Runs share every stage that they have in common, as any runs in one work directory do. What a table adds is the list
+of runs, a record of each one that is finished, and the patience to go on where one fails.
+"""
+
+import json
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+from filelock import FileLock
+from ml_collections import ConfigDict
+
+from chexseg_jax.data.files import written_aside
+from chexseg_jax.errors import InputError
+from chexseg_jax.experiment import Chain
+from chexseg_jax.paper.output import write_paper
+from chexseg_jax.paper.results import Results
+from chexseg_jax.progress import say
+from chexseg_jax.settings import Trial, single, trials
+from chexseg_jax.stages.report import open_run
+from chexseg_jax.training.distributed import on_first
+
+
+def run(config: ConfigDict, workdir: Path) -> Path:
+    """Makes what is missing of a table's runs, then its tables, figures and page from all that are finished.
+
+    Several processes may run one table, each with its own `config.shard`: what two of them need, one makes. The last
+    to end finds all runs finished, and writes the whole table. A run that fails is named, its trace shown, and the
+    next one started; the same command tries it again.
+
+    Args:
+      config: made by configs/table1.py or table2.py.
+      workdir: see `experiment.run`.
+
+    Returns:
+      The table's folder below `workdir/runs`: `report.html`, `tables/`, `figures/`, and `trials/`, one record a
+      finished run.
+
+    Raises:
+      InputError: at the end, where runs failed; or at once for a shard that is none.
+    """
+    index, count = parse_shard(config.shard)
+    config = ConfigDict({key: value for key, value in config.items() if key != "shard"})  # names no run
+    chain = Chain.open(config, workdir)
+    folder = on_first(open_run, workdir, chain.config)
+    planned = trials(config)
+    mine = planned[index - 1 :: count]
+    shard = f", shard {index} of {count} has {len(mine)}" if count > 1 else ""
+    say(f"{config.name}: {len(planned)} runs{shard}")
+    failed: dict[str, str] = {}
+    for done, trial in enumerate(mine, start=1):
+        if on_first(read_record, folder, trial, chain.store):
+            continue
+        say(f"{config.name}: run {done} of {len(mine)}: {trial.name}")
+        try:
+            made = replace(chain, config=single(chain.config, trial)).segmentation()
+        except InputError as error:
+            failed[trial.name] = str(error)
+        except Exception as error:
+            if jax.process_count() > 1:
+                raise  # the others cannot be told to go on
+            traceback.print_exc()
+            failed[trial.name] = f"{type(error).__name__}: {error}"
+        else:
+            on_first(write_record, folder, trial, {"model": made.model.name, "scores": made.scores.name})
+        if trial.name in failed:
+            say(f"{config.name}: {trial.name} failed: {failed[trial.name]}")
+    on_first(_write, folder, chain, planned, failed)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(mine)} runs failed: {'; '.join(_grouped(failed))}")
+    return folder
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`2/3` -> (2, 3).
+
+    Raises:
+      InputError: for anything but i/n with 1 <= i <= n.
+    """
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise InputError(
+            f"config.shard={text!r} is not i/n with 1 <= i <= n, such as 1/2 and 2/2 for two processes"
+        )
+    return int(index), int(count)
+
+
+def read_record(folder: Path, trial: Trial, store: Path) -> dict[str, str] | None:
+    """The artifacts of a finished run; None where it is not finished, or they are gone."""
+    path = folder / "trials" / f"{trial.name}.json"
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    return record if all((store / name).is_dir() for name in record.values()) else None
+
+
+def write_record(folder: Path, trial: Trial, record: Mapping[str, str]) -> None:
+    """Writes down that a run is finished, and what it made."""
+    with written_aside(folder / "trials" / f"{trial.name}.json") as file:
+        json.dump(record, file, indent=1)
+
+
+def _write(folder: Path, chain: Chain, planned: list[Trial], failed: Mapping[str, str]) -> None:
+    with FileLock(folder / ".lock"):  # two shards may end together
+        records = {trial: read_record(folder, trial, chain.store) for trial in planned}
+        results = Results.load(
+            chain.store, {(*trial,): record for trial, record in records.items() if record}
+        )
+        missing = {
+            trial.name: failed.get(trial.name, "not run yet")
+            for trial, record in records.items()
+            if not record
+        }
+        write_paper(folder, chain.config, chain.data.sources, chain.data.test, results, missing)
+
+
+def _grouped(failed: Mapping[str, str]) -> list[str]:
+    """One entry a reason, with the runs that it stopped."""
+    names: dict[str, list[str]] = {}
+    for name, reason in failed.items():
+        names.setdefault(reason, []).append(name)
+    return [f"{', '.join(runs)}: {reason}" for reason, runs in names.items()]

@@ -1,0 +1,155 @@
+"""The page in a browser: headless Chromium, at a desk's width and a telephone's."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chexseg_jax.data.chexlocalize import Segmentations, encode_masks
+from chexseg_jax.data.images import pack_masks
+from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.paper.gallery import Gallery
+from chexseg_jax.paper.page import write_page
+from chexseg_jax.paper.tables import Table
+from chexseg_jax.pathologies import TASKS
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SIZE, IMAGES = 32, 30
+
+
+@pytest.fixture(scope="module")
+def masks():
+    rng = np.random.default_rng(0)
+    masks = np.zeros((IMAGES, SIZE, SIZE, len(TASKS)), bool)
+    for one in masks:
+        for k in rng.choice(len(TASKS), 2, replace=False):
+            top, left = rng.integers(0, SIZE - 8, 2)
+            one[top : top + 8, left : left + 8, k] = True
+    return masks
+
+
+@pytest.fixture(scope="module")
+def page_file(masks, tmp_path_factory):
+    ids = tuple(f"patient{i:05d}_study1_view1_frontal" for i in range(IMAGES))
+    sizes = np.full((IMAGES, 2), SIZE)
+    images = np.full((IMAGES, SIZE, SIZE), 128, np.uint8)
+    prepared = Prepared(ids, images, np.zeros((IMAGES, 14)), sizes, pack_masks(masks))
+    moved = {i: encode_masks(np.roll(mask, 2, 0)) for i, mask in zip(ids, masks, strict=True)}
+    scores = np.linspace(0.9, 0.1, IMAGES)
+    gallery = Gallery(
+        prepared, {"semi-supervised": Segmentations(Path("made up"), moved)}, {"semi-supervised": scores}
+    )
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    wide = Table("A <wide> table & more.", ["name", *map(str, range(30))], [["**mean**", *["0.123"] * 30]])
+    write_page(path, "table1", ["**These are results on the phantom.**"], [wide], [], gallery)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine; apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[1280, 400])
+def page(request, browser, page_file):
+    """The page, open; what the console said is looked at in the end."""
+    page = browser.new_page(viewport={"width": request.param, "height": 900})
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or said.append(request.url))
+    page.goto(page_file.as_uri())
+    yield page
+    page.close()
+    assert said == []
+
+
+def names(page) -> list[str]:
+    return [text.rsplit("\n", 1)[-1] for text in page.locator(".card").all_inner_texts()]
+
+
+def test_images_are_sorted_filtered_and_shown_a_page_at_a_time(page, masks):
+    assert page.locator(".card").count() == 24
+    assert names(page)[0] == f"patient{IMAGES - 1:05d}_study1_view1_frontal"  # the lowest score
+    page.get_by_text("Show more").click()
+    assert page.locator(".card").count() == IMAGES
+    assert page.get_by_text("Show more").is_hidden()
+    page.locator("#order").select_option("by name")
+    assert names(page)[0] == "patient00000_study1_view1_frontal"
+    page.locator("#filter").select_option("Edema")
+    shown = masks.any((1, 2))[:, TASKS.index("Edema")].sum()
+    assert page.get_by_role("status").inner_text() == f"{shown} of {shown} images"
+
+
+def test_masks_are_drawn_where_they_are(page, masks):
+    page.locator("#order").select_option("by name")
+    page.locator("#source").select_option("ground truth")
+    pixels = "c => [c.width, ...c.getContext('2d').getImageData(0, 0, c.width, c.width).data]"
+    canvas = page.locator(".card canvas").first
+    page.wait_for_function("document.querySelector('.card canvas').width == 64")
+    width, *rgba = canvas.evaluate(pixels)
+    drawn = np.array(rgba).reshape(width, width, 4)[::2, ::2, :3]
+    np.testing.assert_array_equal((drawn != 128).any(-1), masks[0].any(-1))
+    for box in page.get_by_role("checkbox").all():
+        box.uncheck()
+    page.wait_for_function("document.querySelector('.card canvas').width == 64")
+    assert set(canvas.evaluate(pixels)[1:]) == {128, 255}
+
+
+def test_the_keyboard_opens_goes_on_and_closes(page):
+    card = page.locator(".card").first
+    card.focus()
+    page.keyboard.press("Enter")
+    title = page.locator("#large-title")
+    assert title.inner_text().endswith("(1 of 30)")
+    page.keyboard.press("ArrowRight")
+    assert title.inner_text().endswith("(2 of 30)")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert title.inner_text().endswith("(30 of 30)")
+    assert page.locator("#panes figcaption").all_inner_texts()[1] == "ground truth"
+    page.keyboard.press("Escape")
+    assert page.locator("#large").is_hidden()
+
+
+def test_nothing_is_wider_than_the_screen_and_everything_has_a_name(page):
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.locator(".card").first.click()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    unnamed = page.evaluate(
+        """[...document.querySelectorAll('img, canvas, button, select, input')].filter((e) => !(
+            e.alt || e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).length"""
+    )
+    assert unnamed == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(browser, page_file, scheme):
+    """WCAG 2.2 AA: 4.5 to 1."""
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(page_file.as_uri())
+    colours = page.evaluate(
+        """['body', '.card .text', 'a[href="#tables"]', '#controls label', 'thead th', 'select'].map((s) => {
+            let e = document.querySelector(s), ground = e;
+            const at = (n) => getComputedStyle(n).backgroundColor;
+            while (at(ground) === 'rgba(0, 0, 0, 0)') ground = ground.parentElement;
+            return [getComputedStyle(e).color, at(ground)];
+        })"""
+    )
+    page.close()
+    for text, ground in colours:
+        lighter, darker = sorted(map(luminance, (text, ground)), reverse=True)
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5
+
+
+def luminance(colour: str) -> float:
+    channels = np.array([int(c) for c in colour.strip("rgb()").split(",")]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
