@@ -1,6 +1,6 @@
 import math
 
-from chexseg_jax.evaluation.tables import interval, markdown, number
+from chexseg_jax.evaluation.tables import interval, latex, markdown, number
 
 
 def test_markdown_lines_up():
@@ -17,3 +17,10 @@ def test_numbers_and_dashes():
     assert interval(0.27, 0.25, 0.29) == "0.270 [0.250, 0.290]"
     assert interval(0.27, math.nan, math.nan) == "0.270"
     assert interval(math.nan, 0.1, 0.2) == "-"
+
+
+def test_latex_escapes_what_it_would_read_as_its_own():
+    lines = latex(["name", "share"], [["a_b & c", "57.2 %"], ["**mean**", r"\x"]])
+    assert lines[0] == r"\begin{tabular}{lr}"
+    assert lines[4:6] == [r"a\_b \& c & 57.2 \% \\", r"\textbf{mean} & \textbackslash{}x \\"]
+    assert lines[-1] == r"\end{tabular}"

@@ -1,0 +1,83 @@
+"""Whether a table that is killed again and again ends with the tables of one that was left alone, byte for byte.
+
+    python benchmarks/killed_table.py > benchmarks/results/killed_table.md
+
+`configs/table1.py:smoke` in two work directories: one run through, one killed (SIGKILL) at random moments and started
+again, then run to its end. Everything below `tables/` and `figures/` must be the same, and `report.html` too.
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import jax
+
+from chexseg_jax.evaluation.tables import markdown
+
+COMMAND = [sys.executable, "launch.py", "--config=configs/table1.py:smoke"]
+
+
+def main() -> None:
+    """Runs, kills, compares; exit code 1 where anything differs."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--kills", type=int, default=10, help="how many times it is killed")
+    options.add_argument("--seed", type=int, default=0, help="of the moments")
+    arguments = options.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        whole, cut = Path(scratch) / "whole", Path(scratch) / "cut"
+        start = time.monotonic()
+        subprocess.run([*COMMAND, f"--workdir={whole}"], check=True, stderr=subprocess.DEVNULL)
+        seconds = time.monotonic() - start
+        rng = random.Random(arguments.seed)
+        rows = []
+        for number in range(1, arguments.kills + 1):
+            # What is left gets shorter with every start, so the moments lie within the share of one of them.
+            after = rng.uniform(5, 5 + 2 * seconds / arguments.kills)
+            rows.append([str(number), f"{after:.1f}", _killed(cut, after)])
+            print(rows[-1], file=sys.stderr, flush=True)
+        subprocess.run([*COMMAND, f"--workdir={cut}"], check=True, stderr=subprocess.DEVNULL)
+        ours, theirs = _made(whole), _made(cut)
+        differing = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+    print(f"# A table killed {arguments.kills} times\n")
+    print(
+        f"{date.today()}, {jax.devices()[0].device_kind}, jax {jax.__version__}: `configs/table1.py:smoke`, {seconds:.0f} s.\n"
+    )
+    print("\n".join(markdown(["kill", "seconds after the start", "what it was doing"], rows)))
+    verdict = (
+        f"differ: {', '.join(differing)}" if differing else "are those of a run left alone, byte for byte"
+    )
+    print(f"\nAfterwards the {len(ours)} files below `tables/`, `figures/` and `report.html` {verdict}.")
+    sys.exit(bool(differing))
+
+
+def _killed(workdir: Path, after: float) -> str:
+    """Starts the table, kills it, and gives its last line of progress."""
+    with tempfile.TemporaryFile("w+") as log:
+        run = subprocess.Popen([*COMMAND, f"--workdir={workdir}"], stderr=log)
+        try:
+            run.wait(timeout=after)
+        except subprocess.TimeoutExpired:
+            run.kill()
+            run.wait()
+        log.seek(0)
+        lines = [line.strip() for line in log if line[:2].isdigit()]
+    return (lines[-1].partition(" ")[2] if lines else "starting") + (
+        " (it had ended)" if run.returncode == 0 else ""
+    )
+
+
+def _made(workdir: Path) -> dict[str, bytes]:
+    (folder,) = (workdir / "runs").glob("table1*")
+    kept = [*(folder / "tables").iterdir(), *(folder / "figures").iterdir(), folder / "report.html"]
+    return {path.name: path.read_bytes() for path in kept}
+
+
+if __name__ == "__main__":
+    main()
