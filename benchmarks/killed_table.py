@@ -46,9 +46,8 @@ def main() -> None:
         ours, theirs = _made(whole), _made(cut)
         differing = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
     print(f"# A table killed {arguments.kills} times\n")
-    print(
-        f"{date.today()}, {jax.devices()[0].device_kind}, jax {jax.__version__}: `configs/table1.py:smoke`, {seconds:.0f} s.\n"
-    )
+    where = f"{date.today()}, {jax.devices()[0].device_kind}, jax {jax.__version__}"
+    print(f"{where}: `configs/table1.py:smoke`, {seconds:.0f} s.\n")
     print("\n".join(markdown(["kill", "seconds after the start", "what it was doing"], rows)))
     verdict = (
         f"differ: {', '.join(differing)}" if differing else "are those of a run left alone, byte for byte"

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float
 
 from chexseg_jax.errors import InputError
@@ -58,14 +59,25 @@ class DenseBlock(nn.Module):
         self, x: Float[Array, "b h w c"], train: bool
     ) -> tuple[Float[Array, "b h w k"], Moments | None]:
         """All channels and, in training, their batch statistics."""
+        if not train:
+            return self._in_place(x), None
         # A map's statistics do not depend on which later layer reads it: taken once, when the map is made.
-        moments = batch_moments(x, self.kit.axis_name) if train else None
+        moments = batch_moments(x, self.kit.axis_name)
         for i in range(self.depth):
             new = getattr(self, f"denselayer{i + 1}")(x, train, moments)
             x = jnp.concatenate([x, new], axis=-1)
-            if moments is not None:
-                moments = concatenate_moments([moments, batch_moments(new, self.kit.axis_name)])
+            moments = concatenate_moments([moments, batch_moments(new, self.kit.axis_name)])
         return x, moments
+
+    def _in_place(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w k"]:
+        """The same without a gradient to keep maps for: every layer writes its channels where they belong."""
+        channels = x.shape[-1]
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, GROWTH * self.depth)))
+        for i in range(self.depth):
+            known = channels + GROWTH * i
+            new = getattr(self, f"denselayer{i + 1}")(x[..., :known], False, None)
+            x = lax.dynamic_update_slice(x, new, (0, 0, 0, known))
+        return x
 
 
 class Transition(nn.Module):

@@ -29,8 +29,14 @@ def grad_cam(
     Returns:
       Logits and, at the feature map's size, one map a class: >= 0, not normalised.
     """
-    _, out = module.apply(variables, images)
-    features = at_least_float32(out["features"])
+
+    def encode(images: Float[Array, "b height width 3"]) -> Float[Array, "b h w c"]:
+        return at_least_float32(module.apply(variables, images)[1]["features"])
+
+    if jax.default_backend() == "cpu":  # one image's maps stay in the caches
+        features = lax.map(lambda image: encode(image[None])[0], images)
+    else:
+        features = encode(images)
     # The encoder runs once for all classes: from the features on, only the head is differentiated.
     logits, pull_back = jax.vjp(lambda a: module.apply(variables, a, method="classify"), features)
 
