@@ -29,12 +29,12 @@ def test_table_2_is_the_papers_grid():
 
 
 def test_a_run_of_a_table_is_the_run_that_its_own_config_gives():
-    own = semi.get_config("p=0.2,pseudo=irnet,trial=2")
+    own = semi.get_config("p=0.2,pseudo=irnet,trial=2,scale=paper")
     trial = Trial(Setting(0.2, "chexpert", "irnet", 100), 2)
-    assert single(table1.get_config(""), trial) == renamed(own, "table1")
-    own = weak.get_config("init=moco,count=300")
-    trial = Trial(Setting(0.0, "moco", "cam", 300), 0)
-    assert single(table2.get_config(""), trial) == renamed(own, "table2")
+    assert single(table1.get_config("scale=paper"), trial) == renamed(own, "table1")
+    own = weak.get_config("init=moco,count=2000,scale=paper")
+    trial = Trial(Setting(0.0, "moco", "cam", 2000), 0)
+    assert single(table2.get_config("scale=paper"), trial) == renamed(own, "table2")
 
 
 def renamed(config, name):
