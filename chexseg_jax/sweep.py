@@ -5,6 +5,7 @@ of runs, a record of each one that is finished, and the patience to go on where 
 """
 
 import json
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
@@ -52,10 +53,13 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     shard = f", shard {index} of {count} has {len(mine)}" if count > 1 else ""
     say(f"{config.name}: {len(planned)} runs{shard}")
     failed: dict[str, str] = {}
-    for done, trial in enumerate(mine, start=1):
-        if on_first(read_record, folder, trial, chain.store):
-            continue
-        say(f"{config.name}: run {done} of {len(mine)}: {trial.name}")
+    todo = [trial for trial in mine if not on_first(read_record, folder, trial, chain.store)]
+    start = time.monotonic()
+    for done, trial in enumerate(todo):
+        left = len(todo) - done
+        minutes = (time.monotonic() - start) / max(done, 1) * left / 60
+        still = f", about {minutes:.0f} minutes" if done else ""
+        say(f"{config.name}: {left} of {len(mine)} runs to go{still}; now {trial.name}")
         try:
             made = replace(chain, config=single(chain.config, trial)).segmentation()
         except InputError as error:
