@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 
 
 def auroc(scores: Float[np.ndarray, "N K"], labels: Float[np.ndarray, "N K"]) -> Float[np.ndarray, " K"]:
@@ -21,6 +20,8 @@ def auroc(scores: Float[np.ndarray, "N K"], labels: Float[np.ndarray, "N K"]) ->
         positive = labels[known, k] == 1
         positives, negatives = positive.sum(), (~positive).sum()
         if positives and negatives:
-            ranks = rankdata(scores[known, k])
-            result[k] = (ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives)
+            below = np.sort(scores[known, k][~positive])
+            ours = scores[known, k][positive]
+            beaten = sum(np.searchsorted(below, ours, side).sum() for side in ("left", "right")) / 2
+            result[k] = beaten / (positives * negatives)
     return result

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from chexseg_jax.pathologies import TASKS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: One colour a task, the same in every figure; told apart by most colour-blind readers on grey.
 COLOURS: Mapping[str, str] = dict(
@@ -35,7 +37,14 @@ COLOURS: Mapping[str, str] = dict(
 Column = tuple[str, Sequence[Bool[np.ndarray, "H W 10"] | None]]
 
 
-def save(figure: Figure, path: Path, *, dpi: int = 110) -> None:
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure, in inches. Matplotlib is imported with the first: no training's start waits for it."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def save(figure: "Figure", path: Path, *, dpi: int = 110) -> None:
     """Writes PNG or PDF, as the path ends; the same figure gives the same bytes (a PDF's date is left out)."""
     figure.savefig(path, dpi=dpi, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
 
@@ -58,7 +67,7 @@ def draw_overlays(
       title: says what the images are; a phantom is called one here.
     """
     rows, width = len(images), len(columns) + 1
-    figure = Figure(figsize=(2.6 * width, 2.75 * rows + 1.1), layout="constrained", facecolor="white")
+    figure = new_figure(2.6 * width, 2.75 * rows + 1.1)
     axes = _radiographs(figure, images, names, width)
     seen: set[int] = set()
     for row in range(rows):
@@ -69,6 +78,8 @@ def draw_overlays(
                 seen |= draw_masks(axis, masks[row])
     for axis, heading in zip(axes[0], ("radiograph", *(heading for heading, _ in columns)), strict=True):
         axis.set_title(heading, fontsize=9)
+    from matplotlib.lines import Line2D
+
     handles = [Line2D([], [], color=COLOURS[TASKS[k]], lw=3, label=TASKS[k]) for k in sorted(seen)]
     if handles:
         legend = figure.legend(
@@ -100,7 +111,7 @@ def draw_saliency(
       title: says what the images are.
     """
     rows, width = len(images), len(columns) + 2
-    figure = Figure(figsize=(2.6 * width, 2.75 * rows + 0.5), layout="constrained", facecolor="white")
+    figure = new_figure(2.6 * width, 2.75 * rows + 0.5)
     axes = _radiographs(figure, images, names, width)
     for row, image in enumerate(images):
         height, breadth = image.shape
@@ -121,7 +132,7 @@ def draw_saliency(
 
 
 def _radiographs(
-    figure: Figure, images: Sequence[UInt8[np.ndarray, "H W"]], names: Sequence[str], width: int
+    figure: "Figure", images: Sequence[UInt8[np.ndarray, "H W"]], names: Sequence[str], width: int
 ) -> np.ndarray:
     """Axes [rows, width] without ticks, each row's radiograph in all of them, its name at the left."""
     axes = figure.subplots(len(images), width, squeeze=False)
@@ -134,7 +145,7 @@ def _radiographs(
     return axes
 
 
-def draw_masks(axis: Axes, masks: Bool[np.ndarray, "H W 10"]) -> set[int]:
+def draw_masks(axis: "Axes", masks: Bool[np.ndarray, "H W 10"]) -> set[int]:
     """Draws an image's masks on an axis that shows it; returns the tasks drawn, as indices into `TASKS`."""
     shown = set(map(int, np.flatnonzero(masks.any((0, 1)))))
     for k in sorted(shown, key=lambda k: -masks[..., k].sum()):  # small masks on top
@@ -152,7 +163,7 @@ def draw_curves(path: Path, metrics: Mapping[str, Sequence[Mapping[str, float]]]
       path: the PNG to write.
       metrics: training's name -> its lines as `metrics_log.read_metrics` gives them.
     """
-    figure = Figure(figsize=(9, 2.6 * len(metrics)), layout="constrained")
+    figure = new_figure(9, 2.6 * len(metrics))
     axes = figure.subplots(len(metrics), 2, squeeze=False)
     for (loss_axis, score_axis), (name, lines) in zip(axes, metrics.items(), strict=True):
         keys = sorted({key for line in lines for key in line} - {"step"})

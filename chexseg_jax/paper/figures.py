@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from chexseg_jax.evaluation import bootstrap, figures, iou
@@ -12,6 +12,9 @@ from chexseg_jax.paper.gallery import TRUTH, Gallery
 from chexseg_jax.paper.results import Results, papers
 from chexseg_jax.pathologies import TASKS
 from chexseg_jax.settings import INIT_TITLES, PSEUDO_TITLES, Setting
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Told apart by the colour-blind, and in print by their lightness.
 _COLOURS = {"cam": "#0072b2", "irnet": "#d55e00", "reader": "#3b3b3b", "semi": "#0072b2", "weak": "#e69f00"}
@@ -25,7 +28,7 @@ def draw_figure2(folder: Path, config: ConfigDict, results: Results, title: str)
     (init,), (count,) = config.grid.init, config.grid.count
     present = _present(results)
     tasks = list(dict.fromkeys(task for task in _SHOWN_TASKS if present[TASKS.index(task)]))[:3]
-    figure = Figure(figsize=(3.1 * (1 + len(tasks)), 3.5), layout="constrained")
+    figure = figures.new_figure(3.1 * (1 + len(tasks)), 3.5)
     axes = figure.subplots(1, 1 + len(tasks))
     for axis, name, k in zip(
         np.atleast_1d(axes), ("mean IoU", *tasks), (len(TASKS), *map(TASKS.index, tasks)), strict=True
@@ -74,7 +77,7 @@ def draw_figure2(folder: Path, config: ConfigDict, results: Results, title: str)
 def draw_figure3(folder: Path, config: ConfigDict, results: Results, title: str) -> None:
     """Bars of the weakly supervised models' mean IoU: by initialisation, number and kind of pseudo-masks."""
     (p,) = config.grid.p
-    figure = Figure(figsize=(3.4 * len(config.grid.pseudo) + 1, 3.5), layout="constrained")
+    figure = figures.new_figure(3.4 * len(config.grid.pseudo) + 1, 3.5)
     axes = np.atleast_1d(figure.subplots(1, len(config.grid.pseudo), sharey=True))
     shades = ("#9ecae1", "#4292c6", "#08519c", "#08306b")
     width = 0.8 / len(config.grid.count)
@@ -138,7 +141,7 @@ def draw_figure5(folder: Path, results: Results, title: str, *, replicates: int)
             )
             words[key] = setting.words
     shown = [*np.flatnonzero(_present(results)), len(TASKS)]
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    figure = figures.new_figure(10, 4.6)
     axis = figure.subplots()
     width = 0.8 / max(len(bars), 1)
     for j, (key, ends) in enumerate(bars.items()):
@@ -162,7 +165,7 @@ def _present(results: Results) -> Sequence[bool]:
     return ~np.isnan(iou.pooled(next(iter(results.yardsticks.values()))))
 
 
-def _save(figure: Figure, folder: Path, name: str, title: str) -> None:
+def _save(figure: "Figure", folder: Path, name: str, title: str) -> None:
     figure.suptitle(f"Figure {name[-1]}. {title}", fontsize=9)
     for suffix in ("png", "pdf"):
         figures.save(figure, folder / f"{name}.{suffix}", dpi=140)
