@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from chexseg_jax.errors import InputError
+
 #: As tables and legends name them.
 PSEUDO_TITLES = {"cam": "CAM", "irnet": "IRNet"}
 INIT_TITLES = {"random": "random", "imagenet": "ImageNet", "moco": "MoCo-CXR", "chexpert": "CheXpert"}
@@ -58,9 +60,26 @@ def trials(config: ConfigDict) -> list[Trial]:
     Expert masks alone (p = 1) stand once for all pseudo-masks.
 
     Args:
-      config: `grid` (lists of `p`, `init`, `pseudo`, `count`), `weak_count` (0 for none), `trials`.
+      config: `name`, `grid` (lists of `p`, `init`, `pseudo`, `count`), `weak_count` (0 for none), `trials`.
+
+    Raises:
+      InputError: for a value that no run can have, or lists that the table has no rows and columns for.
     """
     grid = config.grid
+    one = ("init", "count") if config.name == "table1" else ("p",)
+    for key, known in {"init": INIT_TITLES, "pseudo": PSEUDO_TITLES}.items():
+        if wrong := set(grid[key]) - set(known):
+            raise InputError(f"config.grid.{key}: {sorted(wrong)} is none of {', '.join(known)}")
+    if not all(0 <= p <= 1 for p in grid.p):
+        raise InputError(f"config.grid.p={tuple(grid.p)}: probabilities lie within [0, 1]")
+    if not (all(count > 0 for count in grid.count) and config.trials > 0):
+        raise InputError(
+            "config.grid.count and config.trials: numbers of pseudo-masks and of trials begin at 1"
+        )
+    for key, values in grid.items():
+        if not values or (key in one and len(values) > 1):
+            wanted = "one value" if key in one else "a value"
+            raise InputError(f"config.grid.{key}={tuple(values)}: {config.name} needs {wanted} there")
     settings = list(itertools.product(grid.p, grid.init, grid.pseudo, grid.count))
     if config.weak_count:
         settings += itertools.product((0.0,), grid.init, grid.pseudo, (config.weak_count,))

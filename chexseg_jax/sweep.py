@@ -42,13 +42,13 @@ def run(config: ConfigDict, workdir: Path) -> Path:
       finished run.
 
     Raises:
-      InputError: at the end, where runs failed; or at once for a shard that is none.
+      InputError: at the end, where runs failed; or at once for a shard or a grid that is none.
     """
     index, count = parse_shard(config.shard)
+    planned = trials(config)
     config = ConfigDict({key: value for key, value in config.items() if key != "shard"})  # names no run
     chain = Chain.open(config, workdir)
     folder = on_first(open_run, workdir, chain.config)
-    planned = trials(config)
     mine = planned[index - 1 :: count]
     shard = f", shard {index} of {count} has {len(mine)}" if count > 1 else ""
     say(f"{config.name}: {len(planned)} runs{shard}")

@@ -41,6 +41,24 @@ def renamed(config, name):
     return ConfigDict(config.to_dict() | {"name": name})
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("p", (0.5, 1.2), "within [0, 1]"),
+        ("init", ("chexpert", "random"), "table1 needs one value"),
+        ("init", ("chexnet",), "['chexnet'] is none of random, imagenet"),
+        ("pseudo", (), "needs a value"),
+        ("count", (0,), "begin at 1"),
+    ],
+)
+def test_a_grid_that_makes_no_table_is_refused_before_anything_runs(key, value, told):
+    config = table1.get_config("")
+    config.grid[key] = value
+    with pytest.raises(InputError) as error:
+        trials(config)
+    assert told in str(error.value)
+
+
 @pytest.mark.parametrize("text", ["1", "0/2", "3/2", "a/b", "1/", "-1/2", "1/2/3"])
 def test_a_shard_that_is_none(text):
     with pytest.raises(InputError, match="is not i/n"):
