@@ -44,7 +44,8 @@ def main() -> None:
     medians = {state: float(np.median(values)) for state, values in seconds.items()}
     device = jax.devices()[0].device_kind
     print(f"# To the first step, DenseNet121\n\n{date.today()}, {device}, jax {jax.__version__}.\n")
-    rows = [[state, f"{medians[state]:.1f}", f"{medians[state] / medians["cold"]:.3f}"] for state in medians]
+    cold = medians["cold"]
+    rows = [[state, f"{median:.1f}", f"{median / cold:.3f}"] for state, median in medians.items()]
     print("\n".join(markdown(["compilation cache", "seconds", "of cold"], rows)))
 
 
