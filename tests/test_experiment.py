@@ -221,7 +221,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_half_written(damage, told, dow
         experiment.run(config, tmp_path / "work")
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "work").glob("runs/*"))
-    finished = [path for path in (tmp_path / "work").glob("artifacts/*") if path.suffix != ".part"]
+    finished = [path for path in (tmp_path / "work").glob("artifacts/[!.]*") if path.suffix != ".part"]
     assert all((path / "artifact.json").exists() for path in finished)
 
 
