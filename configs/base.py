@@ -9,7 +9,7 @@ import os
 from ml_collections import ConfigDict
 
 from chexseg_jax.config_args import Argument, OneOf, parse
-from chexseg_jax.settings import Setting, Trial, single
+from chexseg_jax.settings import PSEUDO_TITLES, Setting, Trial, single
 
 
 def arguments(arg: str | None, **more: Argument) -> ConfigDict:
@@ -96,7 +96,7 @@ def moco(paper: bool, model: str) -> ConfigDict:
 
 
 INITS = ("chexpert", "moco", "imagenet", "random")
-PSEUDO = ("cam", "irnet")
+PSEUDO = tuple(PSEUDO_TITLES)
 
 #: What all tables take.
 TABLE = {

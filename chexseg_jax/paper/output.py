@@ -82,5 +82,7 @@ def write_paper(
     figures.draw_figure4(drawn, gallery, title)
     figures.draw_figure5(drawn, results, title, replicates=replicates)
     shown = [(drawn / f"{name}.png", alt) for name, alt in _ALT.items() if (drawn / f"{name}.png").exists()]
-    write_page(folder / "report.html", f"{config.name}, {config.scale} scale", notes, of, shown, gallery)
+    write_page(
+        folder / "report.html", f"{config.name}, {config.scale} scale ({title})", notes, of, shown, gallery
+    )
     say(f"{config.name}: {folder / 'report.html'}")

@@ -13,8 +13,9 @@ from chexseg_jax.stages.scores import load_counts
 
 @dataclass(frozen=True)
 class Run:
-    """One finished trial: its test counts, of the model and of the yardsticks, and its artifacts."""
+    """One finished trial: its number, its test counts, of the model and of the yardsticks, and its artifacts."""
 
+    number: int
     counts: Mapping[str, Counts]
     model: Path
     scores: Path
@@ -32,9 +33,9 @@ class Results(dict[Setting, tuple[Run, ...]]):
           records: for a setting and a trial's number, the names of its artifacts `model` and `scores`.
         """
         results: dict[Setting, tuple[Run, ...]] = {}
-        for (setting, _), record in records.items():
+        for (setting, number), record in records.items():
             scores = store / record["scores"]
-            one = Run(load_counts(scores), store / record["model"], scores)
+            one = Run(number, load_counts(scores), store / record["model"], scores)
             results[setting] = (*results.get(setting, ()), one)
         return cls(results)
 

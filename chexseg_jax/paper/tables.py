@@ -182,13 +182,13 @@ def write_tables(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*Setting._fields, "trial", "pathology", "pooled_iou", "per_image_iou"])
         for setting, runs in results.items():
-            for trial, run in enumerate(runs):
+            for run in runs:
                 counts = run.counts["model"]
                 each = iou.mean(iou.per_image(counts), axis=0)
                 scores = (bootstrap.with_mean(values) for values in (iou.pooled(counts), each))
                 for task, *values in zip((*TASKS, "mean"), *scores, strict=True):
                     writer.writerow(
-                        [*setting, trial, task, *("" if np.isnan(v) else f"{v:.6f}" for v in values)]
+                        [*setting, run.number, task, *("" if np.isnan(v) else f"{v:.6f}" for v in values)]
                     )
 
 
