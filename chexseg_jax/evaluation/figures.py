@@ -170,7 +170,8 @@ def draw_curves(path: Path, metrics: Mapping[str, Sequence[Mapping[str, float]]]
         for key in keys:
             points = [(line["step"], line[key]) for line in lines if key in line]
             axis = loss_axis if key == "loss" else score_axis
-            axis.plot(*zip(*points, strict=True), marker="" if key == "loss" else "o", lw=1.4, label=key)
+            marker = "" if key == "loss" and len(points) > 1 else "o"  # a point alone is no line
+            axis.plot(*zip(*points, strict=True), marker=marker, lw=1.4, label=key)
         loss_axis.set_ylabel("training loss")
         loss_axis.set_title(name, fontsize=10, loc="left")
         score_axis.set_title("on the validation images", fontsize=10, loc="left")

@@ -62,7 +62,7 @@ def draw_figure2(folder: Path, config: ConfigDict, results: Results, title: str)
                     mfc="none",
                     color=_COLOURS[pseudo],
                     alpha=0.6,
-                    label=f"the paper, {PSEUDO_TITLES[pseudo]}",
+                    label=f"the paper (CheXpert), {PSEUDO_TITLES[pseudo]}",
                 )
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("p, probability of an expert example", fontsize=8)

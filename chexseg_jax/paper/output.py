@@ -66,7 +66,7 @@ def write_paper(
         *(
             line
             for reason, names in reasons.items()
-            for line in ("", f"**{len(names)} runs are missing** ({reason}): {'; '.join(names)}.")
+            for line in ("", f"**Runs missing: {len(names)}** ({reason}): {'; '.join(names)}.")
         ),
     ]
     tables.write_tables(folder / "tables", config.name, of, notes, results)

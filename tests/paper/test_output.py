@@ -76,7 +76,7 @@ def test_table_1_holds_means_over_trials_and_says_what_is_missing(written):
     assert mean == pytest.approx(np.mean([np.nanmean(iou.pooled(c)) for c in results.counts(setting)]))
     row = next(line for line in text.splitlines() if line.startswith("| p = 0.9 |"))
     assert [cell.strip() for cell in row.split("|")[3:6]] == ["-", "0.270", "0.267"]
-    assert "**1 runs are missing** (not run yet): p=0.9,irnet,20,chexpert,trial=0." in text
+    assert "**Runs missing: 1** (not run yet): p=0.9,irnet,20,chexpert,trial=0." in text
     assert "The paper's shape, CAM: p = 0 is the lowest: yes; the greatest lies inside (0, 1): yes" in text
     assert re.search(r"\| p = 0, 60 masks \| .* \| 0.142 \| 0.156 \|", text)
     assert re.search(r"\| p = 0 \| .*\] \| \| \|", text)  # with as few masks the paper has none
