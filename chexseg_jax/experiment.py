@@ -15,7 +15,7 @@ from chexseg_jax.stages.imagenet import import_imagenet
 from chexseg_jax.stages.irnet import train_irnet, walk_maps
 from chexseg_jax.stages.moco import pretrain_moco, probe_encoder
 from chexseg_jax.stages.prepare import prepare
-from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks
+from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks, refresh_pseudo_masks
 from chexseg_jax.stages.report import Made, write_classifier_report, write_moco_report, write_report
 from chexseg_jax.stages.scores import score_segmentation
 from chexseg_jax.stages.segmentation import train_segmentation
@@ -152,18 +152,32 @@ class Chain:
             saliency = self.classifier(config.classifier)
             judged = {saliency: self.auroc(saliency), **judged}
             pseudo, maps, walkers = self._pseudo_masks(saliency, train_rows)
-        model = train_segmentation(
-            self.store,
-            config.segmentation,
-            p=config.p,
-            expert=data.expert,
-            train_rows=train_rows,
-            validation_rows=validation_rows,
-            pseudo=pseudo,
-            encoder=encoder,
-            seed=config.seed + config.trial,
-            profile=self.profile,
-        )
+
+        def train(masks: Path | None) -> Path:
+            return train_segmentation(
+                self.store,
+                config.segmentation,
+                p=config.p,
+                expert=data.expert,
+                train_rows=train_rows,
+                validation_rows=validation_rows,
+                pseudo=masks,
+                encoder=encoder,
+                seed=config.seed + config.trial,
+                profile=self.profile,
+            )
+
+        models, masks = [train(pseudo)], pseudo
+        for _ in range(config.refreshes if pseudo else 0):
+            masks = refresh_pseudo_masks(
+                self.store,
+                model=models[-1],
+                pseudo=masks,
+                uncertainty=config.data.uncertainty,
+                gate=config.pseudo_masks.gate,
+            )
+            models.append(train(masks))
+        model = models[-1]
         scores = score_segmentation(
             self.store,
             config.scores,
@@ -175,7 +189,7 @@ class Chain:
             train_rows=train_rows,
             pseudo=pseudo,
         )
-        return Made(judged, (*judged, *walkers, model), maps, pseudo, model, scores)
+        return Made(judged, (*judged, *walkers, *models), maps, pseudo, model, scores)
 
     def _encoder(self) -> Path | None:
         match self.config.init:

@@ -36,6 +36,15 @@ def test_the_papers_settings():
     assert (config.segmentation.batch_size, config.p, config.init) == (8, 0.9, "chexpert")
 
 
+def test_the_published_recipe_is_the_default():
+    from configs import semi, table1
+
+    for config in (semi.get_config(""), semi.get_config("root=/data"), table1.get_config("recipe=paper")):
+        assert (config.refreshes, "mirror" in config.segmentation.options) == (0, False)
+    for config in (semi.get_config("recipe=plus,root=/data"), table1.get_config("recipe=plus")):
+        assert (config.refreshes, config.segmentation.options.mirror) == (1, True)
+
+
 def test_irnet_is_there_when_it_is_asked_for():
     from configs import semi, weak
 

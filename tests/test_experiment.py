@@ -12,12 +12,14 @@ from safetensors.numpy import save_file
 import chexseg_jax
 from chexseg_jax import experiment
 from chexseg_jax.data.chexlocalize import read_segmentations
-from chexseg_jax.data.images import read_grey, unfit_map
+from chexseg_jax.data.images import read_grey, unfit_map, unpack_masks
+from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.published import compare
 from chexseg_jax.pathologies import TASKS
+from chexseg_jax.stages.pseudo_masks import positive_tasks
 from configs import full, moco, semi
 
 
@@ -85,6 +87,31 @@ def test_expert_masks_alone_need_no_new_classifier(tiny_run, tiny_config, capsys
     before = set(artifacts(workdir))
     experiment.run(config, workdir)
     assert {name.split("-")[0] for name in set(artifacts(workdir)) - before} == {"segmentation", "scores"}
+
+
+def test_a_segmentation_makes_the_pseudo_masks_of_the_next(tiny_run, tiny_config, capsys):
+    workdir, first = tiny_run
+    capsys.readouterr()
+    config = tiny_config.copy_and_resolve_references()
+    config.refreshes = 1
+    run = experiment.run(config, workdir)
+    assert re.findall(r": making ([a-z-]+)-", capsys.readouterr().err) == [
+        "refreshed-masks",
+        "segmentation",
+        "scores",
+    ]
+    teacher = chexseg_jax.restore(first)
+    (folder,) = (workdir / "artifacts").glob("refreshed-masks-*")
+    images = Prepared.load(folder)
+    limits = np.array([teacher.thresholds[task] for task in TASKS])
+    positive = positive_tasks(images.labels, config.data.uncertainty)
+    expected = (teacher.predict(images.images[:]) > limits) & positive[:, None, None]
+    assert (
+        unpack_masks(images.masks[:]) == expected
+    ).mean() > 0.999  # batches of another size round otherwise
+    assert expected.any()
+    for number in (first, run):
+        assert (number / "model").resolve().name in (run / "report.md").read_text()
 
 
 def test_moco_trains_an_encoder_that_segmentations_start_from(tiny_run, tiny_config, capsys):

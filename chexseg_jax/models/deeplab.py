@@ -101,6 +101,7 @@ class DeepLabV3Plus(nn.Module):
       axis_name: the mapped axis over which batch statistics are synchronised.
       cpu_kernels: see `layers.Conv`.
       remat: the encoder's, see `resnet.ResNet`.
+      mirror: in inference, the logits are the mean of the image's and of its mirror image's.
     """
 
     num_classes: int
@@ -111,6 +112,7 @@ class DeepLabV3Plus(nn.Module):
     axis_name: str | None = None
     cpu_kernels: bool | None = None
     remat: bool = False
+    mirror: bool = False
 
     def setup(self):  # noqa: D102
         shared = {"dtype": self.dtype, "axis_name": self.axis_name, "cpu_kernels": self.cpu_kernels}
@@ -145,7 +147,11 @@ class DeepLabV3Plus(nn.Module):
         In training: `apply(..., train=True, mutable=["batch_stats"], rngs={"dropout": key})`.
         """
         features = self.features(images, train)["decoder"]
-        return self.segment(features, images.shape[1:3]), {"features": features}
+        logits = self.segment(features, images.shape[1:3])
+        if self.mirror and not train:
+            mirrored = self.features(images[:, :, ::-1])["decoder"]
+            logits = (logits + self.segment(mirrored, images.shape[1:3])[:, :, ::-1]) / 2
+        return logits, {"features": features}
 
 
 DeepLabV3PlusResNet18 = partial(DeepLabV3Plus, bottleneck=False)

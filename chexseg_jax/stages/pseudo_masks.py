@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from chexseg_jax.data import chexpert
 from chexseg_jax.data.images import Frame, unpack_masks
-from chexseg_jax.data.prepared import CODES, Prepared, task_labels
+from chexseg_jax.data.images import pack_masks as pack_on_host
+from chexseg_jax.data.prepared import CODES, ImageSource, Prepared, task_labels
 from chexseg_jax.data.records import Records, write_rows
 from chexseg_jax.data.transforms import pack_masks
 from chexseg_jax.evaluation.iou import Counts, mean, per_image
@@ -26,6 +27,8 @@ from chexseg_jax.saliency.thresholds import best_thresholds, mean_iou, otsu, thr
 from chexseg_jax.stages.artifact import artifact
 from chexseg_jax.stages.cams import digest
 from chexseg_jax.stages.scores import centred_boxes
+from chexseg_jax.stages.segmentation import probabilities_of
+from chexseg_jax.training.checkpoint import restore
 from chexseg_jax.training.inference import map_batches
 
 #: Images at a time: at 320 px the scores of one are 4 MB.
@@ -99,6 +102,41 @@ def make_pseudo_masks(
         chosen.with_masks(masks).save(part)
 
     return artifact(store, "pseudo-masks", key, make, collective=True)
+
+
+def refresh_pseudo_masks(store: Path, *, model: Path, pseudo: Path, uncertainty: str, gate: bool) -> Path:
+    """What a segmentation sees in the radiographs that it has learnt from, for another one to learn (self-training).
+
+    Args:
+      store: the folder of artifacts.
+      model: artifact of `train_segmentation`; its own thresholds are used.
+      pseudo: artifact of `make_pseudo_masks`, or of this function; its radiographs and labels are taken.
+      uncertainty: the policy for labels of -1.
+      gate: empty masks for negative labels.
+
+    Returns:
+      The artifact: a `Prepared` set whose images are those of `pseudo`, which has to stay where it is.
+    """
+    key = {"model": model.name, "pseudo": pseudo.name, "uncertainty": uncertainty, "gate": gate}
+
+    def make(part: Path) -> None:
+        teacher, images = restore(model), Prepared.load(pseudo)
+        infer = probabilities_of(teacher.module, teacher.normalisation)
+
+        def masks(rows: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
+            some = images.take(rows)
+            allowed = iter(positive_tasks(some.labels, uncertainty) | (not gate))
+            source = ImageSource(some.images)
+            for batch in map_batches(
+                infer, teacher.variables, source, batch_size=_BATCH, what="refreshing pseudo-masks"
+            ):
+                seen = batch > _row(teacher.thresholds)
+                yield from ({"masks": pack_on_host(one & next(allowed))} for one in seen)
+
+        records = write_rows(part, len(images), {"masks": CODES["masks"]}, masks)
+        images.with_masks(records["masks"]).save(part)
+
+    return artifact(store, "refreshed-masks", key, make, collective=True)
 
 
 def _tune(

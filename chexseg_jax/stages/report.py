@@ -86,7 +86,7 @@ def write_report(workdir: Path, config: ConfigDict, sources: Sources, *, test: P
     run = open_run(workdir, config)
     counts = load_counts(made.scores)
     table, test_scores = score_table(counts, replicates=config.scores.bootstrap)
-    stages = [path for path in (*made.classifiers, made.pseudo, made.model, made.scores) if path]
+    stages = dict.fromkeys((*made.classifiers, made.pseudo, *made.trainings, made.scores))
     card = json.loads((made.model / "model.json").read_text())
     lines = [
         *_heading(config, sources, f"mixture p = {config.p:g}, init = {config.init}"),
@@ -106,7 +106,7 @@ def write_report(workdir: Path, config: ConfigDict, sources: Sources, *, test: P
         *_threshold_section(card["thresholds"], made.pseudo),
         *_classifier_section(made.classifiers),
         *_training_section(made.trainings),
-        *_provenance(config, sources, stages),
+        *_provenance(config, sources, [path for path in stages if path]),
     ]
     (run / "report.md").write_text("\n".join(lines) + "\n")
     (run / "scores.json").write_text(json.dumps(test_scores, indent=1))

@@ -41,6 +41,15 @@ def test_any_image_size():
     assert logits.shape == (1, 70, 53, 10)
 
 
+def test_a_mirrored_network_treats_both_sides_alike():
+    plain, variables = peer("deeplabv3plus_resnet18").module, peer("deeplabv3plus_resnet18").variables
+    x = images("x", 96, 1)[:, :64, :64]
+    straight, mirrored = (jit(plain.clone(mirror=on).apply)(variables, x)[0] for on in (False, True))
+    other = jit(plain.apply)(variables, x[:, :, ::-1])[0][:, :, ::-1]
+    np.testing.assert_allclose(mirrored, (straight + other) / 2, atol=1e-5)
+    assert not np.allclose(mirrored, straight, atol=1e-3)
+
+
 def test_dropout_is_drawn_in_training_only():
     module = peer("deeplabv3plus_resnet18").module.clone(aspp_dropout=0.5)
     variables, x = peer("deeplabv3plus_resnet18").variables, images("x", 96, 1)[:, :64, :64]
