@@ -65,7 +65,8 @@ def main() -> None:
         rows.append([title, *cells, *[""] * (4 - len(cells))])
     print(
         f"Pooled test mIoU at p = 0.9, {_TRIALS} trials (other pseudo-sets, other seeds of the segmentation). "
-        "Brackets hold 95 % intervals: over trials by Student's t; of the gain also over test images, by a paired bootstrap.\n"
+        "Brackets hold 95 % intervals: over trials by Student's t; of the gain also over test images, by a paired "
+        "bootstrap.\n"
     )
     header = ["recipe", "mIoU [over trials]", "gain", "gain [over images]", "gain [over trials]"]
     print("\n".join(markdown(header, rows)))

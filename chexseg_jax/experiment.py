@@ -41,8 +41,10 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     config, sources = chain.config, chain.data.sources
     if config.name == "moco":
         trained = chain.moco()
-        probes = chain.probe(trained), chain.probe(None)
-        return on_first(write_moco_report, workdir, config, sources, trained, *probes)
+        probes = {"MoCo": chain.probe(trained), "random weights": chain.probe(None)}
+        if start := chain.moco_start():
+            probes["ImageNet, where it began"] = chain.probe(start)
+        return on_first(write_moco_report, workdir, config, sources, trained, probes)
     if "segmentation" not in config:
         trained = chain.classifier(config.classifier)
         return on_first(write_classifier_report, workdir, config, sources, trained, chain.auroc(trained))
@@ -121,9 +123,14 @@ class Chain:
             self.store,
             self.config.moco,
             images=self.data.weak,
+            start=self.moco_start(),
             seed=self.config.seed,
             profile=self.profile,
         )
+
+    def moco_start(self) -> Path | None:
+        """The encoder that `moco` goes on from; None for random weights."""
+        return self._imagenet(self.config.moco.model) if self.config.moco.start == "imagenet" else None
 
     def probe(self, encoder: Path | None) -> Path:
         """What a linear probe of an encoder scores; None: of one with random weights."""

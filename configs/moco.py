@@ -3,8 +3,9 @@
     python launch.py --config=configs/moco.py
 
 Laptop scale, on the phantom: minutes on 2 CPU cores.
+With start=imagenet,weights=FILE it goes on from ImageNet's weights, as MoCo-CXR does.
 Paper scale, root=DIR: 20 epochs of 224,316 images, batch 256; GPUs.
-weak.py, full.py and semi.py with init=moco train the same encoder, or reuse this one.
+weak.py, full.py and semi.py with init=moco train the same encoder, or reuse this one; with the same start=imagenet.
 """
 
 from chexseg_jax.config_args import OneOf
@@ -12,8 +13,10 @@ from configs import base
 
 
 def get_config(arg=None):
-    args = base.arguments(arg, encoder=OneOf("resnet18", "resnet50"))
+    args = base.arguments(arg, encoder=OneOf("resnet18", "resnet50"), start=base.START, weights="")
     config = base.base("moco", args)
     del config.classifier
     config.moco = base.moco(config.scale == "paper", args.encoder)
+    if args.start == "imagenet":
+        base.moco_from_imagenet(config, args.weights)
     return config

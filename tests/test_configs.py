@@ -78,6 +78,10 @@ def test_moco_is_there_when_it_is_asked_for_and_the_papers():
     paper = moco.get_config("scale=paper").moco
     assert (paper.queue, paper.key_momentum, paper.temperature) == (65536, 0.999, 0.2)
     assert full.get_config("init=moco,scale=paper").moco == paper
+    begun = "start=imagenet,weights=FILE"
+    assert full.get_config(f"init=moco,{begun}").moco == moco.get_config(begun).moco
+    assert moco.get_config(begun).imagenet.weights == "FILE"
+    assert moco.get_config(begun).moco.learning_rate < moco.get_config().moco.learning_rate
 
 
 def test_the_encoder_is_the_segmentations_and_the_classifiers():

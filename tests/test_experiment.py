@@ -22,6 +22,15 @@ from chexseg_jax.pathologies import TASKS
 from chexseg_jax.stages.pseudo_masks import positive_tasks
 from configs import full, moco, semi
 
+SMALL_MOCO = {
+    "batch_size": 8,
+    "epochs": 0.5,
+    "queue": 16,
+    "norm_group": 2,
+    "size": 32,
+    "checkpoint_every": 10,
+}
+
 
 def artifacts(workdir) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (workdir / "artifacts").iterdir()}
@@ -117,16 +126,13 @@ def test_a_segmentation_makes_the_pseudo_masks_of_the_next(tiny_run, tiny_config
 def test_moco_trains_an_encoder_that_segmentations_start_from(tiny_run, tiny_config, capsys):
     workdir, _ = tiny_run
     pretraining = moco.get_config("seed=0")
-    small = {"batch_size": 8, "epochs": 0.5, "queue": 16, "norm_group": 2, "size": 32, "checkpoint_every": 10}
-    pretraining.moco.update(small)
-    pretraining.phantom.update(tiny_config.phantom.to_dict())
-    pretraining.data.size = tiny_config.data.size
-    report = (experiment.run(pretraining, workdir) / "report.md").read_text()
+    pretraining.moco.update(SMALL_MOCO)
+    report = (experiment.run(same(pretraining, tiny_config), workdir) / "report.md").read_text()
     assert "chance, with 16 keys in the queue, is 2.833" in report
     assert "| MoCo, test | random weights, valid |" in re.sub(" +", " ", report)
 
     config = full.get_config("init=moco")
-    config.moco.update(small)
+    config.moco.update(SMALL_MOCO)
     capsys.readouterr()
     run = experiment.run(same(config, tiny_config), workdir)
     made = re.findall(r": making (\w+)", capsys.readouterr().err)
@@ -149,10 +155,21 @@ def test_imagenet_weights_bring_their_normalisation_stride_and_stem(tiny_run, ti
     with pytest.raises(InputError, match=r"none: no such file or folder; download https://"):
         experiment.run(config, workdir)
 
+    pretraining = moco.get_config(f"start=imagenet,weights={tmp_path}")
+    pretraining.imagenet.update(grey=True, stride_on="conv1")
+    pretraining.moco.update(SMALL_MOCO | {"epochs": 0.1, "learning_rate": 0.0})
+    encoder = chexseg_jax.restore(experiment.run(same(pretraining, tiny_config), workdir))
+    assert encoder.normalisation == model.normalisation
+    assert encoder.config.options.stride_on == "conv1"
+    (imported,) = (workdir / "artifacts").glob("imagenet-resnet18-*")
+    expected = chexseg_jax.restore(imported).variables["params"]
+    for layer, value in encoder.variables["params"].items():
+        jax.tree.map(np.testing.assert_array_equal, value, expected[layer])
+
 
 def same(config, tiny_config):
     """`config` on `tiny_config`'s data, as small."""
-    for section in ("phantom", "data", "segmentation", "scores"):
+    for section in {"phantom", "data", "segmentation", "scores"} & set(config):
         config[section].update(tiny_config[section].to_dict())
     return config
 

@@ -86,7 +86,8 @@ def view(key: Key[Array, ""], image: UInt8[Array, "S S"], *, crop: float, size: 
     """One random view of a radiograph for contrastive learning, bilinear, black outside.
 
     A crop of `crop` to all of the area, resized to `size` pixels a side; a rotation of up to 10 degrees; a left-right
-    flip; a gain of 0.8 to 1.2 and an offset of +-20 grey levels. No colour: radiographs have none.
+    flip; a gain of 0.9 to 1.1 and an offset of +-8 grey levels, since what is ill often is a matter of grey. No colour:
+    radiographs have none.
     """
     area, turn, flip, place, gain, offset = jax.random.split(key, 6)
     side = image.shape[0]
@@ -101,5 +102,5 @@ def view(key: Key[Array, ""], image: UInt8[Array, "S S"], *, crop: float, size: 
         jnp.sin(angle) * rows + jnp.cos(angle) * columns + centre[1] + (side - 1) / 2,
     ]
     seen = jax.scipy.ndimage.map_coordinates(image.astype(jnp.float32), at, order=1)
-    seen = seen * jax.random.uniform(gain, (), minval=0.8, maxval=1.2)
-    return jnp.clip(seen + jax.random.uniform(offset, (), minval=-20.0, maxval=20.0), 0, 255)
+    seen = seen * jax.random.uniform(gain, (), minval=0.9, maxval=1.1)
+    return jnp.clip(seen + jax.random.uniform(offset, (), minval=-8.0, maxval=8.0), 0, 255)

@@ -25,8 +25,9 @@ from chexseg_jax.models import moco
 from chexseg_jax.pathologies import TASKS, label_indices
 from chexseg_jax.stages.artifact import artifact, plain
 from chexseg_jax.stages.classifier import init
+from chexseg_jax.stages.segmentation import from_encoder, stride_of
 from chexseg_jax.training import optim
-from chexseg_jax.training.checkpoint import restore, save_model
+from chexseg_jax.training.checkpoint import Restored, restore, save_model
 from chexseg_jax.training.inference import map_batches
 from chexseg_jax.training.loop import Init, Loss, fit
 from chexseg_jax.training.profiling import Profile
@@ -34,7 +35,13 @@ from chexseg_jax.training.sharding import DATA_AXIS
 
 
 def pretrain_moco(
-    store: Path, config: ConfigDict, *, images: Path, seed: int, profile: Profile = Profile()
+    store: Path,
+    config: ConfigDict,
+    *,
+    images: Path,
+    start: Path | None = None,
+    seed: int,
+    profile: Profile = Profile(),
 ) -> Path:
     """Trains an encoder to tell two views of one radiograph from the views of others. Keeps the last state.
 
@@ -44,13 +51,15 @@ def pretrain_moco(
         `queue` (a multiple of the batch), `key_momentum`, `temperature`, `crop` (a view's smallest share of the
         area), `size` (of a view, in pixels), `norm_group` (images a batch statistic is over), `checkpoint_every`.
       images: artifact of `prepare`; its labels are not looked at.
+      start: an artifact with the same ResNet, such as of `import_imagenet`, whose weights, normalisation and stride
+        placement are gone on from, as MoCo-CXR does from ImageNet's; None starts from random weights.
       seed: of weights, order and views.
       profile: what is looked into as it trains; of no influence on the artifact's name.
 
     Returns:
       The artifact: a model without a head that `chexseg_jax.restore` opens.
     """
-    key = {"config": config, "images": images.name, "seed": seed}
+    key = {"config": config, "images": images.name, "start": start and start.name, "seed": seed}
 
     def make(part: Path) -> None:
         if config.queue % config.batch_size:
@@ -58,14 +67,17 @@ def pretrain_moco(
                 f"moco: queue {config.queue} is not a multiple of batch size {config.batch_size}"
             )
         train = Prepared.load(images)
-        embedder = moco.Embedder(models.create(config.model, num_classes=0, **config.options))
+        before = restore(start) if start else None
+        by = before.normalisation if before else CHEXPERT
+        options = plain(config.options) | (stride_of(before) if before else {})
+        embedder = moco.Embedder(models.create(config.model, num_classes=0, **options))
         steps = max(1, round(config.epochs * len(train) / config.batch_size))
         state = fit(
             f"moco {config.model}",
-            init=moco_init(embedder, train.size, queue=config.queue),
+            init=moco_init(embedder, train.size, queue=config.queue, start=before),
             loss=moco_loss(
                 embedder,
-                CHEXPERT,
+                by,
                 temperature=config.temperature,
                 key_momentum=config.key_momentum,
                 norm_group=config.norm_group,
@@ -91,21 +103,22 @@ def pretrain_moco(
             {name: state.variables[name]["encoder"] for name in ("params", "batch_stats")},
             name=config.model,
             num_classes=0,
-            options=plain(config.options),
+            options=options,
             size=train.size,
             tasks=(),
-            normalisation=CHEXPERT,
+            normalisation=by,
             config=plain(config),
         )
 
     return artifact(store, f"moco-{config.model}", key, make, collective=True)
 
 
-def moco_init(embedder: nn.Module, size: int, *, queue: int) -> Init:
+def moco_init(embedder: nn.Module, size: int, *, queue: int, start: Restored | None = None) -> Init:
     """Query parameters; and as model state the momentum encoder (equal at first), an empty queue, the keys seen."""
+    begin = from_encoder(embedder, size, start)
 
     def initial(key: jax.Array) -> tuple[Any, Any]:
-        params, state = init(embedder, size)(key)
+        params, state = begin(key)
         twin = jax.tree.map(
             jnp.copy, {"params": params, **state}
         )  # the step donates its buffers: no two may be one

@@ -145,19 +145,19 @@ def write_classifier_report(
 
 
 def write_moco_report(
-    workdir: Path, config: ConfigDict, sources: Sources, encoder: Path, probe: Path, random_probe: Path
+    workdir: Path, config: ConfigDict, sources: Sources, encoder: Path, probes: Mapping[str, Path]
 ) -> Path:
     """Writes a MoCo run's folder: `report.md`, `curves.png`, `metrics.jsonl` and `model`.
 
     Args:
       workdir, config, sources: see `write_report`.
       encoder: artifact of `pretrain_moco`.
-      probe, random_probe: artifacts of `probe_encoder`, of that encoder and of one with random weights.
+      probes: title -> artifact of `probe_encoder`; that encoder's, and what it stands beside.
     """
     run = open_run(workdir, config)
     metrics = read_metrics(encoder / "metrics.jsonl")
     last = next(line for line in reversed(metrics) if "top1" in line)
-    table, means = _auroc_table({"MoCo": probe, "random weights": random_probe})
+    table, means = _auroc_table(probes)
     lines = [
         *_heading(config, sources, f"MoCo v2, {config.moco.model}"),
         f"InfoNCE ended at {last['loss']:.3f}; chance, with {config.moco.queue} keys in the queue, is "

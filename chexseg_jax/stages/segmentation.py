@@ -87,15 +87,13 @@ def train_segmentation(
         stream = mixture(MaskSource(train), MaskSource(weak) if weak is not None else None, p=p, seed=seed)
         start = restore(encoder) if encoder else None
         by = start.normalisation if start else IMAGENET
-        options = plain(config.options) | {
-            key: value for key, value in (start.config.options.items() if start else ()) if key == "stride_on"
-        }
+        options = plain(config.options) | (stride_of(start) if start else {})
         module = models.create(config.model, num_classes=len(TASKS), axis_name=DATA_AXIS, **options)
         infer = probabilities_of(module, by)
         learning_rate = config.learning_rate or (1e-3 if images < _LARGE_SET else 1e-4)
         state = fit(
             f"segmentation p={p:g}",
-            init=_init(module, train.size, start),
+            init=from_encoder(module, train.size, start),
             loss=segmentation_loss(module, by, augmented=config.augment),
             optimizer=optim.adam(
                 learning_rate,
@@ -172,7 +170,14 @@ def task_counts(
     return tuple(np.concatenate(c) for c in zip(*counts, strict=True))
 
 
-def _init(module: nn.Module, size: int, start: Restored | None) -> Init:
+def stride_of(start: Restored) -> dict[str, str]:
+    """The option of a ResNet that belongs to its weights: where a block has its stride."""
+    return {key: value for key, value in start.config.options.items() if key == "stride_on"}
+
+
+def from_encoder(module: nn.Module, size: int, start: Restored | None) -> Init:
+    """Random initial variables of a module with a part `encoder`, that part being `start`'s where it is given."""
+
     def initial(key: jax.Array) -> tuple[Any, Any]:
         channels = len(start.normalisation.mean) if start else 3
         params, model_state = init(module, size, channels=channels)(key)

@@ -62,4 +62,4 @@ def test_a_view_of_an_even_image_is_even_but_for_its_exposure_and_corners():
     shown = np.asarray(view(jax.random.key(2), np.full((32, 32), 100, np.uint8), crop=0.5, size=32))
     centre = shown[8:24, 8:24]
     np.testing.assert_allclose(centre, centre[0, 0], rtol=1e-5)
-    assert 0.8 * 100 - 20 <= centre[0, 0] <= 1.2 * 100 + 20
+    assert 0.9 * 100 - 8 <= centre[0, 0] <= 1.1 * 100 + 8
