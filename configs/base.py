@@ -105,7 +105,11 @@ def moco_from_imagenet(config: ConfigDict, weights: str) -> None:
 
 
 def imagenet(weights: str) -> ConfigDict:
-    """Where ImageNet's weights are, and what they belong to: see `stages.imagenet`."""
+    """Where ImageNet's weights are, and what they belong to: see `stages.imagenet`.
+
+    Not grey by default: one input channel takes 2 % off a step (DeepLabv3+ ResNet18, 320 px, batch 8, two CPU cores:
+    2.58 s for 2.62, medians of nine), which is little against a stem that PyTorch's programs can read back.
+    """
     return ConfigDict({"weights": weights, "stride_on": "conv2", "grey": False})
 
 
