@@ -96,12 +96,11 @@ def moco(paper: bool, model: str) -> ConfigDict:
     )
 
 
-def moco_from_imagenet(config: ConfigDict, weights: str) -> None:
+def moco_from_imagenet(config: ConfigDict) -> None:
     """Pretraining that goes on from ImageNet's weights: at a tenth of the rate, on a laptop for a fifth of the time."""
     config.moco.update(start="imagenet", learning_rate=config.moco.learning_rate / 10)
     if config.scale != "paper":
         config.moco.epochs /= 5
-    config.imagenet = imagenet(weights)
 
 
 def imagenet(weights: str) -> ConfigDict:
@@ -236,7 +235,7 @@ def _chain(name: str, args: ConfigDict) -> ConfigDict:
     config.imagenet = imagenet(args.weights)
     config.moco = moco(paper, args.encoder)
     if args.start == "imagenet":
-        moco_from_imagenet(config, args.weights)
+        moco_from_imagenet(config)
     config.trunk_init = args.get("trunk", "")
     config.trunk = classifier(paper, "resnet50", {})
     config.irnet, config.walk = irnet(paper)
@@ -263,7 +262,7 @@ def _chain(name: str, args: ConfigDict) -> ConfigDict:
 
 
 def _plus(config: ConfigDict) -> None:
-    """What lifts the published recipe: benchmarks/results/phantom_recipe.md. It takes twice its time.
+    """What lifted the published recipe on the phantom: benchmarks/results/phantom_recipe.md. It takes twice its time.
 
     Once trained, the segmentation makes the pseudo-masks anew, and another learns from these; both average an image
     with its mirror image. Tried, and left out: cross-entropy beside dice, averaged weights.

@@ -5,7 +5,7 @@
 Laptop scale, on the phantom: minutes on 2 CPU cores.
 With start=imagenet,weights=FILE it goes on from ImageNet's weights, as MoCo-CXR does.
 Paper scale, root=DIR: 20 epochs of 224,316 images, batch 256; GPUs.
-weak.py, full.py and semi.py with init=moco train the same encoder, or reuse this one; with the same start=imagenet.
+weak.py, full.py and semi.py with init=moco train the same encoder, or reuse this one, given the same `start`.
 """
 
 from chexseg_jax.config_args import OneOf
@@ -18,5 +18,6 @@ def get_config(arg=None):
     del config.classifier
     config.moco = base.moco(config.scale == "paper", args.encoder)
     if args.start == "imagenet":
-        base.moco_from_imagenet(config, args.weights)
+        base.moco_from_imagenet(config)
+        config.imagenet = base.imagenet(args.weights)
     return config
