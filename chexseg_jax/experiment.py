@@ -174,15 +174,16 @@ class Chain:
                 profile=self.profile,
             )
 
-        models, masks = [train(pseudo)], pseudo
+        models, refreshed = [train(pseudo)], []
         for _ in range(config.refreshes if pseudo else 0):
             masks = refresh_pseudo_masks(
                 self.store,
                 model=models[-1],
-                pseudo=masks,
+                pseudo=(pseudo, *refreshed)[-1],
                 uncertainty=config.data.uncertainty,
                 gate=config.pseudo_masks.gate,
             )
+            refreshed.append(masks)
             models.append(train(masks))
         model = models[-1]
         scores = score_segmentation(
@@ -196,7 +197,7 @@ class Chain:
             train_rows=train_rows,
             pseudo=pseudo,
         )
-        return Made(judged, (*judged, *walkers, *models), maps, pseudo, model, scores)
+        return Made(judged, (*judged, *walkers, *models), maps, pseudo, refreshed, model, scores)
 
     def _encoder(self) -> Path | None:
         match self.config.init:

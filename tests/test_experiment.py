@@ -115,12 +115,13 @@ def test_a_segmentation_makes_the_pseudo_masks_of_the_next(tiny_run, tiny_config
     limits = np.array([teacher.thresholds[task] for task in TASKS])
     positive = positive_tasks(images.labels, config.data.uncertainty)
     expected = (teacher.predict(images.images[:]) > limits) & positive[:, None, None]
-    assert (
-        unpack_masks(images.masks[:]) == expected
-    ).mean() > 0.999  # batches of another size round otherwise
+    made = unpack_masks(images.masks[:])
+    # Batches of another size round otherwise: some pixels at the threshold may change sides.
+    assert (made ^ expected).sum() <= 0.01 * expected.sum()
     assert expected.any()
-    for number in (first, run):
-        assert (number / "model").resolve().name in (run / "report.md").read_text()
+    assert ",refreshes=1," in run.name
+    for number in ((first / "model").resolve(), (run / "model").resolve(), folder):
+        assert number.name in (run / "report.md").read_text()
 
 
 def test_moco_trains_an_encoder_that_segmentations_start_from(tiny_run, tiny_config, capsys):

@@ -151,7 +151,7 @@ def test_a_failed_run_is_named_and_the_others_stand(table, config, monkeypatch, 
 
 
 def made(scores) -> Made:
-    return Made({}, (), (), None, scores, scores)
+    return Made({}, (), (), None, (), scores, scores)
 
 
 def test_shards_do_all_runs_once(table, config, monkeypatch):

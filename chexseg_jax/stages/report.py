@@ -55,6 +55,7 @@ class Made:
       trainings: of all trainings, `classifiers` and `model` among them.
       saliency: the maps that the pseudo-masks came from, from first to last: Grad-CAMs, IRNet's walks.
       pseudo: of `make_pseudo_masks`; None for p = 1.
+      refreshed: of `refresh_pseudo_masks`, from first to last.
       model: of `train_segmentation`.
       scores: of `score_segmentation`.
     """
@@ -63,6 +64,7 @@ class Made:
     trainings: Sequence[Path]
     saliency: Sequence[Path]
     pseudo: Path | None
+    refreshed: Sequence[Path]
     model: Path
     scores: Path
 
@@ -86,7 +88,7 @@ def write_report(workdir: Path, config: ConfigDict, sources: Sources, *, test: P
     run = open_run(workdir, config)
     counts = load_counts(made.scores)
     table, test_scores = score_table(counts, replicates=config.scores.bootstrap)
-    stages = dict.fromkeys((*made.classifiers, made.pseudo, *made.trainings, made.scores))
+    stages = dict.fromkeys((*made.classifiers, made.pseudo, *made.refreshed, *made.trainings, made.scores))
     card = json.loads((made.model / "model.json").read_text())
     lines = [
         *_heading(config, sources, f"mixture p = {config.p:g}, init = {config.init}"),
@@ -119,7 +121,7 @@ def write_report(workdir: Path, config: ConfigDict, sources: Sources, *, test: P
     )
     if made.pseudo:
         _saliency(run / "saliency.png", sources, made.saliency, made.pseudo, config.data.uncertainty)
-    _overlays(run / "overlays.png", sources, Prepared.load(test), made.scores, made.pseudo)
+    _overlays(run / "overlays.png", sources, Prepared.load(test), made)
     say(f"report: {run / 'report.md'}")
     say(f"test mIoU (pooled) {test_scores['pooled']['mean']:.3f}")
     return run
@@ -156,13 +158,15 @@ def write_moco_report(
     """
     run = open_run(workdir, config)
     metrics = read_metrics(encoder / "metrics.jsonl")
-    last = next(line for line in reversed(metrics) if "top1" in line)
+    steps = [line for line in metrics if "top1" in line]
+    last = steps[-max(1, len(steps) // 5) :]
+    loss, top1 = (np.mean([line[key] for line in last]) for key in ("loss", "top1"))
     table, means = _auroc_table(probes)
     lines = [
         *_heading(config, sources, f"MoCo v2, {config.moco.model}"),
-        f"InfoNCE ended at {last['loss']:.3f}; chance, with {config.moco.queue} keys in the queue, is "
-        f"{math.log(config.moco.queue + 1):.3f}. {last['top1']:.0%} of the last batch's queries were nearest to "
-        "their own key.",
+        f"InfoNCE ended at {loss:.3f}; chance, with {config.moco.queue} keys in the queue, is "
+        f"{math.log(config.moco.queue + 1):.3f}. {top1:.0%} of the queries were nearest to their own key. (Means of "
+        f"the last batches logged: {len(last)}.)",
         "",
         "## Linear probe",
         "",
@@ -316,25 +320,27 @@ def _provenance(config: ConfigDict, sources: Sources, stages: Sequence[Path]) ->
     ]
 
 
-def _overlays(path: Path, sources: Sources, test: Prepared, scores: Path, pseudo: Path | None) -> None:
+def _overlays(path: Path, sources: Sources, test: Prepared, made: Made) -> None:
     """Test images with most to see, then pseudo-masked training images, each with every mask known of it."""
-    predictions = read_segmentations(scores / "predictions.json")
+    predictions = read_segmentations(made.scores / "predictions.json")
     rows = np.argsort(-test.shown().sum(1), kind="stable")[: 3 * _SHOWN_IMAGES : 3]
     images = [test.images[i] for i in rows]
     names = [test.ids[i] for i in rows]
-    truth = [unpack_masks(test.masks[i]) for i in rows]
+    truth: list = [unpack_masks(test.masks[i]) for i in rows]
     predicted = [fit_mask(predictions.masks(name), test.size) for name in names]
-    pseudo_masks: list = [None] * len(rows)
-    if pseudo:
-        weak, weak_predicted = Prepared.load(pseudo), np.load(scores / "weak_masks.npy")
-        images += list(weak.images[: len(weak_predicted)])
-        names += [f"{name} (training)" for name in weak.ids[: len(weak_predicted)]]
-        truth += [None] * len(weak_predicted)
-        predicted += list(unpack_masks(weak_predicted))
-        pseudo_masks += list(unpack_masks(weak.masks[: len(weak_predicted)]))
     columns = [("ground truth", truth), ("prediction", predicted)]
-    if pseudo:
-        columns.append(("pseudo-mask", pseudo_masks))
+    if made.pseudo:
+        weak, weak_predicted = Prepared.load(made.pseudo), np.load(made.scores / "weak_masks.npy")
+        few = len(weak_predicted)
+        images += list(weak.images[:few])
+        names += [f"{name} (training)" for name in weak.ids[:few]]
+        truth += [None] * few
+        predicted += list(unpack_masks(weak_predicted))
+        for title, masks in (
+            ("pseudo-mask", weak),
+            *(("refreshed", Prepared.load(p)) for p in made.refreshed),
+        ):
+            columns.append((title, [None] * len(rows) + list(unpack_masks(masks.masks[:few]))))
     figures.draw_overlays(path, images, names, columns, title=image_title(sources))
 
 
@@ -369,7 +375,7 @@ def image_title(sources: Sources) -> str:
 
 def open_run(workdir: Path, config: ConfigDict) -> Path:
     """The folder of a configuration's report, with `config.json` in it."""
-    keys = ("p", "pseudo", "init")
+    keys = ("p", "pseudo", "init", "refreshes", "trial")
     parts = [
         config.name,
         *(f"{k}={config[k]}" for k in keys if config.get(k)),

@@ -1,0 +1,29 @@
+"""The notebooks run from top to bottom, each on a run of the whole chain."""
+
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs(path, tiny_run, tmp_path):
+    """With `../work`, where its reader's runs are, made that of the test; its last picture is there."""
+    notebook = nbformat.read(path, as_version=4)
+    (tmp_path / "work").symlink_to(tiny_run[0])
+    (tmp_path / "notebooks").mkdir()
+    nbclient.NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": tmp_path / "notebooks"}}
+    ).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert [o for o in outputs if "image/png" in o.get("data", {})]
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_outputs(path):
+    """What was seen on somebody's data is not published with the code."""
+    cells = nbformat.read(path, as_version=4).cells
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
