@@ -12,6 +12,7 @@ from chexseg_jax.data.chexlocalize import Segmentations, read_segmentations
 from chexseg_jax.data.images import fit_mask, unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.evaluation import iou
+from chexseg_jax.evaluation.bootstrap import with_mean
 from chexseg_jax.paper.results import Results
 
 TRUTH, READER = "ground truth", "second reader"
@@ -24,12 +25,12 @@ class Gallery:
     Attributes:
       prepared: its images and true masks.
       predictions: title -> masks of the test images at full size: models, and the second reader.
-      scores: title -> per-image IoU [N], mean over the pathologies that an image has; nan where it has none.
+      scores: title -> per-image IoU of each pathology that an image has (nan of others), and as entry 10 their mean.
     """
 
     prepared: Prepared
     predictions: Mapping[str, Segmentations]
-    scores: Mapping[str, Float[np.ndarray, " N"]]
+    scores: Mapping[str, Float[np.ndarray, "N 11"]]
 
     @classmethod
     def open(cls, test: Path, results: Results, second_reader: Segmentations | None) -> "Gallery":
@@ -50,7 +51,7 @@ class Gallery:
         scores = {}
         for title, of in counts.items():
             each = iou.per_image(of, true_positives_only=False)
-            scores[title] = iou.mean(np.where(of.positives > 0, each, np.nan), axis=1)
+            scores[title] = with_mean(np.where(of.positives > 0, each, np.nan))
         return cls(Prepared.load(test), predictions, scores)
 
     @property

@@ -79,7 +79,9 @@
   }
 
   const named = (row, source) => Object.keys(data.images[row].masks[source]).map((k) => data.tasks[k].name);
-  const percent = (score) => score === null || score === undefined ? "-" : score.toFixed(3);
+  const told = (score) => score === null ? "-" : score.toFixed(3);
+  const MEAN = data.tasks.length;  // where an image's mean stands behind the scores of its pathologies
+  const judged = () => at("filter").value === "" ? MEAN : Number(at("filter").value);
   const alt = (row, source) => source
     ? `Radiograph ${data.images[row].id}, masks by ${source}: ${named(row, source).join(", ") || "none"}`
     : `Radiograph ${data.images[row].id}`;
@@ -94,9 +96,10 @@
     const { id, scores } = data.images[row];
     const canvas = make("canvas", { width: data.size, height: data.size });
     paint(canvas, row, at("source").value);
-    const told = Object.entries(scores).map(([who, score]) => `${who} ${percent(score)}`).join(", ");
+    const k = judged(), of = k === MEAN ? "IoU" : `IoU of ${data.tasks[k].name}`;
+    const who = Object.entries(scores).map(([source, values]) => `${source} ${told(values[k])}`).join(", ");
     const text = make("span", { className: "text" }, make("b", { textContent: named(row, data.truth).join(", ") || "no pathology" }),
-      make("br"), `IoU: ${told}`, make("br"), id);
+      make("br"), `${of}: ${who}`, make("br"), id);
     const button = make("button", { className: "card", type: "button" }, canvas, text);
     button.addEventListener("click", () => open(order.indexOf(row)));
     return make("li", {}, button);
@@ -106,7 +109,7 @@
     const [by, direction] = at("order").value.split("|"), filter = at("filter").value;
     order = [...data.images.keys()].filter((row) => filter === "" || filter in data.images[row].masks[data.truth]);
     const sign = direction === "down" ? -1 : 1;
-    const key = (row) => by === "id" ? data.images[row].id : data.images[row].scores[by];
+    const key = (row) => by === "id" ? data.images[row].id : data.images[row].scores[by][judged()];
     order.sort((a, b) => {
       const x = key(a), y = key(b);
       if (x === null || y === null) return (x === null) - (y === null);  // without a score: last
@@ -124,23 +127,52 @@
 
   function open(index) {
     opened = (index + order.length) % order.length;
-    const row = order[opened], { id, scores } = data.images[row];
+    const row = order[opened], { id } = data.images[row];
     at("large-title").textContent = `${id} (${opened + 1} of ${order.length})`;
-    at("panes").replaceChildren(...["", ...data.sources].map((source) => {
-      const canvas = make("canvas");
-      paint(canvas, row, source);
-      const score = source in scores ? `, IoU ${percent(scores[source])}` : "";
-      return make("figure", {}, canvas, make("figcaption", { textContent: (source || "radiograph") + score }));
-    }));
-    const seen = new Set(data.sources.flatMap((source) => Object.keys(data.images[row].masks[source]).map(Number)));
-    at("legend").replaceChildren(...[...seen].sort((a, b) => a - b).map((k) => make("span", {}, swatch(k), data.tasks[k].name)));
+    panes(row);
+    legend(row);
     if (!at("large").open) at("large").showModal();
   }
 
+  function panes(row) {
+    const { scores } = data.images[row];
+    at("panes").replaceChildren(...["", ...data.sources].map((source) => {
+      const canvas = make("canvas");
+      paint(canvas, row, source);
+      const score = source in scores ? `, mean IoU ${told(scores[source][MEAN])}` : "";
+      return make("figure", {}, canvas, make("figcaption", { textContent: (source || "radiograph") + score }));
+    }));
+  }
+
+  // What is marked on an image: a box to switch it, and who overlaps the truth how well.
+  function legend(row) {
+    const { masks, scores } = data.images[row];
+    const seen = [...data.tasks.keys()].filter((k) => data.sources.some((source) => k in masks[source]));
+    const title = (text) => make("th", { scope: "col", textContent: text });
+    const line = (k, ...first) => make("tr", {}, make("th", { scope: "row" }, ...first),
+      ...scored.map((source) => make("td", { textContent: told(scores[source][k]) })));
+    at("legend").replaceChildren(
+      make("thead", {}, make("tr", {}, ...["IoU", ...scored].map(title))),
+      make("tbody", {}, ...seen.map((k) => line(k, box(k))), line(MEAN, "mean")));
+  }
+
+  // All boxes of a pathology, below the gallery's controls and in the large view, are one switch.
+  function box(k) {
+    const input = make("input", { type: "checkbox", checked: shownTasks.has(k) });
+    input.dataset.task = k;
+    input.addEventListener("change", () => {
+      input.checked ? shownTasks.add(k) : shownTasks.delete(k);
+      for (const other of document.querySelectorAll(`[data-task="${k}"]`)) other.checked = input.checked;
+      show();
+      if (at("large").open) panes(order[opened]);
+    });
+    return make("label", {}, input, swatch(k), data.tasks[k].name);
+  }
+
   const swatch = (k) => {
-    const box = make("span", { className: "swatch" });
-    box.style.background = data.tasks[k].colour;
-    return box;
+    const square = make("span", { className: "swatch" });
+    square.style.background = data.tasks[k].colour;
+    return square;
   };
   const option = (value, text) => make("option", { value, textContent: text });
 
@@ -151,18 +183,16 @@
   at("order").append(
     ...scored.flatMap((source) => [option(`${source}|up`, `${source}: lowest IoU first`), option(`${source}|down`, `${source}: highest IoU first`)]),
     option("id|up", "by name"));
-  at("tasks").append(...data.tasks.map(({ name }, k) => {
-    const box = make("input", { type: "checkbox", checked: true });
-    box.addEventListener("change", () => {
-      box.checked ? shownTasks.add(k) : shownTasks.delete(k);
-      show();
-    });
-    return make("label", {}, box, swatch(k), name);
-  }));
+  at("tasks").append(...[...data.tasks.keys()].map(box));
   at("controls").addEventListener("submit", (event) => event.preventDefault());
   at("source").addEventListener("change", show);
   for (const id of ["filter", "order"]) at(id).addEventListener("change", arrange);
-  at("more").addEventListener("click", () => { visible += PAGE; show(); });
+  at("more").addEventListener("click", () => {
+    const first = visible;
+    visible += PAGE;
+    show();
+    at("cards").children[first].firstChild.focus();  // the button may be gone
+  });
   at("previous").addEventListener("click", () => open(opened - 1));
   at("next").addEventListener("click", () => open(opened + 1));
   at("close").addEventListener("click", () => at("large").close());

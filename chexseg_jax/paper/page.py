@@ -56,7 +56,7 @@ def write_page(
 
 
 def gallery_data(gallery: Gallery) -> dict[str, Any]:
-    """What page.js draws: tasks with colours, sources, and the images as PNG with run-length coded masks."""
+    """What page.js draws: tasks with colours, sources, and the images as PNG with run-length coded masks and scores."""
     images = []
     for row, image_id in enumerate(gallery.ids):
         masks = {}
@@ -66,7 +66,7 @@ def gallery_data(gallery: Gallery) -> dict[str, Any]:
                 str(k): encode(drawn[..., k])["counts"] for k in np.flatnonzero(drawn.any((0, 1)))
             }
         scores = {
-            source: None if np.isnan(values[row]) else round(float(values[row]), 4)
+            source: [None if np.isnan(value) else round(float(value), 4) for value in values[row]]
             for source, values in gallery.scores.items()
         }
         picture = _png(gallery.image(row))

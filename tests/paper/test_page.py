@@ -36,7 +36,9 @@ def page_file(masks, tmp_path_factory):
     images = np.full((IMAGES, SIZE, SIZE), 128, np.uint8)
     prepared = Prepared(ids, images, np.zeros((IMAGES, 14)), sizes, pack_masks(masks))
     moved = {i: encode_masks(np.roll(mask, 2, 0)) for i, mask in zip(ids, masks, strict=True)}
-    scores = np.linspace(0.9, 0.1, IMAGES)
+    mean = np.linspace(0.9, 0.1, IMAGES)
+    each = np.where(masks.any((1, 2)), mean[::-1, None], np.nan)  # in the other order, to see which is taken
+    scores = np.concatenate([each, mean[:, None]], axis=1)
     gallery = Gallery(
         prepared, {"semi-supervised": Segmentations(Path("made up"), moved)}, {"semi-supervised": scores}
     )
@@ -81,11 +83,22 @@ def test_images_are_sorted_filtered_and_shown_a_page_at_a_time(page, masks):
     page.get_by_text("Show more").click()
     assert page.locator(".card").count() == IMAGES
     assert page.get_by_text("Show more").is_hidden()
+    assert page.evaluate("document.activeElement === document.querySelectorAll('.card')[24]")
     page.locator("#order").select_option("by name")
     assert names(page)[0] == "patient00000_study1_view1_frontal"
     page.locator("#filter").select_option("Edema")
     shown = masks.any((1, 2))[:, TASKS.index("Edema")].sum()
     assert page.get_by_role("status").inner_text() == f"{shown} of {shown} images"
+
+
+def test_with_one_pathology_images_are_sorted_by_its_score(page, masks):
+    page.locator("#filter").select_option("Edema")
+    rows = np.flatnonzero(masks.any((1, 2))[:, TASKS.index("Edema")])
+    assert names(page) == [
+        f"patient{row:05d}_study1_view1_frontal" for row in rows
+    ]  # the mean rises the other way
+    lowest = 0.1 + 0.8 * rows[0] / (IMAGES - 1)
+    assert f"IoU of Edema: semi-supervised {lowest:.3f}" in page.locator(".card").first.inner_text()
 
 
 def test_masks_are_drawn_where_they_are(page, masks):
@@ -117,6 +130,27 @@ def test_the_keyboard_opens_goes_on_and_closes(page):
     assert page.locator("#panes figcaption").all_inner_texts()[1] == "ground truth"
     page.keyboard.press("Escape")
     assert page.locator("#large").is_hidden()
+
+
+def test_the_large_view_scores_each_pathology_and_switches_its_masks(page, masks):
+    page.locator("#order").select_option("by name")
+    page.locator(".card").first.click()
+    marked = [TASKS[k] for k in np.flatnonzero(masks[0].any((0, 1)))]
+    lines = [text.split("\t") for text in page.locator("#legend tbody tr").all_inner_texts()]
+    assert [(name.strip(), score) for name, score in lines] == [
+        *((task, "0.100") for task in marked),
+        ("mean", "0.900"),
+    ]
+    truth = page.locator("#panes canvas").nth(1)
+    tinted = """c => [...c.getContext('2d').getImageData(0, 0, c.width, c.width).data]
+        .some((value, i) => i % 4 < 3 && value !== 128)"""
+    page.wait_for_function("document.querySelectorAll('#panes canvas')[1].width == 64")
+    assert truth.evaluate(tinted)
+    for task in marked:
+        page.locator("#legend").get_by_label(task).uncheck()
+        assert not page.locator("#tasks").get_by_label(task).is_checked()
+    page.wait_for_function("document.querySelectorAll('#panes canvas')[1].width == 64")
+    assert not truth.evaluate(tinted)
 
 
 def test_nothing_is_wider_than_the_screen_and_everything_has_a_name(page):
