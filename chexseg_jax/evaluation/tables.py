@@ -32,8 +32,13 @@ def interval(estimate: float, lower: float, upper: float) -> str:
     return number(estimate) if math.isnan(lower) else f"{estimate:.3f} [{lower:.3f}, {upper:.3f}]"
 
 
-def latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of the same table for LaTeX with the package booktabs; `**bold**` as in Markdown."""
+def latex(header: Sequence[str], rows: Sequence[Sequence[str]], *, below: str) -> list[str]:
+    """Lines of the same table for LaTeX with the package booktabs; `**bold**` as in Markdown.
+
+    Args:
+      header, rows: the cells.
+      below: a line across all columns at the table's end.
+    """
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join(map(_latex_cell, cells)) + r" \\"
@@ -45,6 +50,8 @@ def latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         line(header),
         r"\midrule",
         *map(line, rows),
+        r"\midrule",
+        rf"\multicolumn{{{len(header)}}}{{l}}{{{_latex_cell(below)}}} \\",
         r"\bottomrule",
         r"\end{tabular}",
     ]

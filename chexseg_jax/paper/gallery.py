@@ -25,11 +25,13 @@ class Gallery:
     Attributes:
       prepared: its images and true masks.
       predictions: title -> masks of the test images at full size: models, and the second reader.
+      words: title -> which model that is.
       scores: title -> per-image IoU of each pathology that an image has (nan of others), and as entry 10 their mean.
     """
 
     prepared: Prepared
     predictions: Mapping[str, Segmentations]
+    words: Mapping[str, str]
     scores: Mapping[str, Float[np.ndarray, "N 11"]]
 
     @classmethod
@@ -52,7 +54,12 @@ class Gallery:
         for title, of in counts.items():
             each = iou.per_image(of, true_positives_only=False)
             scores[title] = with_mean(np.where(of.positives > 0, each, np.nan))
-        return cls(Prepared.load(test), predictions, scores)
+        words = {
+            title: f"{setting.words}, trial {results[setting][0].number}"
+            for title, setting in titles.items()
+            if setting
+        }
+        return cls(Prepared.load(test), predictions, words, scores)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -63,6 +70,14 @@ class Gallery:
     def sources(self) -> tuple[str, ...]:
         """The ground truth, then who else has masks."""
         return TRUTH, *self.predictions
+
+    def told(self, source: str) -> str:
+        """A sentence that names `source`: of a model, which one."""
+        return (
+            f"{source.capitalize()}: {self.words[source]}."
+            if source in self.words
+            else f"{source.capitalize()}."
+        )
 
     @cached_property
     def shown(self) -> Bool[np.ndarray, "N 10"]:

@@ -13,13 +13,6 @@ from chexseg_jax.progress import say
 from chexseg_jax.stages.report import PHANTOM_NOTE, image_title
 from chexseg_jax.stages.sources import Sources
 
-_ALT = {
-    "fig2": "Figure 2: IoU over p, the mean and three pathologies, for both kinds of pseudo-masks",
-    "fig3": "Figure 3: mean IoU by initialisation and number of pseudo-masks",
-    "fig4": "Figure 4: radiographs with masks: ground truth, semi-supervised, weakly supervised",
-    "fig5": "Figure 5: IoU of each pathology: second reader, semi-supervised, weakly supervised",
-}
-
 
 def write_paper(
     folder: Path,
@@ -52,6 +45,7 @@ def write_paper(
             tables.yardsticks(results, replicates=replicates),
         ),
     )
+    of.append(tables.compared(results, replicates=replicates))
     reasons: dict[str, list[str]] = {}
     for name, reason in missing.items():
         reasons.setdefault(reason, []).append(name)
@@ -69,20 +63,25 @@ def write_paper(
             for line in ("", f"**Runs missing: {len(names)}** ({reason}): {'; '.join(names)}.")
         ),
     ]
-    tables.write_tables(folder / "tables", config.name, of, notes, results)
-
     title = image_title(sources)
+    tables.write_tables(folder / "tables", config.name, of, notes, results, title)
+
     drawn = folder / "figures"
     drawn.mkdir(exist_ok=True)
     gallery = Gallery.open(test, results, sources.second_reader)
-    if one:
-        figures.draw_figure2(drawn, config, results, title)
-    else:
-        figures.draw_figure3(drawn, config, results, title)
-    figures.draw_figure4(drawn, gallery, title)
-    figures.draw_figure5(drawn, results, title, replicates=replicates)
-    shown = [(drawn / f"{name}.png", alt) for name, alt in _ALT.items() if (drawn / f"{name}.png").exists()]
+    first, draw = ("fig2", figures.draw_figure2) if one else ("fig3", figures.draw_figure3)
+    captions = {
+        first: draw(drawn, config, results, title),
+        "fig4": figures.draw_figure4(drawn, gallery, title),
+        "fig5": figures.draw_figure5(drawn, results, title, replicates=replicates),
+    }
     write_page(
-        folder / "report.html", f"{config.name}, {config.scale} scale ({title})", notes, of, shown, gallery
+        folder / "report.html",
+        f"{config.name}, {config.scale} scale ({title})",
+        notes,
+        of,
+        [(drawn / f"{name}.png", caption) for name, caption in captions.items()],
+        gallery,
+        picture="Synthetic image" if sources.is_phantom else "Radiograph",
     )
     say(f"{config.name}: {folder / 'report.html'}")

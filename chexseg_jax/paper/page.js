@@ -38,7 +38,7 @@
   function picture(row) {
     if (!pictures.has(row)) {
       const image = new Image();
-      image.src = "data:image/png;base64," + data.images[row].png;
+      image.src = "data:image/jpeg;base64," + data.images[row].jpeg;
       pictures.set(row, image.decode().then(() => image));
     }
     return pictures.get(row);
@@ -78,36 +78,61 @@
     }
   }
 
-  const named = (row, source) => Object.keys(data.images[row].masks[source]).map((k) => data.tasks[k].name);
+  const marked = (row, source) => Object.keys(data.images[row].masks[source] ?? {}).map(Number);
+  const named = (tasks) => tasks.map((k) => data.tasks[k].name).join(", ");
   const told = (score) => score === null ? "-" : score.toFixed(3);
   const MEAN = data.tasks.length;  // where an image's mean stands behind the scores of its pathologies
-  const judged = () => at("filter").value === "" ? MEAN : Number(at("filter").value);
-  const alt = (row, source) => source
-    ? `Radiograph ${data.images[row].id}, masks by ${source}: ${named(row, source).join(", ") || "none"}`
-    : `Radiograph ${data.images[row].id}`;
+  const judged = () => Number.isNaN(parseInt(at("filter").value)) ? MEAN : parseInt(at("filter").value);
+  function alt(row, source) {
+    const picture = `${data.picture} ${data.images[row].id}`;
+    if (!source) return picture;
+    const all = marked(row, source), on = all.filter((k) => shownTasks.has(k));
+    const off = all.length > on.length ? ` (${all.length - on.length} switched off)` : "";
+    return `${picture}, masks by ${source}: ${named(on) || "none"}${off}`;
+  }
+
+  // A canvas is painted when it comes into view: five hundred images have gigabytes of pixels.
+  const watcher = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      watcher.unobserve(target);
+      draw(target, Number(target.dataset.row), target.dataset.source);
+    }
+  }, { rootMargin: "300px" });
 
   function paint(canvas, row, source) {
+    Object.assign(canvas.dataset, { row, source });
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", alt(row, source));
-    draw(canvas, row, source);
+    watcher.unobserve(canvas);
+    watcher.observe(canvas);
   }
 
   function card(row) {
     const { id, scores } = data.images[row];
     const canvas = make("canvas", { width: data.size, height: data.size });
     paint(canvas, row, at("source").value);
-    const k = judged(), of = k === MEAN ? "IoU" : `IoU of ${data.tasks[k].name}`;
+    const k = judged(), of = k === MEAN ? "mean IoU" : `IoU of ${data.tasks[k].name}`;
     const who = Object.entries(scores).map(([source, values]) => `${source} ${told(values[k])}`).join(", ");
-    const text = make("span", { className: "text" }, make("b", { textContent: named(row, data.truth).join(", ") || "no pathology" }),
+    const text = make("span", { className: "text" }, make("b", { textContent: named(marked(row, data.truth)) || "no pathology" }),
       make("br"), `${of}: ${who}`, make("br"), id);
     const button = make("button", { className: "card", type: "button" }, canvas, text);
     button.addEventListener("click", () => open(order.indexOf(row)));
     return make("li", {}, button);
   }
 
+  // Which images the filter lets through; a number is a pathology's.
+  function passes(row) {
+    const filter = at("filter").value, truth = marked(row, data.truth);
+    if (filter === "") return true;
+    if (filter === "none") return !truth.length;
+    if (filter === "false") return marked(row, at("source").value).some((k) => !truth.includes(k));
+    return truth.includes(Number(filter));
+  }
+
   function arrange() {
-    const [by, direction] = at("order").value.split("|"), filter = at("filter").value;
-    order = [...data.images.keys()].filter((row) => filter === "" || filter in data.images[row].masks[data.truth]);
+    const [by, direction] = at("order").value.split("|");
+    order = [...data.images.keys()].filter(passes);
     const sign = direction === "down" ? -1 : 1;
     const key = (row) => by === "id" ? data.images[row].id : data.images[row].scores[by][judged()];
     order.sort((a, b) => {
@@ -116,13 +141,20 @@
       return sign * (x < y ? -1 : x > y ? 1 : 0);
     });
     visible = PAGE;
-    show();
+    at("cards").replaceChildren();
+    fill();
   }
 
-  function show() {
-    at("cards").replaceChildren(...order.slice(0, visible).map(card));
-    at("count").textContent = `${Math.min(visible, order.length)} of ${order.length} images`;
+  function fill() {
+    const cards = at("cards");
+    cards.append(...order.slice(cards.children.length, visible).map(card));
+    at("count").textContent = `${cards.children.length} of ${order.length} images`;
     at("more").hidden = visible >= order.length;
+  }
+
+  function repaint() {
+    for (const canvas of document.querySelectorAll("#cards canvas")) paint(canvas, Number(canvas.dataset.row), at("source").value);
+    for (const canvas of document.querySelectorAll("#panes canvas")) paint(canvas, Number(canvas.dataset.row), canvas.dataset.source);
   }
 
   function open(index) {
@@ -130,7 +162,9 @@
     const row = order[opened], { id } = data.images[row];
     at("large-title").textContent = `${id} (${opened + 1} of ${order.length})`;
     panes(row);
+    const held = document.activeElement?.dataset.task;
     legend(row);
+    if (held) (at("legend").querySelector(`[data-task="${held}"]`) ?? at("next")).focus();
     if (!at("large").open) at("large").showModal();
   }
 
@@ -140,14 +174,14 @@
       const canvas = make("canvas");
       paint(canvas, row, source);
       const score = source in scores ? `, mean IoU ${told(scores[source][MEAN])}` : "";
-      return make("figure", {}, canvas, make("figcaption", { textContent: (source || "radiograph") + score }));
+      return make("figure", {}, canvas, make("figcaption", { textContent: (source || data.picture) + score }));
     }));
   }
 
   // What is marked on an image: a box to switch it, and who overlaps the truth how well.
   function legend(row) {
-    const { masks, scores } = data.images[row];
-    const seen = [...data.tasks.keys()].filter((k) => data.sources.some((source) => k in masks[source]));
+    const { scores } = data.images[row];
+    const seen = [...data.tasks.keys()].filter((k) => data.sources.some((source) => marked(row, source).includes(k)));
     const title = (text) => make("th", { scope: "col", textContent: text });
     const line = (k, ...first) => make("tr", {}, make("th", { scope: "row" }, ...first),
       ...scored.map((source) => make("td", { textContent: told(scores[source][k]) })));
@@ -163,8 +197,7 @@
     input.addEventListener("change", () => {
       input.checked ? shownTasks.add(k) : shownTasks.delete(k);
       for (const other of document.querySelectorAll(`[data-task="${k}"]`)) other.checked = input.checked;
-      show();
-      if (at("large").open) panes(order[opened]);
+      repaint();
     });
     return make("label", {}, input, swatch(k), data.tasks[k].name);
   }
@@ -176,27 +209,31 @@
   };
   const option = (value, text) => make("option", { value, textContent: text });
 
-  at("source").append(...data.sources.map((source) => option(source, source)), option("", "nobody (radiograph alone)"));
+  at("source").append(...data.sources.map((source) => option(source, source)), option("", "nobody (image alone)"));
   if (data.sources.length > 1) at("source").value = data.sources[1];
-  at("filter").append(option("", "all images"), ...data.tasks.map(({ name }, k) => option(String(k), name)));
+  at("filter").append(option("", "all images"),
+    ...data.tasks.map(({ name }, k) => option(String(k), `truth shows ${name}`)),
+    option("none", "truth shows none"), option("false", "masks of what truth does not show"));
   const scored = data.sources.filter((source) => source in data.images[0].scores);
   at("order").append(
     ...scored.flatMap((source) => [option(`${source}|up`, `${source}: lowest IoU first`), option(`${source}|down`, `${source}: highest IoU first`)]),
     option("id|up", "by name"));
   at("tasks").append(...[...data.tasks.keys()].map(box));
   at("controls").addEventListener("submit", (event) => event.preventDefault());
-  at("source").addEventListener("change", show);
+  at("source").addEventListener("change", () => at("filter").value === "false" ? arrange() : repaint());
   for (const id of ["filter", "order"]) at(id).addEventListener("change", arrange);
   at("more").addEventListener("click", () => {
     const first = visible;
     visible += PAGE;
-    show();
+    fill();
     at("cards").children[first].firstChild.focus();  // the button may be gone
   });
   at("previous").addEventListener("click", () => open(opened - 1));
   at("next").addEventListener("click", () => open(opened + 1));
   at("close").addEventListener("click", () => at("large").close());
+  at("large").addEventListener("close", () => at("cards").children[opened]?.firstChild.focus());
   at("large").addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches(".wide")) return;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (step) { event.preventDefault(); open(opened + step); }
   });

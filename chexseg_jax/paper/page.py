@@ -29,6 +29,8 @@ def write_page(
     tables: Sequence[Table],
     figures: Sequence[tuple[Path, str]],
     gallery: Gallery,
+    *,
+    picture: str,
 ) -> None:
     """Writes the page.
 
@@ -37,18 +39,22 @@ def write_page(
       title: of the page.
       notes: paragraphs between empty lines, `**bold**` as in Markdown.
       tables: in order.
-      figures: PNG files with their alternative texts.
+      figures: PNG files, named figN, with what stands below them.
       gallery: the images to browse.
+      picture: what one of these is.
     """
     parts = {
         "title": html.escape(title),
         "style": (_HERE / "page.css").read_text(),
         "script": (_HERE / "page.js").read_text(),
         "notes": "\n".join(f"<p>{_inline(note)}</p>" for note in notes if note),
-        "tables": "\n".join(map(_table, tables)),
+        "tables": "\n".join(_table(number, table) for number, table in enumerate(tables)),
         "figures": "\n".join(_figure(*figure) for figure in figures),
+        "sources": html.escape(" ".join(map(gallery.told, gallery.words))),
         # "</" would end the script element that holds it.
-        "data": json.dumps(gallery_data(gallery), separators=(",", ":")).replace("</", "<\\/"),
+        "data": json.dumps({"picture": picture, **gallery_data(gallery)}, separators=(",", ":")).replace(
+            "</", "<\\/"
+        ),
     }
     page = (_HERE / "page.html").read_text()
     with written_aside(path) as file:
@@ -56,7 +62,7 @@ def write_page(
 
 
 def gallery_data(gallery: Gallery) -> dict[str, Any]:
-    """What page.js draws: tasks with colours, sources, and the images as PNG with run-length coded masks and scores."""
+    """What page.js draws: tasks with colours, sources, and the images (JPEG) with scores and run-length coded masks."""
     images = []
     for row, image_id in enumerate(gallery.ids):
         masks = {}
@@ -69,8 +75,7 @@ def gallery_data(gallery: Gallery) -> dict[str, Any]:
             source: [None if np.isnan(value) else round(float(value), 4) for value in values[row]]
             for source, values in gallery.scores.items()
         }
-        picture = _png(gallery.image(row))
-        images.append({"id": image_id, "png": picture, "masks": masks, "scores": scores})
+        images.append({"id": image_id, "jpeg": _jpeg(gallery.image(row)), "masks": masks, "scores": scores})
     return {
         "size": gallery.prepared.size,
         "tasks": [{"name": task, "colour": COLOURS[task]} for task in TASKS],
@@ -80,9 +85,9 @@ def gallery_data(gallery: Gallery) -> dict[str, Any]:
     }
 
 
-def _png(pixels: np.ndarray) -> str:
+def _jpeg(pixels: np.ndarray) -> str:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "png", optimize=True)
+    Image.fromarray(pixels).save(stream, "jpeg", quality=90)  # CheXpert's 500 test images: 10 MB, as PNG 40
     return _base64(stream.getvalue())
 
 
@@ -95,7 +100,7 @@ def _inline(text: str) -> str:
     return re.sub(r"`(.*?)`", r"<code>\1</code>", text)
 
 
-def _table(table: Table) -> str:
+def _table(number: int, table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         first, *rest = map(_inline, cells)
         return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
@@ -103,11 +108,18 @@ def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{_inline(cell)}</th>' for cell in table.header)
     body = "\n".join(map(line, table.rows))
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(table.title)}"><table>'
-        f"<caption>{_inline(table.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<h3 id="table-{number}">{_inline(table.title)}</h3>'
+        f'<div class="wide" tabindex="0" role="region" aria-labelledby="table-{number}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def _figure(path: Path, alt: str) -> str:
+def _figure(path: Path, caption: str) -> str:
+    name = f"Figure {path.stem.removeprefix('fig')}"
     data = _base64(path.read_bytes())
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(alt)}"></figure>'
+    alt = f"{name}, told below; tables and gallery hold what it shows"
+    return (
+        f'<figure><div class="wide" tabindex="0" role="region" aria-label="{name}">'
+        f'<img src="data:image/png;base64,{data}" alt="{alt}"></div>'
+        f"<figcaption>{name}. {html.escape(caption)}</figcaption></figure>"
+    )

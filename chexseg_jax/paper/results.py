@@ -5,7 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chexseg_jax.evaluation.bootstrap import Interval, t_interval, trial_scores
+from chexseg_jax.evaluation.bootstrap import (
+    Interval,
+    draws,
+    percentile_interval,
+    pooled_interval,
+    t_interval,
+    trial_replicates,
+    trial_scores,
+)
 from chexseg_jax.evaluation.iou import Counts
 from chexseg_jax.settings import Setting
 from chexseg_jax.stages.scores import load_counts
@@ -66,6 +74,22 @@ class Results(dict[Setting, tuple[Run, ...]]):
     def full(self) -> Setting | None:
         """The best setting with expert masks alone."""
         return self.best(s for s in self if s.p == 1)
+
+    def compared(self, *, replicates: int) -> dict[str, tuple[str, Interval]]:
+        """Who Figure 5 compares: `reader`, `semi` and `weak`, those that there are, each in words and with its IoUs.
+
+        These are pooled IoU per task, and the mean as entry 10, with intervals by a bootstrap over test images.
+        """
+        bars = {}
+        if reader := self.yardsticks.get("reader"):
+            bars["reader"] = "second reader", pooled_interval(reader, replicates=replicates)
+        for role, setting in (("semi", self.semi), ("weak", self.weak)):
+            if setting:
+                counts = self.counts(setting)
+                rows = draws(len(counts[0].positives), replicates=replicates)
+                ends = percentile_interval(trial_scores(counts).mean(0), trial_replicates(counts, rows))
+                bars[role] = setting.words, ends
+        return bars
 
     @property
     def yardsticks(self) -> Mapping[str, Counts]:

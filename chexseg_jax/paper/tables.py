@@ -55,7 +55,7 @@ def table1(config: ConfigDict, results: Results) -> list[Table]:
     mean = Table(
         f"Table 1. Mean IoU by the probability p of an expert example; {count} pseudo-masks where not said otherwise, "
         f"{config.trials} trials.",
-        ["", *titles, *(f"the paper, {title}" for title in titles)],
+        ["mixture", *titles, *(f"the paper, {title}" for title in titles)],
         rows,
     )
     each = [
@@ -125,6 +125,18 @@ def comparisons(results: Results, *, replicates: int) -> Table | None:
     return Table("Comparisons.", header, rows) if rows else None
 
 
+def compared(results: Results, *, replicates: int) -> Table:
+    """Figure 5 in numbers."""
+    bars = results.compared(replicates=replicates)
+    rows = [
+        [name, *(interval(*(float(end[k]) for end in ends)) for _, ends in bars.values())]
+        for k, name in enumerate((*TASKS, "**mean**"))
+    ]
+    return Table(
+        "IoU of each pathology, as in Figure 5.", ["pathology", *(words for words, _ in bars.values())], rows
+    )
+
+
 def yardsticks(results: Results, *, replicates: int) -> Table | None:
     """Pooled mean IoU of the second reader and of centred boxes."""
     titles = {"reader": "second reader", "box": "centred box of the mean size"}
@@ -141,7 +153,7 @@ def yardsticks(results: Results, *, replicates: int) -> Table | None:
         for name, title in titles.items()
         if results and name in results.yardsticks
     ]
-    return Table("For comparison, on the same test images.", ["", "mean IoU"], rows) if rows else None
+    return Table("For comparison, on the same test images.", ["masks by", "mean IoU"], rows) if rows else None
 
 
 def shape(config: ConfigDict, results: Results) -> list[str]:
@@ -167,29 +179,35 @@ def shape(config: ConfigDict, results: Results) -> list[str]:
 
 
 def write_tables(
-    folder: Path, name: str, tables: Sequence[Table], notes: Sequence[str], results: Results
+    folder: Path, name: str, tables: Sequence[Table], notes: Sequence[str], results: Results, data: str
 ) -> None:
-    """Writes `name.md` and `name.tex` as people read them, and `name.csv`: one line a setting, trial and pathology."""
+    """Writes `name.md` and `name.tex` as people read them, and `name.csv`: one line a setting, trial and pathology.
+
+    Args:
+      folder, name: of the files.
+      tables, notes: what they hold.
+      results: of the finished runs.
+      data: what the images are. It goes wherever the numbers go: below each table of LaTeX, and into each line of CSV.
+    """
     text, tex = list(notes), []
     for title, header, rows in tables:
         text += ["", f"**{title}**", "", *markdown(header, rows)]
-        tex += [f"% {title}", *latex(header, rows), ""]
+        tex += [f"% {title}", *latex(header, rows, below=data), ""]
     with written_aside(folder / f"{name}.md") as file:
         file.write("\n".join(text).strip() + "\n")
     with written_aside(folder / f"{name}.tex") as file:
         file.write("\n".join(tex))
     with written_aside(folder / f"{name}.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*Setting._fields, "trial", "pathology", "pooled_iou", "per_image_iou"])
+        writer.writerow([*Setting._fields, "trial", "pathology", "pooled_iou", "per_image_iou", "data"])
         for setting, runs in results.items():
             for run in runs:
                 counts = run.counts["model"]
                 each = iou.mean(iou.per_image(counts), axis=0)
                 scores = (bootstrap.with_mean(values) for values in (iou.pooled(counts), each))
                 for task, *values in zip((*TASKS, "mean"), *scores, strict=True):
-                    writer.writerow(
-                        [*setting, run.number, task, *("" if np.isnan(v) else f"{v:.6f}" for v in values)]
-                    )
+                    numbers = ("" if np.isnan(v) else f"{v:.6f}" for v in values)
+                    writer.writerow([*setting, run.number, task, *numbers, data])
 
 
 def _mean(results: Results, setting: Setting) -> str:

@@ -370,7 +370,7 @@ def _saliency(path: Path, sources: Sources, saliency: Sequence[Path], pseudo: Pa
 
 def image_title(sources: Sources) -> str:
     """What stands above pictures of radiographs; a phantom is called one."""
-    return "phantom: synthetic images, not patients" if sources.is_phantom else str(sources.root)
+    return "phantom: synthetic images, not patients" if sources.is_phantom else sources.root.resolve().name
 
 
 def open_run(workdir: Path, config: ConfigDict) -> Path:

@@ -103,14 +103,20 @@ def test_csv_holds_every_trial(written):
     )
     expected = np.nanmean(iou.pooled(results.counts(results.full)[1]))
     assert float(line["pooled_iou"]) == pytest.approx(expected, abs=1e-6)
+    assert {line["data"] for line in lines} == {"phantom: synthetic images, not patients"}
 
 
 def test_latex_has_one_cell_a_column(written):
     folder, *_ = written
-    lines = (folder / "tables" / "table1.tex").read_text().splitlines()
+    text = (folder / "tables" / "table1.tex").read_text()
+    lines = text.splitlines()
     assert lines[1] == r"\begin{tabular}{lrrrr}"
     assert all(line.count(" & ") == 4 for line in lines[3:4] + lines[5:7])
-    assert r"57.2 \%" in "\n".join(lines)
+    assert r"57.2 \%" in text
+    told = [
+        line for line in lines if line.startswith(r"\multicolumn") and "phantom: synthetic images" in line
+    ]
+    assert len(told) == text.count(r"\begin{tabular}")  # a comment would be lost where a table is pasted
 
 
 def test_figures_are_pictures(written):
@@ -161,7 +167,9 @@ def test_the_page_is_one_file_and_holds_all_masks(written, data):
     assert [image["id"] for image in held["images"]] == list(gallery.ids)
     for row, image in enumerate(held["images"]):
         assert set(image["masks"]["ground truth"]) == set(map(str, np.flatnonzero(gallery.shown[row])))
-    assert page.count("<figure><img") == 3
+    assert page.count("<figure>") == page.count("<figcaption>") == 3
+    assert f"Semi-supervised: {results.semi.words}, trial 0." in page
+    assert f"Figure 5. IoU of each pathology: second reader; {results.semi.words}; " in page
 
 
 def test_no_finished_run_writes_nothing(data, tmp_path):

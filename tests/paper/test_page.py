@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from chexseg_jax.data.chexlocalize import Segmentations, encode_masks
 from chexseg_jax.data.images import pack_masks
@@ -16,6 +17,7 @@ from chexseg_jax.pathologies import TASKS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SIZE, IMAGES = 32, 30
+TITLE = "table1, laptop scale (a_folder_with_a_name_that_is_wider_than_a_telephone)"
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +41,26 @@ def page_file(masks, tmp_path_factory):
     mean = np.linspace(0.9, 0.1, IMAGES)
     each = np.where(masks.any((1, 2)), mean[::-1, None], np.nan)  # in the other order, to see which is taken
     scores = np.concatenate([each, mean[:, None]], axis=1)
+    source = "semi-supervised"
     gallery = Gallery(
-        prepared, {"semi-supervised": Segmentations(Path("made up"), moved)}, {"semi-supervised": scores}
+        prepared,
+        {source: Segmentations(Path("made up"), moved)},
+        {source: "p = 0.9, trial 0"},
+        {source: scores},
     )
     path = tmp_path_factory.mktemp("page") / "report.html"
     wide = Table("A <wide> table & more.", ["name", *map(str, range(30))], [["**mean**", *["0.123"] * 30]])
-    write_page(path, "table1", ["**These are results on the phantom.**"], [wide], [], gallery)
+    figure = path.with_name("fig2.png")
+    Image.new("RGB", (1400, 500), "white").save(figure)
+    write_page(
+        path,
+        TITLE,
+        ["**On the phantom.**"],
+        [wide],
+        [(figure, "Bars: 95 %.")],
+        gallery,
+        picture="Synthetic image",
+    )
     return path
 
 
@@ -86,13 +102,17 @@ def test_images_are_sorted_filtered_and_shown_a_page_at_a_time(page, masks):
     assert page.evaluate("document.activeElement === document.querySelectorAll('.card')[24]")
     page.locator("#order").select_option("by name")
     assert names(page)[0] == "patient00000_study1_view1_frontal"
-    page.locator("#filter").select_option("Edema")
+    page.locator("#filter").select_option("truth shows Edema")
     shown = masks.any((1, 2))[:, TASKS.index("Edema")].sum()
     assert page.get_by_role("status").inner_text() == f"{shown} of {shown} images"
+    page.locator("#filter").select_option("truth shows none")
+    assert page.get_by_role("status").inner_text() == "0 of 0 images"
+    page.locator("#filter").select_option("masks of what truth does not show")
+    assert page.get_by_role("status").inner_text() == "0 of 0 images"
 
 
 def test_with_one_pathology_images_are_sorted_by_its_score(page, masks):
-    page.locator("#filter").select_option("Edema")
+    page.locator("#filter").select_option("truth shows Edema")
     rows = np.flatnonzero(masks.any((1, 2))[:, TASKS.index("Edema")])
     assert names(page) == [
         f"patient{row:05d}_study1_view1_frontal" for row in rows
@@ -106,13 +126,19 @@ def test_masks_are_drawn_where_they_are(page, masks):
     page.locator("#source").select_option("ground truth")
     pixels = "c => [c.width, ...c.getContext('2d').getImageData(0, 0, c.width, c.width).data]"
     canvas = page.locator(".card canvas").first
+    assert canvas.get_attribute("aria-label").startswith("Synthetic image patient00000")
+    canvas.scroll_into_view_if_needed()
     page.wait_for_function("document.querySelector('.card canvas').width == 64")
     width, *rgba = canvas.evaluate(pixels)
     drawn = np.array(rgba).reshape(width, width, 4)[::2, ::2, :3]
     np.testing.assert_array_equal((drawn != 128).any(-1), masks[0].any(-1))
     for box in page.get_by_role("checkbox").all():
         box.uncheck()
-    page.wait_for_function("document.querySelector('.card canvas').width == 64")
+    assert canvas.get_attribute("aria-label").endswith("masks by ground truth: none (2 switched off)")
+    canvas.scroll_into_view_if_needed()
+    page.wait_for_function(
+        f"new Set(({pixels})(document.querySelector('.card canvas')).slice(1)).size == 2"  # grey, and opaque
+    )
     assert set(canvas.evaluate(pixels)[1:]) == {128, 255}
 
 
@@ -128,8 +154,21 @@ def test_the_keyboard_opens_goes_on_and_closes(page):
     page.keyboard.press("ArrowLeft")
     assert title.inner_text().endswith("(30 of 30)")
     assert page.locator("#panes figcaption").all_inner_texts()[1] == "ground truth"
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert title.inner_text().endswith("(2 of 30)")
+    box = page.locator("#legend input").first
+    box.focus()
+    page.keyboard.press("Space")
+    assert not box.is_checked()
+    page.keyboard.press("ArrowRight")  # the box may be gone; the focus is not
+    assert title.inner_text().endswith("(3 of 30)")
+    assert page.evaluate("document.querySelector('#large').contains(document.activeElement)")
+    page.keyboard.press("Alt+ArrowRight")
+    assert title.inner_text().endswith("(3 of 30)")
     page.keyboard.press("Escape")
     assert page.locator("#large").is_hidden()
+    assert page.evaluate("document.activeElement === document.querySelectorAll('.card')[2]")
 
 
 def test_the_large_view_scores_each_pathology_and_switches_its_masks(page, masks):
@@ -142,15 +181,24 @@ def test_the_large_view_scores_each_pathology_and_switches_its_masks(page, masks
         ("mean", "0.900"),
     ]
     truth = page.locator("#panes canvas").nth(1)
-    tinted = """c => [...c.getContext('2d').getImageData(0, 0, c.width, c.width).data]
+    tinted = """[...document.querySelectorAll('#panes canvas')[1].getContext('2d').getImageData(0, 0, 64, 64).data]
         .some((value, i) => i % 4 < 3 && value !== 128)"""
-    page.wait_for_function("document.querySelectorAll('#panes canvas')[1].width == 64")
-    assert truth.evaluate(tinted)
+    truth.scroll_into_view_if_needed()
+    page.wait_for_function(f"document.querySelectorAll('#panes canvas')[1].width == 64 && {tinted}")
     for task in marked:
         page.locator("#legend").get_by_label(task).uncheck()
         assert not page.locator("#tasks").get_by_label(task).is_checked()
-    page.wait_for_function("document.querySelectorAll('#panes canvas')[1].width == 64")
-    assert not truth.evaluate(tinted)
+    truth.scroll_into_view_if_needed()
+    page.wait_for_function(f"!{tinted}")
+
+
+def test_the_large_view_is_large_and_says_what_it_shows(page):
+    card = page.locator(".card canvas").first
+    width = card.bounding_box()["width"]
+    card.click()
+    assert page.locator("#panes canvas").first.bounding_box()["width"] > 1.4 * width
+    assert TITLE in page.locator("#large").inner_text()
+    assert page.locator("#panes figcaption").first.inner_text() == "Synthetic image"
 
 
 def test_nothing_is_wider_than_the_screen_and_everything_has_a_name(page):
