@@ -72,12 +72,9 @@ class Gallery:
         return TRUTH, *self.predictions
 
     def told(self, source: str) -> str:
-        """A sentence that names `source`: of a model, which one."""
-        return (
-            f"{source.capitalize()}: {self.words[source]}."
-            if source in self.words
-            else f"{source.capitalize()}."
-        )
+        """A sentence that names `source`: of a model, which one it is."""
+        words = self.words.get(source, source)
+        return f"{words[0].upper()}{words[1:]}."
 
     @cached_property
     def shown(self) -> Bool[np.ndarray, "N 10"]:

@@ -168,7 +168,7 @@ def test_the_page_is_one_file_and_holds_all_masks(written, data):
     for row, image in enumerate(held["images"]):
         assert set(image["masks"]["ground truth"]) == set(map(str, np.flatnonzero(gallery.shown[row])))
     assert page.count("<figure>") == page.count("<figcaption>") == 3
-    assert f"Semi-supervised: {results.semi.words}, trial 0." in page
+    assert f"S{results.semi.words[1:]}, trial 0. W{results.weak.words[1:]}, trial 0. F" in page
     assert f"Figure 5. IoU of each pathology: second reader; {results.semi.words}; " in page
 
 
