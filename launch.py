@@ -27,6 +27,8 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every thread it starts
     distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     workdir = Path(_WORKDIR.value)
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"--workdir={workdir}: is a file; give a folder")
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "xla_cache"))
     jax.config.update(
         "jax_persistent_cache_min_compile_time_secs", 0.0

@@ -7,7 +7,9 @@ again, then run to its end. Everything below `tables/` and `figures/` must be th
 """
 
 import argparse
+import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,11 +61,11 @@ def main() -> None:
 def _killed(workdir: Path, after: float) -> str:
     """Starts the table, kills it, and gives its last line of progress."""
     with tempfile.TemporaryFile("w+") as log:
-        run = subprocess.Popen([*COMMAND, f"--workdir={workdir}"], stderr=log)
+        run = subprocess.Popen([*COMMAND, f"--workdir={workdir}"], stderr=log, start_new_session=True)
         try:
             run.wait(timeout=after)
         except subprocess.TimeoutExpired:
-            run.kill()
+            os.killpg(run.pid, signal.SIGKILL)  # and whom it started
             run.wait()
         log.seek(0)
         lines = [line.strip() for line in log if line[:2].isdigit()]

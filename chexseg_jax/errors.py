@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class InputError(ValueError):
@@ -11,6 +12,11 @@ class InputError(ValueError):
 def tell(error: InputError) -> None:
     """Prints it as one line on stderr."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+def refuse(message: str) -> NoReturn:
+    """For `parser.error`: argparse's usage and message are several lines."""
+    raise InputError(f"{message}; --help lists the flags")
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.split import split_expert
 from chexseg_jax.progress import say
+from chexseg_jax.settings import check
 from chexseg_jax.stages.cams import make_cams
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
 from chexseg_jax.stages.imagenet import import_imagenet
@@ -91,7 +92,12 @@ class Chain:
 
     @classmethod
     def open(cls, config: ConfigDict, workdir: Path) -> "Chain":
-        """Reads the data; trains nothing."""
+        """Checks the configuration and reads the data; trains nothing.
+
+        Raises:
+          InputError: see `settings.check` and `open_sources`.
+        """
+        check(config)
         profile = Profile.parse(**config.profile)
         config = ConfigDict({key: value for key, value in config.items() if key != "profile"})
         where = config.root or "the phantom (synthetic radiographs, made here)"

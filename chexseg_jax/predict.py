@@ -13,7 +13,7 @@ from jaxtyping import Bool
 
 from chexseg_jax.data.chexlocalize import write_segmentations
 from chexseg_jax.data.images import fit_image, fit_mask, read_grey, unfit_map
-from chexseg_jax.errors import InputError, run_command
+from chexseg_jax.errors import InputError, refuse, run_command
 from chexseg_jax.evaluation.figures import draw_overlays
 from chexseg_jax.pathologies import TASKS
 from chexseg_jax.progress import say, track
@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="radiographs, or folders of them"
     )
+    parser.error = refuse
     given = parser.parse_args(arguments)
+    if given.out.exists() and not given.out.is_dir():
+        raise InputError(f"--out {given.out}: is a file; give a folder")
     model = restore(given.checkpoint)
     if tuple(model.tasks) != TASKS or not model.thresholds:
         raise InputError(

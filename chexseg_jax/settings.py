@@ -1,7 +1,7 @@
 """What tells runs of the chain apart: a setting and a trial; and how a table lists them."""
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -85,6 +85,50 @@ def trials(config: ConfigDict) -> list[Trial]:
         settings += itertools.product((0.0,), grid.init, grid.pseudo, (config.weak_count,))
     settings = dict.fromkeys(Setting.of(*setting) for setting in settings)
     return [Trial(setting, number) for number in range(config.trials) for setting in settings]
+
+
+#: Settings with a closed list of values.
+_CHOICES = {
+    "init": tuple(INIT_TITLES),
+    "pseudo": ("", *PSEUDO_TITLES),  # "" with p = 1
+    "trunk_init": ("", "chexpert", "imagenet"),
+    "data.views": ("frontal", "lateral", "both"),
+    "pseudo_masks.threshold": ("tuned", "otsu"),
+    "moco.start": ("random", "imagenet"),
+}
+#: Settings that are numbers from some least one on.
+_LEAST = {"seed": 0, "split_seed": 0, "trial": 0, "refreshes": 0, "scores.bootstrap": 1}
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses what a flag such as `--config.init=imagnet` can set, and no stage would notice in time.
+
+    Raises:
+      InputError: naming the setting.
+    """
+    for path, known in _CHOICES.items():
+        if (value := _at(config, path)) is not None and value not in known:
+            raise InputError(f"config.{path}={value!r} is none of {', '.join(filter(None, known))}")
+    least = _LEAST | ({"pseudo_count": 1} if config.get("p", 1) < 1 else {})
+    for path, low in least.items():
+        if (value := _at(config, path)) is not None and value < low:
+            raise InputError(f"config.{path}={value}: begins at {low}")
+    start = _at(config, "moco.start") if config.get("init", "moco") == "moco" else None
+    for setting, needs, section in (
+        (config.get("init") == "moco", "init=moco", "moco"),
+        (config.get("pseudo") == "irnet", "pseudo=irnet", "irnet"),
+        (start == "imagenet", "start=imagenet", "imagenet"),
+    ):
+        if setting and section not in config:
+            raise InputError(
+                f"{needs} brings settings of its own: give it behind the colon, configs/{config.name}.py:{needs}"
+            )
+
+
+def _at(config: ConfigDict, path: str) -> Any:
+    for key in path.split("."):
+        config = config.get(key) if isinstance(config, ConfigDict) else None
+    return config
 
 
 def single(config: ConfigDict, trial: Trial) -> ConfigDict:

@@ -53,7 +53,8 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     shard = f", shard {index} of {count} has {len(mine)}" if count > 1 else ""
     say(f"{config.name}: {len(planned)} runs{shard}")
     failed: dict[str, str] = {}
-    todo = [trial for trial in mine if not on_first(read_record, folder, trial, chain.store)]
+    data = {name: getattr(chain.data, name).name for name in ("weak", "expert", "test")}
+    todo = [trial for trial in mine if not on_first(read_record, folder, trial, chain.store, data)]
     start = time.monotonic()
     for done, trial in enumerate(todo):
         left = len(todo) - done
@@ -70,10 +71,11 @@ def run(config: ConfigDict, workdir: Path) -> Path:
             traceback.print_exc()
             failed[trial.name] = f"{type(error).__name__}: {error}"
         else:
-            on_first(write_record, folder, trial, {"model": made.model.name, "scores": made.scores.name})
+            record = {**data, "model": made.model.name, "scores": made.scores.name}
+            on_first(write_record, folder, trial, record)
         if trial.name in failed:
             say(f"{config.name}: {trial.name} failed: {failed[trial.name]}")
-    on_first(_write, folder, chain, planned, failed)
+    on_first(_write, folder, chain, data, planned, failed)
     if failed:
         raise InputError(f"{len(failed)} of {len(mine)} runs failed: {'; '.join(_grouped(failed))}")
     return folder
@@ -93,13 +95,14 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def read_record(folder: Path, trial: Trial, store: Path) -> dict[str, str] | None:
-    """The artifacts of a finished run; None where it is not finished, or they are gone."""
+def read_record(folder: Path, trial: Trial, store: Path, data: Mapping[str, str]) -> dict[str, str] | None:
+    """The artifacts of a finished run; None where it is not finished, they are gone, or `data` was another then."""
     path = folder / "trials" / f"{trial.name}.json"
     if not path.exists():
         return None
     record = json.loads(path.read_text())
-    return record if all((store / name).is_dir() for name in record.values()) else None
+    there = all((store / name).is_dir() for name in record.values())
+    return record if there and data.items() <= record.items() else None
 
 
 def write_record(folder: Path, trial: Trial, record: Mapping[str, str]) -> None:
@@ -108,9 +111,11 @@ def write_record(folder: Path, trial: Trial, record: Mapping[str, str]) -> None:
         json.dump(record, file, indent=1)
 
 
-def _write(folder: Path, chain: Chain, planned: list[Trial], failed: Mapping[str, str]) -> None:
+def _write(
+    folder: Path, chain: Chain, data: Mapping[str, str], planned: list[Trial], failed: Mapping[str, str]
+) -> None:
     with FileLock(folder / ".lock"):  # two shards may end together
-        records = {trial: read_record(folder, trial, chain.store) for trial in planned}
+        records = {trial: read_record(folder, trial, chain.store, data) for trial in planned}
         results = Results.load(
             chain.store, {(*trial,): record for trial, record in records.items() if record}
         )

@@ -9,6 +9,7 @@ weak.py, full.py and semi.py with init=moco train the same encoder, or reuse thi
 """
 
 from chexseg_jax.config_args import OneOf
+from chexseg_jax.errors import InputError
 from configs import base
 
 
@@ -17,6 +18,8 @@ def get_config(arg=None):
     config = base.base("moco", args)
     del config.classifier
     config.moco = base.moco(config.scale == "paper", args.encoder)
+    if args.weights and args.start != "imagenet":
+        raise InputError("weights=FILE is what start=imagenet goes on from: give both")
     if args.start == "imagenet":
         base.moco_from_imagenet(config)
         config.imagenet = base.imagenet(args.weights)

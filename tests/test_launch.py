@@ -24,6 +24,8 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         ),
         (["--config=configs/semi.py:p=0.9", "--config.segmentation.step=3"], 'Did you mean "steps"'),
         (["--config=configs/none.py"], "configs/none.py"),
+        (["--config=configs/semi.py", f"--workdir={__file__}"], "is a file; give a folder"),
+        (["--config=configs/moco.py:weights=x.pth"], "start=imagenet goes on from: give both"),
         (
             ["--config=configs/moco.py", "--config.profile.steps=15:10"],
             "profile.steps='15:10' is not FIRST:LAST",

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import chexseg_jax
 from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.errors import InputError
 from chexseg_jax.pathologies import TASKS
 from chexseg_jax.predict import find_images, main
+from chexseg_jax.training.inference import probabilities_of
 
 
 def write(path, shape):
@@ -39,6 +41,15 @@ def test_an_unreadable_image_leaves_nothing_written(tiny_run, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
 
 
+def test_many_batches_are_one_program(tiny_run):
+    model = chexseg_jax.restore(tiny_run[1])
+    images = [np.zeros((40, 40), np.uint8)] * 6
+    before = probabilities_of(model.module, model.normalisation)._cache_size()
+    for _ in range(3):
+        model.predict(images, batch_size=2)
+    assert probabilities_of(model.module, model.normalisation)._cache_size() <= before + 1
+
+
 def test_what_cannot_be_predicted_is_named(tiny_run, tmp_path):
     workdir, _ = tiny_run
     with pytest.raises(InputError, match="no such image"):
@@ -49,6 +60,10 @@ def test_what_cannot_be_predicted_is_named(tiny_run, tmp_path):
     twice = [write(tmp_path / name / "x.png", (9, 9)) for name in ("a", "b")]
     with pytest.raises(InputError, match="predict them apart"):
         find_images(twice)
+    with pytest.raises(InputError, match="is a file; give a folder"):
+        main(["--checkpoint", str(workdir), "--out", str(twice[0]), str(twice[1])])
+    with pytest.raises(InputError, match="--help lists the flags"):
+        main(["--out", "x"])
     classifier = next(workdir.glob("artifacts/classifier-*"))
     with pytest.raises(InputError, match="not a segmentation"):
         main(["--checkpoint", str(classifier), "--out", str(tmp_path / "out"), str(twice[0])])

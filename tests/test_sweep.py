@@ -170,7 +170,12 @@ def test_shards_do_all_runs_once(table, config, monkeypatch):
 def test_a_record_whose_artifacts_are_gone_counts_for_nothing(tmp_path):
     trial = Trial(Setting(0.9, "chexpert", "cam", 100), 0)
     (tmp_path / "scores-1").mkdir()
-    sweep.write_record(tmp_path, trial, {"scores": "scores-1"})
-    assert sweep.read_record(tmp_path, trial, tmp_path) == {"scores": "scores-1"}
+    (tmp_path / "test-1").mkdir()
+    record, data = {"test": "test-1", "scores": "scores-1"}, {"test": "test-1"}
+    sweep.write_record(tmp_path, trial, record)
+    assert sweep.read_record(tmp_path, trial, tmp_path, data) == record
+    assert (
+        sweep.read_record(tmp_path, trial, tmp_path, {"test": "test-2"}) is None
+    )  # a file of it has changed
     (tmp_path / "scores-1").rmdir()
-    assert sweep.read_record(tmp_path, trial, tmp_path) is None
+    assert sweep.read_record(tmp_path, trial, tmp_path, data) is None

@@ -1,8 +1,8 @@
 """Rows of arrays on disk, for any number of rows: written in chunks by any number of processes, read at random.
 
 A column is a folder with `index.json` (how many rows; shape, dtype and code of one) and its chunks, ArrayRecord files
-of up to 1024 rows. A chunk is written aside and renamed when it is whole: it is the unit of work, of resumption and of
-sharing. Nothing has to be merged, since a reader opens the chunks, whoever wrote them.
+of about 1024 rows at most. A chunk is written aside and renamed when it is whole: it is the unit of work, of
+resumption and of sharing. Nothing has to be merged, since a reader opens the chunks, whoever wrote them.
 
 Masks are stored as run lengths over their bit-planes: one code for the ten masks of an image. On the phantom's masks at
 320 px that is 0.8 kB an image once compressed, where COCO's ten codes are 1.1 kB and eight to twelve times slower to
@@ -118,6 +118,8 @@ def write_rows(
     count: int,
     columns: Mapping[str, Code],
     make: Callable[[Int[np.ndarray, " M"]], Iterable[Mapping[str, np.ndarray]]],
+    *,
+    batch: int = 1,
 ) -> dict[str, Records]:
     """Writes `count` rows of some columns, this process its share of the chunks; goes on where a kill left off.
 
@@ -129,11 +131,14 @@ def write_rows(
       columns: their names and codes.
       make: given the rows that this process has still to write, in order, yields each one's arrays by column. All
         rows of a column have the same shape and dtype.
+      batch: rows that `make` computes together. Chunks begin where batches do: what goes on after a kill has the same
+        batches, and to the last bit the same rows.
 
     Returns:
       The columns, complete: the function returns when every process has written its share.
     """
     chunk = min(_CHUNK, max(1, -(-count // _SHARES)))
+    chunk = -(-chunk // batch) * batch
     chunks = {k: np.arange(k * chunk, min((k + 1) * chunk, count)) for k in range(-(-count // chunk))}
     unfinished = [
         k

@@ -2,12 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
 from chexseg_jax.data.chexlocalize import Segmentations, read_segmentations
-from chexseg_jax.errors import InputError, run_command
+from chexseg_jax.errors import InputError, refuse, run_command
 from chexseg_jax.evaluation import published
 from chexseg_jax.evaluation.bootstrap import Interval, pooled_interval
 from chexseg_jax.evaluation.iou import Counts, per_image
@@ -44,7 +43,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the CSV files")
     parser.add_argument("--maps", metavar="FILE", help="npz of maps (ID_Pathology|map), for the hit rate")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0, as published)")
-    parser.error = _refuse
+    parser.error = refuse
     flags = parser.parse_args()
     if not 0 <= flags.seed < 2**32:
         parser.error(f"--seed {flags.seed} is not in [0, 2^32)")
@@ -89,11 +88,6 @@ def evaluate(
             notes.append(f"{_some(without)} without a saliency map: no hit or miss")
     _write_pooled(out / "pooled_iou.csv", pooled, counts)
     return "\n".join([*_table(pooled, counts, summaries), *notes, f"written to {out}"])
-
-
-def _refuse(message: str) -> NoReturn:
-    """In place of argparse's usage and message, which are several lines."""
-    raise InputError(f"{message}; --help lists the flags")
 
 
 def _write_pooled(path: Path, pooled: Interval, counts: Counts) -> None:

@@ -66,7 +66,7 @@ def make_cams(
             ):
                 yield from ({"maps": one} for one in batch)
 
-        write_rows(part, len(rows), {"maps": "raw"}, found)
+        write_rows(part, len(rows), {"maps": "raw"}, found, batch=config.batch_size)
 
     return artifact(store, "cams", key, make, collective=True)
 

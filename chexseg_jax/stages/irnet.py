@@ -39,6 +39,8 @@ from chexseg_jax.training.sharding import DATA_AXIS
 
 #: The network's maps have one pixel for so many of the image's, in each direction.
 STRIDE = 4
+#: Images at a time, of what is no training.
+_BATCH = 16
 #: Walks of one image are padded to a multiple of so many maps, so that few programs are compiled.
 _WALKS = 16
 
@@ -92,11 +94,11 @@ def train_irnet(
 
         def planted(some: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
             for batch in map_batches(
-                _seed_planes(config), {}, source.take(some), batch_size=16, what="seeds"
+                _seed_planes(config), {}, source.take(some), batch_size=_BATCH, what="seeds"
             ):
                 yield from ({"seeds": one} for one in batch)
 
-        planes = write_rows(part, len(rows), {"seeds": "runs"}, planted)["seeds"]
+        planes = write_rows(part, len(rows), {"seeds": "runs"}, planted, batch=_BATCH)["seeds"]
         state = fit(
             "irnet",
             init=_init(module, train.size, encoder.variables),
@@ -182,7 +184,7 @@ def walk_maps(
                     )
                     yield {"maps": found, "edges": edge.astype(np.float16)}
 
-        write_rows(part, len(rows), {"maps": "raw", "edges": "raw"}, walked)
+        write_rows(part, len(rows), {"maps": "raw", "edges": "raw"}, walked, batch=config.batch_size)
 
     return artifact(store, "walks", key, make, collective=True)
 
@@ -324,7 +326,7 @@ def _with_mean_displacement(
         return out["displacement"].mean((1, 2))
 
     found = np.concatenate(
-        list(map_batches(means, variables, source, batch_size=16, what="mean displacement"))
+        list(map_batches(means, variables, source, batch_size=_BATCH, what="mean displacement"))
     )
     mean = found.mean(0)
     say(f"irnet: mean displacement ({mean[0]:.2f}, {mean[1]:.2f}) pixels")

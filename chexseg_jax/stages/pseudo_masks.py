@@ -18,6 +18,7 @@ from chexseg_jax.data.images import pack_masks as pack_on_host
 from chexseg_jax.data.prepared import CODES, ImageSource, Prepared, task_labels
 from chexseg_jax.data.records import Records, write_rows
 from chexseg_jax.data.transforms import pack_masks
+from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.iou import Counts, mean, per_image
 from chexseg_jax.evaluation.iou import counts as counts_of
 from chexseg_jax.pathologies import TASKS
@@ -27,9 +28,8 @@ from chexseg_jax.saliency.thresholds import best_thresholds, mean_iou, otsu, thr
 from chexseg_jax.stages.artifact import artifact
 from chexseg_jax.stages.cams import digest
 from chexseg_jax.stages.scores import centred_boxes
-from chexseg_jax.stages.segmentation import probabilities_of
 from chexseg_jax.training.checkpoint import restore
-from chexseg_jax.training.inference import map_batches
+from chexseg_jax.training.inference import map_batches, probabilities_of
 
 #: Images at a time: at 320 px the scores of one are 4 MB.
 _BATCH = 16
@@ -38,8 +38,17 @@ _FALLBACK = 0.5
 
 
 def choose_pseudo_set(weak: Prepared, *, count: int, uncertainty: str, seed: int) -> tuple[int, ...]:
-    """Draws the weakly labelled images that get pseudo-masks: `count` of those with a positive task label."""
+    """Draws the weakly labelled images that get pseudo-masks: `count` of those with a positive task label.
+
+    Raises:
+      InputError: for more than there are.
+    """
     candidates = np.flatnonzero(positive_tasks(weak.labels, uncertainty).any(1))
+    if count > len(candidates):
+        raise InputError(
+            f"{count} pseudo-masks are asked for, but only {len(candidates)} of the {len(weak)} weakly labelled images "
+            "have a positive label: give fewer, by the argument count=N or, in a table, --config.grid.count"
+        )
     if len(candidates) > count:
         candidates = np.sort(np.random.default_rng([seed, count]).choice(candidates, count, replace=False))
     return tuple(int(i) for i in candidates)
@@ -133,7 +142,7 @@ def refresh_pseudo_masks(store: Path, *, model: Path, pseudo: Path, uncertainty:
                 seen = batch > _row(teacher.thresholds)
                 yield from ({"masks": pack_on_host(one & next(allowed))} for one in seen)
 
-        records = write_rows(part, len(images), {"masks": CODES["masks"]}, masks)
+        records = write_rows(part, len(images), {"masks": CODES["masks"]}, masks, batch=_BATCH)
         images.with_masks(records["masks"]).save(part)
 
     return artifact(store, "refreshed-masks", key, make, collective=True)
@@ -245,7 +254,7 @@ def _write_masks(
         ):
             yield from ({"masks": one} for one in batch)
 
-    return write_rows(part, len(maps), {"masks": CODES["masks"]}, masks)["masks"]
+    return write_rows(part, len(maps), {"masks": CODES["masks"]}, masks, batch=_BATCH)["masks"]
 
 
 @dataclass(frozen=True)

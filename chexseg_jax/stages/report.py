@@ -105,7 +105,7 @@ def write_report(workdir: Path, config: ConfigDict, sources: Sources, *, test: P
         "![radiograph, ground truth and prediction](overlays.png)",
         "",
         *(_SALIENCY_SECTION if made.pseudo else ()),
-        *_threshold_section(card["thresholds"], made.pseudo),
+        *_threshold_section(config, card["thresholds"], made.pseudo),
         *_classifier_section(made.classifiers),
         *_training_section(made.trainings),
         *_provenance(config, sources, [path for path in stages if path]),
@@ -249,19 +249,24 @@ def _heading(config: ConfigDict, sources: Sources, what: str) -> list[str]:
     return [title, "", PHANTOM_NOTE if sources.is_phantom else f"Data: `{sources.root}`.", ""]
 
 
-def _threshold_section(thresholds: dict[str, float], pseudo: Path | None) -> list[str]:
+def _threshold_section(config: ConfigDict, thresholds: dict[str, float], pseudo: Path | None) -> list[str]:
     header, columns = ["pathology", "probability"], [thresholds]
     text = "Of the segmentation's probability, the best pooled IoU on the expert training images."
     if pseudo:
         cam, quality = (
             json.loads((pseudo / f"{name}.json").read_text()) for name in ("thresholds", "quality")
         )
-        header += ["Grad-CAM", "IoU of thresholded Grad-CAM", "IoU of a centred box of equal area"]
+        what = "IRNet's walk" if config.pseudo == "irnet" else "Grad-CAM"
+        header += [what, f"IoU of thresholded {what}", "IoU of a centred box of equal area"]
         columns += [cam or {}, quality["cam"], quality["box"]]
-        text += (
-            " Of the normalised Grad-CAM, the best mean IoU on the expert training images that show the pathology; "
-            "beside it that IoU (on the images it was tuned on), and that of a centred box as large as each mask made."
+        rule = (
+            "the best mean IoU on the expert training images that show the pathology; beside it that IoU (on the "
+            "images it was tuned on)"
+            if cam
+            else "each map's own, by Otsu's rule; beside it the mean IoU on the expert training images that show the "
+            "pathology"
         )
+        text += f" Of the normalised {what}, {rule}, and that of a centred box as large as each mask made."
     body = [
         [task, *(number(column.get(task), 2 + (i > 1)) for i, column in enumerate(columns))] for task in TASKS
     ]
@@ -389,5 +394,7 @@ def open_run(workdir: Path, config: ConfigDict) -> Path:
 
 
 def _link(link: Path, target: Path) -> None:
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(target, link.parent))
+    aside = link.with_name(f".{link.name}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(os.path.relpath(target, link.parent))
+    aside.replace(link)  # at once: the same run may be going on elsewhere

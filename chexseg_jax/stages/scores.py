@@ -15,9 +15,8 @@ from chexseg_jax.evaluation.iou import Counts, counts
 from chexseg_jax.pathologies import TASKS
 from chexseg_jax.stages.artifact import artifact
 from chexseg_jax.stages.cams import digest
-from chexseg_jax.stages.segmentation import probabilities_of
 from chexseg_jax.training.checkpoint import restore
-from chexseg_jax.training.inference import map_batches
+from chexseg_jax.training.inference import map_batches, probabilities_of
 
 #: Pseudo-masked images to predict, for the overlays.
 _WEAK_SHOWN = 3

@@ -29,7 +29,7 @@ from chexseg_jax.stages.classifier import init
 from chexseg_jax.training import losses, optim
 from chexseg_jax.training.checkpoint import Restored, restore, save_model
 from chexseg_jax.training.distributed import on_first
-from chexseg_jax.training.inference import make_inference, map_batches
+from chexseg_jax.training.inference import map_batches, probabilities_of
 from chexseg_jax.training.loop import Init, Loss, fit
 from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import DATA_AXIS
@@ -148,14 +148,6 @@ def segmentation_loss(module: nn.Module, by: Normalisation, *, augmented: bool) 
         return losses.dice_loss(logits, unpack_on_device(planes), DATA_AXIS), (updated, {})
 
     return loss
-
-
-@lru_cache(maxsize=4)
-def probabilities_of(module: nn.Module, by: Normalisation) -> Callable:
-    """The jitted inference of probabilities [B,S,S,10] from grey bytes, compiled once for all alike."""
-    return make_inference(
-        lambda variables, batch: jax.nn.sigmoid(module.apply(variables, normalise(batch["image"], by))[0])
-    )
 
 
 def task_counts(

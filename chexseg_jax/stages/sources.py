@@ -1,6 +1,7 @@
 """Where the studies come from: a user's download, or the phantom made in the work directory."""
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,30 +48,42 @@ def open_sources(store: Path, config: ConfigDict) -> Sources:
     root = Path(config.root)
     if not config.root:
         key = {"config": config.phantom, "version": phantom.VERSION}
-        root = (
-            artifact(
-                store, "phantom", key, lambda part: phantom.make(part / "data", **config.phantom.to_dict())
-            )
-            / "data"
-        )
+
+        def make(part: Path) -> None:
+            for left in part.iterdir():  # by a kill
+                shutil.rmtree(left)
+            phantom.make(part / "data", **config.phantom.to_dict())
+
+        root = artifact(store, "phantom", key, make) / "data"
     layout = check_layout(root)
+    reader = read_segmentations(layout.second_reader) if layout.second_reader else None
     splits = {
-        name: _open(name, table, layout.segmentations.get(name), root)
+        name: _open(
+            name,
+            table,
+            layout.segmentations.get(name),
+            root,
+            layout.second_reader if name == "test" else None,
+        )
         for name, table in layout.tables.items()
     }
+    truth = splits["test"].segmentations
+    for image_id in reader.ids if reader else ():
+        if image_id in truth:
+            reader.check_size(image_id, truth.size(image_id), truth.path)
     return Sources(
         **splits,
-        second_reader=read_segmentations(layout.second_reader) if layout.second_reader else None,
+        second_reader=reader,
         is_phantom=not config.root or (root / phantom.MARKER).exists(),
         root=root,
     )
 
 
-def _open(name: str, table: Path, masks: Path | None, root: Path) -> Split:
+def _open(name: str, table: Path, masks: Path | None, root: Path, reader: Path | None) -> Split:
     studies = chexpert.read_labels(table, root=root)
     segmentations = read_segmentations(masks) if masks else None
     say(f"{name}: {len(studies)} images{f', {len(segmentations)} with masks' if masks else ''}")
     fingerprint = hashlib.sha256()
-    for file in filter(None, (table, masks)):
+    for file in filter(None, (table, masks, reader)):
         fingerprint.update(file.read_bytes())
     return Split(name, studies, segmentations, fingerprint.hexdigest()[:16])

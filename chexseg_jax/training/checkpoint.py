@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from chexseg_jax import models
 from chexseg_jax.data.images import fit_image
 from chexseg_jax.data.prepared import ImageSource
-from chexseg_jax.data.transforms import Normalisation, normalise
+from chexseg_jax.data.transforms import Normalisation
 from chexseg_jax.errors import InputError
-from chexseg_jax.training.inference import map_batches
+from chexseg_jax.training.inference import map_batches, probabilities_of
 from chexseg_jax.training.state import TrainState
 
 
@@ -169,13 +169,13 @@ class Restored:
         size = self.config.size
         fitted = np.stack([fit_image(np.asarray(image), size) for image in images])
 
-        def probabilities(variables, batch):
-            logits, _ = self.module.apply(variables, normalise(batch["image"], self.normalisation))
-            return jax.nn.sigmoid(logits)
-
-        return np.concatenate(
-            list(map_batches(probabilities, self.variables, ImageSource(fitted), batch_size=batch_size))
+        batches = map_batches(
+            probabilities_of(self.module, self.normalisation),
+            self.variables,
+            ImageSource(fitted),
+            batch_size=min(batch_size, len(fitted)),
         )
+        return np.concatenate(list(batches))
 
 
 def restore(directory: str | Path) -> Restored:

@@ -4,14 +4,17 @@ Nothing here waits for another process: what processes share is examples.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 from chexseg_jax.data.ahead import ahead
 from chexseg_jax.data.pipeline import in_order
+from chexseg_jax.data.transforms import Normalisation, normalise
 from chexseg_jax.progress import progress
 from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate
 
@@ -33,6 +36,14 @@ def make_inference(function: Function) -> Function:
     return jax.jit(sharded)
 
 
+@lru_cache(maxsize=4)
+def probabilities_of(module: nn.Module, by: Normalisation) -> Function:
+    """The inference of sigmoid probabilities from grey bytes `batch["image"]` [B,S,S], compiled once for all alike."""
+    return make_inference(
+        lambda variables, batch: jax.nn.sigmoid(module.apply(variables, normalise(batch["image"], by))[0])
+    )
+
+
 def map_batches(
     function: Function,
     variables: Mapping[str, Any],
@@ -47,11 +58,12 @@ def map_batches(
       function: a pure function, or what `make_inference` made of one (which then is not compiled again).
       variables: passed through; may be those of a training on all processes.
       source: random access to examples; see `data.prepared`.
-      batch_size: rounded up to a multiple of the devices.
+      batch_size: rounded up to a multiple of the devices. Also a smaller set is padded to it: results do not depend on
+        how many other examples there are.
       what: the name to show progress under; None shows none.
     """
     devices = jax.local_device_count()
-    batch_size = -(-min(batch_size, len(source)) // devices) * devices
+    batch_size = -(-batch_size // devices) * devices
     compiled = function if hasattr(function, "lower") else make_inference(function)
     variables = replicate(variables, data_mesh(jax.local_devices()))
     # Read and dispatched ahead: the devices have the next batches while the results of one are fetched and used.

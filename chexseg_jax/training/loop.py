@@ -159,11 +159,13 @@ def fit(
             if logged:
                 pending = (step, metrics)
             looks = logged or jax.process_count() == 1
-            if step % checkpoint_every == 0 or step == steps or (looks and stopping()):
+            due = step % checkpoint_every == 0 or step == steps
+            if due or (looks and stopping()):
                 if pending is not None:
                     _log(name, log, *pending, advance, update)
                     pending = None
-                scores = dict(evaluate(state.variables)) if evaluate and not stopping() else {}
+                # Asked to stop, a due step is judged all the same: after a restart it would be over.
+                scores = dict(evaluate(state.variables)) if evaluate and (due or not stopping()) else {}
                 if scores:
                     log.write(step, scores)
                     say(f"{name}: step {step}, " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))

@@ -105,6 +105,29 @@ def test_after_a_kill_only_the_unfinished_chunks_are_made(tmp_path):
     assert len(made) == 6  # nothing was left to make
 
 
+def test_after_a_kill_batches_are_those_of_a_run_left_alone(tmp_path):
+    """A row's last bits may depend on the batch that it was computed in."""
+    met = {}
+
+    def batched(rows):
+        for start in range(0, len(rows), 3):
+            some = rows[start : start + 3]
+            for i in some:
+                if i == kill_at:
+                    raise KeyboardInterrupt
+                met.setdefault(int(i), set()).add(tuple(map(int, some)))
+                yield {"x": np.float32([i])}
+
+    for kill_at in (20, 10, 39, None):  # forty rows would lie in chunks of 3 with one batch or of 6 with two
+        folder = tmp_path / str(kill_at)
+        if kill_at is not None:
+            with pytest.raises(KeyboardInterrupt):
+                write_rows(folder, 40, {"x": "raw"}, batched, batch=3)
+        kill_at = None
+        write_rows(folder, 40, {"x": "raw"}, batched, batch=3)
+    assert {len(batches) for batches in met.values()} == {1}
+
+
 @pytest.mark.usefixtures("four_a_chunk")
 def test_a_chunk_is_unfinished_until_all_its_columns_are_there(tmp_path):
     def both(rows):

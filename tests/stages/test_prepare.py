@@ -6,6 +6,7 @@ import pytest
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from chexseg_jax.data.chexlocalize import empty
 from chexseg_jax.data.images import fit_image, read_grey, unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.errors import InputError
@@ -36,6 +37,22 @@ def test_rows_are_those_of_the_files(sources, tmp_path):
         assert tuple(prepared.sizes[i]) == image.shape
     annotated = Prepared.load(prepare(tmp_path, SETTINGS, sources.valid))
     assert unpack_masks(annotated.masks[:]).any()
+
+
+def test_the_second_reader_belongs_to_the_test_set(sources, download, tmp_path):
+    config = ConfigDict({"root": str(download)})
+    file = download / "hb_segmentations_test.json"
+    masks = json.loads(file.read_text())
+    file.write_text(json.dumps(masks, indent=1))
+    changed = open_sources(tmp_path, config)
+    assert changed.test.fingerprint != sources.test.fingerprint  # what was scored with it is scored anew
+    assert changed.valid.fingerprint == sources.valid.fingerprint
+    first = next(iter(masks))
+    for task, code in masks[first].items():
+        masks[first][task] = empty(code["size"][0] + 1, code["size"][1])
+    file.write_text(json.dumps(masks))
+    with pytest.raises(InputError, match=f"hb_segmentations_test.json: masks of {first} have height x width"):
+        open_sources(tmp_path, config)
 
 
 def test_a_killed_preparation_goes_on_where_it_was(sources, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from chexseg_jax.data.images import Frame, pack_masks, resize_map, unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import write_rows
+from chexseg_jax.errors import InputError
 from chexseg_jax.pathologies import LABELS, TASKS, label_name
 from chexseg_jax.saliency.thresholds import otsu
 from chexseg_jax.stages.pseudo_masks import at_size, choose_pseudo_set, make_pseudo_masks, positive_tasks
@@ -88,7 +89,11 @@ def test_otsu_needs_no_masks(folders):
 
 def test_the_pseudo_set_is_drawn_among_images_with_a_positive_task(folders):
     weak = Prepared.load(folders / "weak")
-    assert choose_pseudo_set(weak, count=10, uncertainty="zeros", seed=0) == (0, 1)
+    assert choose_pseudo_set(weak, count=2, uncertainty="zeros", seed=0) == (0, 1)
+    with pytest.raises(
+        InputError, match="10 pseudo-masks are asked for, but only 2 of the 3 weakly labelled images"
+    ):
+        choose_pseudo_set(weak, count=10, uncertainty="zeros", seed=0)
     assert len(choose_pseudo_set(weak, count=1, uncertainty="zeros", seed=0)) == 1
     drawn = {choose_pseudo_set(weak, count=1, uncertainty="zeros", seed=seed) for seed in range(20)}
     assert drawn == {(0,), (1,)}

@@ -139,6 +139,21 @@ def test_a_signal_saves_before_the_program_ends(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_due_step_is_judged_also_when_it_is_the_last_before_a_stop(tmp_path):
+    stream = Interrupting(batches(shuffled(Points(), seed=0), batch_size=8), at=10)
+    judged = []
+
+    def evaluate(variables):
+        judged.append(variables)
+        return {"score": 1.0 / len(judged)}
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, 20, batch_stream=stream, evaluate=evaluate, best="score")
+    assert len(judged) == 2  # steps 5 and 10
+    assert int(train(tmp_path, 20, evaluate=evaluate, best="score").step) == 5
+    assert len(judged) == 4
+
+
 def test_the_best_checkpoint_is_returned(tmp_path):
     scores = iter([0.1, 0.9, 0.3, 0.2])
     seen = []

@@ -3,7 +3,7 @@
 import argparse
 
 from chexseg_jax.data.phantom.write import make
-from chexseg_jax.errors import InputError, run_command
+from chexseg_jax.errors import InputError, refuse, run_command
 
 #: Share of the patients in valid and in test; the rest is train.
 VALID_SHARE, TEST_SHARE = 0.25, 0.20
@@ -41,6 +41,7 @@ def main() -> None:
         "--conspicuity", type=float, default=1.0, help="factor on the findings' attenuation (1.0)"
     )
     parser.add_argument("--processes", type=int, help="worker processes (one a core)")
+    parser.error = refuse
     given = parser.parse_args()
     images = split_patients(given.patients)
     out = make(

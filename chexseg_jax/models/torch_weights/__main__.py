@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chexseg_jax.data.transforms import CHEXPERT, IMAGENET, Normalisation
-from chexseg_jax.errors import InputError, run_command
+from chexseg_jax.errors import InputError, refuse, run_command
 from chexseg_jax.models.grey import grey_stem
 from chexseg_jax.models.torch_weights import files, from_torch, to_torch
 from chexseg_jax.pathologies import LABELS, TASKS
@@ -53,7 +53,7 @@ def main() -> None:
     )
     parser.add_argument("--grey", action="store_true", help="sum the stem's three channels into one")
     parser.add_argument("--size", type=int, help="side of the images it is used on, in pixels (default 320)")
-    parser.error = _refuse
+    parser.error = refuse
     given = parser.parse_args()
     if given.out.exists():
         raise InputError(f"{given.out}: is there already; remove it or give another name")
@@ -167,10 +167,6 @@ def _export(source: Path, out: Path) -> None:
     state = to_torch(config.name, model.variables)
     files.write(out, state, card)
     say(f"{out}: {len(state)} tensors of a {config.name}, and {out}.json with what goes with them")
-
-
-def _refuse(message: str) -> None:
-    raise InputError(f"{message}; see --help")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,42 @@
+"""What a flag may set."""
+
+import pytest
+
+from chexseg_jax.errors import InputError
+from chexseg_jax.settings import check
+from configs import classifier, full, moco, semi, table1, table2, weak
+
+
+@pytest.mark.parametrize("file", [classifier, full, moco, semi, table1, table2, weak])
+def test_what_the_configs_give_is_let_through(file):
+    check(file.get_config())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("init", "imagnet", "config.init='imagnet' is none of random, imagenet, moco, chexpert"),
+        ("pseudo", "irnett", "none of cam, irnet"),
+        ("pseudo", "irnet", "behind the colon, configs/semi.py:pseudo=irnet"),
+        ("init", "moco", "behind the colon, configs/semi.py:init=moco"),
+        ("pseudo_masks.threshold", "tune", "none of tuned, otsu"),
+        ("data.views", "Frontal", "none of frontal, lateral, both"),
+        ("seed", -1, "config.seed=-1: begins at 0"),
+        ("trial", -1, "begins at 0"),
+        ("pseudo_count", 0, "begins at 1"),
+        ("scores.bootstrap", 0, "begins at 1"),
+    ],
+)
+def test_what_no_stage_would_notice_in_time_is_refused(path, value, told):
+    config = semi.get_config("p=0.9")
+    config.update_from_flattened_dict({path: value})
+    with pytest.raises(InputError) as error:
+        check(config)
+    assert told in str(error.value)
+
+
+def test_mocos_start_needs_its_section():
+    config = moco.get_config()
+    config.moco.start = "imagenet"
+    with pytest.raises(InputError, match=r"configs/moco.py:start=imagenet"):
+        check(config)
