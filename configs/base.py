@@ -218,10 +218,10 @@ def _shrink(config: ConfigDict) -> None:
     with config.unlocked():
         config.classifier = classifier(False, "resnet18", {})
     for section in (config.classifier, config.encoder, config.trunk):
-        section.epochs = 1.0
+        section.epochs = 0.5
     config.moco.epochs = 1.0
-    config.irnet.update(steps=10, checkpoint_every=10)
-    config.segmentation.update(steps=20, checkpoint_every=20)
+    config.irnet.update(steps=5, checkpoint_every=5)
+    config.segmentation.update(steps=10, checkpoint_every=10)
     config.scores.bootstrap = 100
 
 
