@@ -113,11 +113,10 @@ def check(config: ConfigDict) -> None:
     for path, low in least.items():
         if (value := _at(config, path)) is not None and value < low:
             raise InputError(f"config.{path}={value}: begins at {low}")
-    start = _at(config, "moco.start") if config.get("init", "moco") == "moco" else None
     for setting, needs, section in (
         (config.get("init") == "moco", "init=moco", "moco"),
         (config.get("pseudo") == "irnet", "pseudo=irnet", "irnet"),
-        (start == "imagenet", "start=imagenet", "imagenet"),
+        (_at(config, "moco.start") == "imagenet", "start=imagenet", "imagenet"),
     ):
         if setting and section not in config:
             raise InputError(

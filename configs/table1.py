@@ -1,7 +1,7 @@
 """The paper's Table 1 and Figures 2, 4 and 5: mixtures from weak (p = 0) to full supervision (p = 1).
 
     python launch.py --config=configs/table1.py
-    python launch.py --config=configs/table1.py:smoke    # all of it, small: 4.6 minutes on 2 CPU cores
+    python launch.py --config=configs/table1.py:smoke    # all of it, small: less than five minutes on 2 CPU cores
     python launch.py --config=configs/table1.py --config.shard=1/2    # and 2/2 beside it
 
 p in {0, .2, .4, .6, .8, .85, .9, 1} x {CAM, IRNet} x 3 trials, each with its own 100 pseudo-masks; and Table 2's best

@@ -110,21 +110,21 @@ def test_after_a_kill_batches_are_those_of_a_run_left_alone(tmp_path):
     met = {}
 
     def batched(rows):
-        for start in range(0, len(rows), 3):
-            some = rows[start : start + 3]
+        for start in range(0, len(rows), 4):
+            some = rows[start : start + 4]
             for i in some:
                 if i == kill_at:
                     raise KeyboardInterrupt
                 met.setdefault(int(i), set()).add(tuple(map(int, some)))
                 yield {"x": np.float32([i])}
 
-    for kill_at in (20, 10, 39, None):  # forty rows would lie in chunks of 3 with one batch or of 6 with two
+    for kill_at in (20, 10, 39, None):  # of forty rows a chunk would have three
         folder = tmp_path / str(kill_at)
         if kill_at is not None:
             with pytest.raises(KeyboardInterrupt):
-                write_rows(folder, 40, {"x": "raw"}, batched, batch=3)
+                write_rows(folder, 40, {"x": "raw"}, batched, batch=4)
         kill_at = None
-        write_rows(folder, 40, {"x": "raw"}, batched, batch=3)
+        write_rows(folder, 40, {"x": "raw"}, batched, batch=4)
     assert {len(batches) for batches in met.values()} == {1}
 
 
