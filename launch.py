@@ -27,8 +27,15 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every thread it starts
     distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     workdir = Path(_WORKDIR.value)
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"--workdir={workdir}: is a file; give a folder")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = (
+            "is a file; give a folder"
+            if workdir.is_file()
+            else f"{error.strerror}; give a folder to write to"
+        )
+        raise InputError(f"--workdir={workdir}: {what}") from None
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "xla_cache"))
     jax.config.update(
         "jax_persistent_cache_min_compile_time_secs", 0.0
@@ -57,6 +64,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise InputError(str(text)) from None
     if not isinstance(_CONFIG.value, ConfigDict):
         raise InputError(f"{flags.FLAGS['config'].config_filename}: no such config; see configs/")
+    if settled := {"root", "scale"} & config_flags.get_override_values(flags.FLAGS["config"]).keys():
+        raise InputError(
+            f"--config.{min(settled)}: other settings follow from it; give it behind the colon, "
+            f"{flags.FLAGS['config'].config_filename}:{min(settled)}=..."
+        )
     return left
 
 

@@ -148,7 +148,7 @@ def _stages(store: Path, count: int) -> Iterator[str]:
         train_rows=rows["expert_rows"],
         validation_rows=np.arange(half, annotated),
         pseudo=pseudo,
-        encoder=None,
+        start=None,
         seed=0,
     )
 

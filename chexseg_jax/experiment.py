@@ -107,6 +107,20 @@ class Chain:
         store = workdir / "artifacts"
         return cls(store, config, Data.open(store, config), profile)
 
+    def given(self) -> dict[str, str]:
+        """Names of the artifacts that come straight from the user's files: a result is theirs alone.
+
+        Raises:
+          InputError: where ImageNet's weights are needed, and are not there.
+        """
+        config = self.config
+        names = {name: getattr(self.data, name).name for name in ("weak", "expert", "test")}
+        if config.init == "imagenet" or (config.init == "moco" and config.moco.start == "imagenet"):
+            names["imagenet"] = self._imagenet(config.encoder.model).name
+        if config.pseudo == "irnet" and config.trunk_init == "imagenet":
+            names["trunk"] = self._imagenet("resnet50").name
+        return names
+
     def classifier(self, settings: ConfigDict) -> Path:
         """A classifier trained on the weak labels."""
         return train_classifier(
@@ -166,7 +180,7 @@ class Chain:
             judged = {saliency: self.auroc(saliency), **judged}
             pseudo, maps, walkers = self._pseudo_masks(saliency, train_rows)
 
-        def train(masks: Path | None) -> Path:
+        def train(masks: Path | None, start: Path | None) -> Path:
             return train_segmentation(
                 self.store,
                 config.segmentation,
@@ -175,12 +189,12 @@ class Chain:
                 train_rows=train_rows,
                 validation_rows=validation_rows,
                 pseudo=masks,
-                encoder=encoder,
+                start=start,
                 seed=config.seed + config.trial,
                 profile=self.profile,
             )
 
-        models, refreshed = [train(pseudo)], []
+        models, refreshed = [train(pseudo, encoder)], []
         for _ in range(config.refreshes if pseudo else 0):
             masks = refresh_pseudo_masks(
                 self.store,
@@ -190,7 +204,7 @@ class Chain:
                 gate=config.pseudo_masks.gate,
             )
             refreshed.append(masks)
-            models.append(train(masks))
+            models.append(train(masks, models[-1]))
         model = models[-1]
         scores = score_segmentation(
             self.store,

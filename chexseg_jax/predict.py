@@ -103,8 +103,12 @@ def predict(model: Restored, images: dict[str, Path], out: Path, *, batch_size: 
                 draw_overlays(overlays / f"{name}.png", [fit_image(image, side)], [name], [shown], title=name)
                 yield name, full
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; give a folder to write to") from None
+    with scratch as aside:
         write_segmentations(Path(aside) / "segmentations.json", masks(Path(aside)))
         out.mkdir(exist_ok=True)
         for file in Path(aside).iterdir():

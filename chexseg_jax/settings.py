@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from chexseg_jax.data.chexpert import parse_policy
 from chexseg_jax.errors import InputError
 
 #: As tables and legends name them.
@@ -80,6 +81,8 @@ def trials(config: ConfigDict) -> list[Trial]:
         if not values or (key in one and len(values) > 1):
             wanted = "one value" if key in one else "a value"
             raise InputError(f"config.grid.{key}={tuple(values)}: {config.name} needs {wanted} there")
+    if config.name == "table2" and 1 in grid.p:
+        raise InputError("config.grid.p: table2 compares pseudo-masks, and with p = 1 there are none")
     settings = list(itertools.product(grid.p, grid.init, grid.pseudo, grid.count))
     if config.weak_count:
         settings += itertools.product((0.0,), grid.init, grid.pseudo, (config.weak_count,))
@@ -93,11 +96,14 @@ _CHOICES = {
     "pseudo": ("", *PSEUDO_TITLES),  # "" with p = 1
     "trunk_init": ("", "chexpert", "imagenet"),
     "data.views": ("frontal", "lateral", "both"),
+    "imagenet.stride_on": ("conv1", "conv2"),
     "pseudo_masks.threshold": ("tuned", "otsu"),
     "moco.start": ("random", "imagenet"),
 }
 #: Settings that are numbers from some least one on.
-_LEAST = {"seed": 0, "split_seed": 0, "trial": 0, "refreshes": 0, "scores.bootstrap": 1}
+_LEAST = {"seed": 0, "split_seed": 0, "trial": 0, "refreshes": 0, "scores.bootstrap": 1, "data.size": 32}
+#: The same, of any section that has it.
+_LEAST_OF_SECTIONS = {"batch_size": 1, "steps": 1, "checkpoint_every": 1}
 
 
 def check(config: ConfigDict) -> None:
@@ -109,10 +115,27 @@ def check(config: ConfigDict) -> None:
     for path, known in _CHOICES.items():
         if (value := _at(config, path)) is not None and value not in known:
             raise InputError(f"config.{path}={value!r} is none of {', '.join(filter(None, known))}")
+    if "data" in config:
+        parse_policy(config.data.uncertainty)
+    if not 0 <= config.get("p", 1) <= 1:
+        raise InputError(f"config.p={config.p}: a probability lies within [0, 1]")
     least = _LEAST | ({"pseudo_count": 1} if config.get("p", 1) < 1 else {})
+    least |= {
+        f"{section}.{key}": low
+        for section in config
+        if section != "profile"  # whose `steps` are words
+        for key, low in _LEAST_OF_SECTIONS.items()
+    }
     for path, low in least.items():
         if (value := _at(config, path)) is not None and value < low:
             raise InputError(f"config.{path}={value}: begins at {low}")
+    if "segmentation" in config and config.segmentation.model != (
+        model := f"deeplabv3plus_{config.encoder.model}"
+    ):
+        raise InputError(
+            f"config.segmentation.model={config.segmentation.model!r} has another encoder than {model}: choose by "
+            "encoder=resnet18|resnet50 behind the colon"
+        )
     for setting, needs, section in (
         (config.get("init") == "moco", "init=moco", "moco"),
         (config.get("pseudo") == "irnet", "pseudo=irnet", "irnet"),

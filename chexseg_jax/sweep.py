@@ -39,7 +39,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
 
     Returns:
       The table's folder below `workdir/runs`: `report.html`, `tables/`, `figures/`, and `trials/`, one record a
-      finished run.
+      run that has ended.
 
     Raises:
       InputError: at the end, where runs failed; or at once for a shard or a grid that is none.
@@ -53,16 +53,18 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     shard = f", shard {index} of {count} has {len(mine)}" if count > 1 else ""
     say(f"{config.name}: {len(planned)} runs{shard}")
     failed: dict[str, str] = {}
-    data = {name: getattr(chain.data, name).name for name in ("weak", "expert", "test")}
-    todo = [trial for trial in mine if not on_first(read_record, folder, trial, chain.store, data)]
+    given = _given(chain, planned)
+    todo = [trial for trial in mine if not on_first(read_record, folder, trial, chain.store, given[trial])]
     start = time.monotonic()
     for done, trial in enumerate(todo):
         left = len(todo) - done
         minutes = (time.monotonic() - start) / max(done, 1) * left / 60
         still = f", about {minutes:.0f} minutes" if done else ""
         say(f"{config.name}: {left} of {len(mine)} runs to go{still}; now {trial.name}")
+        one = replace(chain, config=single(chain.config, trial))
         try:
-            made = replace(chain, config=single(chain.config, trial)).segmentation()
+            made = one.segmentation()
+            record = one.given() | {"model": made.model.name, "scores": made.scores.name}
         except InputError as error:
             failed[trial.name] = str(error)
         except Exception as error:
@@ -71,11 +73,11 @@ def run(config: ConfigDict, workdir: Path) -> Path:
             traceback.print_exc()
             failed[trial.name] = f"{type(error).__name__}: {error}"
         else:
-            record = {**data, "model": made.model.name, "scores": made.scores.name}
             on_first(write_record, folder, trial, record)
         if trial.name in failed:
             say(f"{config.name}: {trial.name} failed: {failed[trial.name]}")
-    on_first(_write, folder, chain, data, planned, failed)
+            on_first(write_failure, folder, trial, failed[trial.name])
+    on_first(_write, folder, chain, _given(chain, planned))
     if failed:
         raise InputError(f"{len(failed)} of {len(mine)} runs failed: {'; '.join(_grouped(failed))}")
     return folder
@@ -95,35 +97,58 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def read_record(folder: Path, trial: Trial, store: Path, data: Mapping[str, str]) -> dict[str, str] | None:
-    """The artifacts of a finished run; None where it is not finished, they are gone, or `data` was another then."""
+def read_record(
+    folder: Path, trial: Trial, store: Path, given: Mapping[str, str] | None
+) -> dict[str, str] | None:
+    """The artifacts of a finished run; None where it is not finished, they are gone, or `given` was another then."""
     path = folder / "trials" / f"{trial.name}.json"
-    if not path.exists():
+    if given is None or not path.exists():
         return None
     record = json.loads(path.read_text())
     there = all((store / name).is_dir() for name in record.values())
-    return record if there and data.items() <= record.items() else None
+    return record if there and given.items() <= record.items() else None
 
 
 def write_record(folder: Path, trial: Trial, record: Mapping[str, str]) -> None:
     """Writes down that a run is finished, and what it made."""
     with written_aside(folder / "trials" / f"{trial.name}.json") as file:
         json.dump(record, file, indent=1)
+    _failure(folder, trial).unlink(missing_ok=True)
 
 
-def _write(
-    folder: Path, chain: Chain, data: Mapping[str, str], planned: list[Trial], failed: Mapping[str, str]
-) -> None:
+def write_failure(folder: Path, trial: Trial, reason: str) -> None:
+    """Writes down why a run failed, for whichever shard ends last."""
+    with written_aside(_failure(folder, trial)) as file:
+        file.write(reason)
+
+
+def _failure(folder: Path, trial: Trial) -> Path:
+    return folder / "trials" / f"{trial.name}.failed.txt"
+
+
+def _given(chain: Chain, planned: list[Trial]) -> dict[Trial, dict[str, str] | None]:
+    """`Chain.given` of each run; None where something is not there, as the run itself will say."""
+    found: dict[tuple[str, str], dict[str, str] | None] = {}
+    for trial in planned:
+        kind = trial.setting.init, trial.setting.pseudo  # all that it depends on
+        if kind not in found:
+            try:
+                found[kind] = replace(chain, config=single(chain.config, trial)).given()
+            except InputError:
+                found[kind] = None
+    return {trial: found[trial.setting.init, trial.setting.pseudo] for trial in planned}
+
+
+def _write(folder: Path, chain: Chain, given: Mapping[Trial, Mapping[str, str] | None]) -> None:
     with FileLock(folder / ".lock"):  # two shards may end together
-        records = {trial: read_record(folder, trial, chain.store, data) for trial in planned}
+        records = {trial: read_record(folder, trial, chain.store, inputs) for trial, inputs in given.items()}
         results = Results.load(
             chain.store, {(*trial,): record for trial, record in records.items() if record}
         )
-        missing = {
-            trial.name: failed.get(trial.name, "not run yet")
-            for trial, record in records.items()
-            if not record
-        }
+        missing = {}
+        for trial in (trial for trial, record in records.items() if not record):
+            told = _failure(folder, trial)
+            missing[trial.name] = told.read_text() if told.exists() else "not run yet"
         write_paper(folder, chain.config, chain.data.sources, chain.data.test, results, missing)
 
 

@@ -254,7 +254,7 @@ def _chain(name: str, args: ConfigDict) -> ConfigDict:
             "checkpoint_every": 200 if paper else 40,
         }
     )
-    config.refreshes = 0  # times that the segmentation's own masks replace the pseudo-masks, to train another
+    config.refreshes = 0  # times that it goes on training, on masks of its own instead of the pseudo-masks
     config.scores = ConfigDict({"batch_size": 16, "bootstrap": 1000})
     if args.recipe == "plus":
         _plus(config)
@@ -264,8 +264,9 @@ def _chain(name: str, args: ConfigDict) -> ConfigDict:
 def _plus(config: ConfigDict) -> None:
     """What lifted the published recipe on the phantom: benchmarks/results/phantom_recipe.md. It takes twice its time.
 
-    Once trained, the segmentation makes the pseudo-masks anew, and another learns from these; both average an image
-    with its mirror image. Tried, and left out: cross-entropy beside dice, averaged weights.
+    Once trained, the segmentation makes the pseudo-masks anew and goes on training with these; it averages an image
+    with its mirror image. Tried, and left out: cross-entropy beside dice, averaged weights,
+    learning them from the start.
     """
     config.refreshes = 1
     config.segmentation.options.mirror = True

@@ -98,7 +98,7 @@ def test_expert_masks_alone_need_no_new_classifier(tiny_run, tiny_config, capsys
     assert {name.split("-")[0] for name in set(artifacts(workdir)) - before} == {"segmentation", "scores"}
 
 
-def test_a_segmentation_makes_the_pseudo_masks_of_the_next(tiny_run, tiny_config, capsys):
+def test_a_segmentation_makes_its_own_pseudo_masks_anew(tiny_run, tiny_config, capsys):
     workdir, first = tiny_run
     capsys.readouterr()
     config = tiny_config.copy_and_resolve_references()
@@ -109,6 +109,8 @@ def test_a_segmentation_makes_the_pseudo_masks_of_the_next(tiny_run, tiny_config
         "segmentation",
         "scores",
     ]
+    card = json.loads((run / "model" / "artifact.json").read_text())
+    assert card["key"]["start"] == (first / "model").resolve().name  # which it goes on from
     teacher = chexseg_jax.restore(first)
     (folder,) = (workdir / "artifacts").glob("refreshed-masks-*")
     images = Prepared.load(folder)

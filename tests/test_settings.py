@@ -25,6 +25,14 @@ def test_what_the_configs_give_is_let_through(file):
         ("trial", -1, "begins at 0"),
         ("pseudo_count", 0, "begins at 1"),
         ("scores.bootstrap", 0, "begins at 1"),
+        ("p", 1.5, "config.p=1.5: a probability lies within [0, 1]"),
+        ("segmentation.steps", 0, "config.segmentation.steps=0: begins at 1"),
+        ("segmentation.checkpoint_every", 0, "begins at 1"),
+        ("cams.batch_size", 0, "config.cams.batch_size=0: begins at 1"),
+        ("data.size", 0, "begins at 32"),
+        ("data.uncertainty", "bogus", "no such rule"),
+        ("imagenet.stride_on", "conv3", "none of conv1, conv2"),
+        ("segmentation.model", "deeplabv3plus_resnet50", "another encoder than deeplabv3plus_resnet18"),
     ],
 )
 def test_what_no_stage_would_notice_in_time_is_refused(path, value, told):

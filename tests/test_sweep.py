@@ -142,12 +142,18 @@ def test_a_failed_run_is_named_and_the_others_stand(table, config, monkeypatch, 
     (folder,) = (workdir / "runs").glob("table1,seed=1*")
     text = (folder / "tables" / "table1.md").read_text()
     assert "(no such weights): p=1,chexpert,trial=0." in text
-    assert len(list((folder / "trials").iterdir())) == 2
+    assert len(list((folder / "trials").glob("*.json"))) == 2
+    # A shard that had no share in it tells why, too.
+    whole, config.shard = config.shard, "1/4"
+    sweep.run(config, workdir)
+    assert "(no such weights): p=1,chexpert,trial=0." in (folder / "tables" / "table1.md").read_text()
+    config.shard = whole
 
     started.clear()  # the same command tries again what failed, and nothing else
     monkeypatch.setattr(Chain, "segmentation", lambda self: started.append(self.config) or made(scored))
     sweep.run(config, workdir)
     assert [one.p for one in started] == [1, 1]
+    assert not list((folder / "trials").glob("*.failed.txt"))
 
 
 def made(scores) -> Made:
@@ -159,10 +165,11 @@ def test_shards_do_all_runs_once(table, config, monkeypatch):
     (scored, *_) = (workdir / "artifacts").glob("scores-*")
     started = []
     monkeypatch.setattr(Chain, "segmentation", lambda self: started.append(self.config) or made(scored))
-    for shard in ("2/3", "1/3", "3/3"):
+    for shard, runs in {"2/3": 1, "1/3": 2, "3/3": 1}.items():
         config = config.copy_and_resolve_references()
-        config.seed, config.shard = 2, shard
+        config.seed, config.shard, before = 2, shard, len(started)
         folder = sweep.run(config, workdir)
+        assert len(started) == before + runs
     assert sorted((one.p, one.trial) for one in started) == [(0.9, 0), (0.9, 1), (1, 0), (1, 1)]
     assert "missing" not in (folder / "tables" / "table1.md").read_text()
 

@@ -37,7 +37,7 @@ class Studies:
 
     Attributes:
       ids: such as `patient64541_study1_view1_frontal`, as in CheXlocalize's files; no two are equal.
-      paths: of the image files, below the root they were read for; `missing` says which exist.
+      paths: of the image files, below the root they were read for; they need not exist.
       labels: in the order of `pathologies.LABELS`: 1, 0, -1 uncertain, nan blank.
       frontal: whether the view is frontal (else lateral).
     """
@@ -49,11 +49,6 @@ class Studies:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @property
-    def patients(self) -> tuple[str, ...]:
-        """Each image's patient, such as `patient64541`; views and studies of one patient share it."""
-        return tuple(image_id.split("_", 1)[0] for image_id in self.ids)
 
     def take(self, rows: Sequence[int] | Bool[np.ndarray, " N"]) -> "Studies":
         """Some rows: by number, in the order given, or by a mask, as in `r.take(r.frontal)`."""

@@ -38,21 +38,25 @@ def draw_figure2(folder: Path, config: ConfigDict, results: Results, title: str)
         for pseudo in config.grid.pseudo:
             settings = [Setting.of(p, init, pseudo, count) for p in sorted(config.grid.p)]
             there = [s for s in settings if s in results]
-            intervals = np.array([[end[k] for end in results.over_trials(s)] for s in there])
-            if len(intervals):
-                middle, low, high = intervals.T
-                bars = np.nan_to_num(np.stack([middle - low, high - middle]))
-                axis.errorbar(
-                    [s.p for s in there],
-                    middle,
-                    bars,
-                    color=_COLOURS[pseudo],
-                    marker="o" if pseudo == "cam" else "s",
-                    ms=3.5,
-                    lw=1.4,
-                    capsize=2.5,
-                    label=PSEUDO_TITLES[pseudo],
-                )
+            many = Setting.of(0.0, init, pseudo, config.weak_count)  # beside the curve: other pseudo-sets
+            for points, style in (
+                (there, {"marker": "o" if pseudo == "cam" else "s", "label": PSEUDO_TITLES[pseudo]}),
+                ([many] if many in results else [], {"marker": "^", "ls": ""}),
+            ):
+                if points:
+                    ends = [[end[k] for end in results.over_trials(s)] for s in points]
+                    middle, low, high = np.array(ends).T
+                    bars = np.nan_to_num(np.stack([middle - low, high - middle]))
+                    axis.errorbar(
+                        [s.p for s in points],
+                        middle,
+                        bars,
+                        color=_COLOURS[pseudo],
+                        ms=3.5,
+                        lw=1.4,
+                        capsize=2.5,
+                        **style,
+                    )
             if k == len(TASKS):
                 theirs = {s.p: miou for s, miou in papers().items() if s.pseudo in ("", pseudo)}
                 axis.plot(
@@ -74,9 +78,11 @@ def draw_figure2(folder: Path, config: ConfigDict, results: Results, title: str)
     handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     _save(figure, folder, "fig2", title)
+    triangles = f"Triangles: {config.weak_count} pseudo-masks. " if config.weak_count else ""
     return (
         f"IoU by the probability p of an expert example: {', '.join(('the mean', *tasks))}; {count} pseudo-masks. "
-        "Bars: 95 % intervals over trials (Student's t). Open markers: the paper's, on CheXpert."
+        f"{triangles}Bars: 95 % intervals over trials (Student's t). Open markers: the paper's, on CheXpert; those at "
+        "p = 0 have 20000 pseudo-masks."
     )
 
 

@@ -157,7 +157,10 @@ def yardsticks(results: Results, *, replicates: int) -> Table | None:
 
 
 def shape(config: ConfigDict, results: Results) -> list[str]:
-    """Whether Table 1 has the paper's shape: p = 0 lowest, the greatest inside (0, 1), and above p = 1."""
+    """Whether Table 1 has the paper's shape: p = 0 lowest, the greatest inside (0, 1), and above p = 1.
+
+    All with one number of pseudo-masks, where the paper's p = 0 has more.
+    """
     lines = []
     for pseudo in config.grid.pseudo:
         (init,), (count,) = config.grid.init, config.grid.count

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -16,6 +17,8 @@ from ml_collections import ConfigDict
 from chexseg_jax.progress import say
 from chexseg_jax.training.distributed import on_first
 
+#: What a training goes on from: of no use once its stage is whole, and three quarters of its bytes.
+_CHECKPOINTS = "checkpoints"
 _PACKAGES = ("chexseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -90,6 +93,7 @@ def _make(
     def finish() -> None:
         (part / "artifact.json").write_text(json.dumps(card, indent=1))
         os.replace(part, directory)
+        shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)
 
     on_first(finish)
     say(f"{stage}: done in {seconds:.1f} s")

@@ -12,6 +12,7 @@ from chexseg_jax.models.torch_weights import files, from_torch
 from chexseg_jax.progress import say
 from chexseg_jax.stages.artifact import artifact
 from chexseg_jax.training.checkpoint import save_model
+from chexseg_jax.training.distributed import on_first
 
 #: torchvision's own files, and the hub's copies of them.
 _DOWNLOADS = {
@@ -39,10 +40,10 @@ def import_imagenet(store: Path, config: ConfigDict, *, model: str, size: int) -
     Raises:
       InputError: where there are no weights, saying what to download and where to put it, or they are not `model`'s.
     """
-    file = find_weights(config.weights, model)
+    file, digest = on_first(_found, config.weights, model)
     key = {
         "model": model,
-        "weights": hashlib.sha256(file.read_bytes()).hexdigest()[:16],
+        "weights": digest,
         "stride_on": config.stride_on,
         "grey": config.grey,
         "size": size,
@@ -65,6 +66,11 @@ def import_imagenet(store: Path, config: ConfigDict, *, model: str, size: int) -
         )
 
     return artifact(store, f"imagenet-{model}", key, make)
+
+
+def _found(weights: str, model: str) -> tuple[Path, str]:
+    file = find_weights(weights, model)
+    return file, hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def find_weights(weights: str, model: str) -> Path:

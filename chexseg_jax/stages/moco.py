@@ -25,7 +25,7 @@ from chexseg_jax.models import moco
 from chexseg_jax.pathologies import TASKS, label_indices
 from chexseg_jax.stages.artifact import artifact, plain
 from chexseg_jax.stages.classifier import init
-from chexseg_jax.stages.segmentation import from_encoder, stride_of
+from chexseg_jax.stages.segmentation import from_start, stride_of
 from chexseg_jax.training import optim
 from chexseg_jax.training.checkpoint import Restored, restore, save_model
 from chexseg_jax.training.inference import map_batches
@@ -115,7 +115,7 @@ def pretrain_moco(
 
 def moco_init(embedder: nn.Module, size: int, *, queue: int, start: Restored | None = None) -> Init:
     """Query parameters; and as model state the momentum encoder (equal at first), an empty queue, the keys seen."""
-    begin = from_encoder(embedder, size, start)
+    begin = from_start(embedder, size, start)
 
     def initial(key: jax.Array) -> tuple[Any, Any]:
         params, state = begin(key)

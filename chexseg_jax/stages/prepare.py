@@ -33,7 +33,7 @@ class Split:
       name: train, valid or test.
       studies: the table's rows.
       segmentations: the radiologists' masks; None for the weakly labelled.
-      fingerprint: changes when the files do.
+      fingerprint: changes when the files do, see `sources.fingerprint`.
     """
 
     name: str

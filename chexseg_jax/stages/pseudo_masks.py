@@ -114,7 +114,7 @@ def make_pseudo_masks(
 
 
 def refresh_pseudo_masks(store: Path, *, model: Path, pseudo: Path, uncertainty: str, gate: bool) -> Path:
-    """What a segmentation sees in the radiographs that it has learnt from, for another one to learn (self-training).
+    """What a segmentation sees in the radiographs that it has learnt from, for it to go on with (self-training).
 
     Args:
       store: the folder of artifacts.
@@ -200,7 +200,7 @@ def _scores(
 def at_size(
     maps: Float[Array, "B h w 10"], windows: Int[Array, "B 4"], size: int
 ) -> Float[Array, "B S S 10"]:
-    """Maps at the training size, normalised over the picture: on the padding around it nothing can be.
+    """Maps at the training size, normalised over the picture; 0 on the padding around it, where nothing can be.
 
     Args:
       maps: saliency.
@@ -211,7 +211,9 @@ def at_size(
     first, count = windows[:, None, :2], windows[:, None, 2:]
     inside = (at[:, None] >= first) & (at[:, None] < first + count)  # [B, S, (row, column)]
     picture = inside[:, :, None, :1] & inside[:, None, :, 1:]
-    return normalise(upsample(maps, (size, size)) * picture)
+    maps = upsample(maps, (size, size))
+    least = jnp.min(maps, (1, 2), where=picture, initial=jnp.inf, keepdims=True)
+    return normalise((maps - least) * picture)
 
 
 def _window(full: Int[np.ndarray, "2"], size: int) -> Int[np.ndarray, "4"]:

@@ -279,8 +279,10 @@ def _threshold_section(config: ConfigDict, thresholds: dict[str, float], pseudo:
 def _classifier_section(classifiers: Mapping[Path, Path]) -> list[str]:
     if not classifiers:
         return []
-    names = {path: json.loads((path / "model.json").read_text())["name"] for path in classifiers}
-    table, _ = _auroc_table({names[path]: scores for path, scores in classifiers.items()})
+    names = [json.loads((path / "model.json").read_text())["name"] for path in classifiers]
+    if len(set(names)) < len(names):  # one network twice, trained otherwise
+        names = [path.name for path in classifiers]
+    table, _ = _auroc_table(dict(zip(names, classifiers.values(), strict=True)))
     text = (
         "AUROC of the image labels; of an encoder trained without them, by a linear probe. Chosen on valid."
     )
@@ -311,7 +313,7 @@ def _provenance(config: ConfigDict, sources: Sources, stages: Sequence[Path]) ->
     return [
         "## How it was made",
         "",
-        f"Radiographs from `{sources.root}`. Artifacts, with the seconds each took when it was made:",
+        f"Radiographs from `{sources.root}`. Artifacts, and the seconds each took (if killed, since its last start):",
         "",
         *markdown(["artifact", "seconds"], body),
         "",

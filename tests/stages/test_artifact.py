@@ -82,6 +82,17 @@ def test_a_failed_one_is_never_taken_for_finished_and_goes_on_where_it_was(tmp_p
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_whole_training_keeps_no_checkpoints(tmp_path):
+    def trains(part):
+        for name in ("checkpoints", "variables"):
+            (part / name).mkdir()
+
+    assert {path.name for path in artifact(tmp_path, "stage", {}, trains).iterdir()} == {
+        "variables",
+        "artifact.json",
+    }
+
+
 def test_the_digest_changes_with_any_value_and_not_with_the_order():
     base = {"a": 1, "b": {"c": (1, 2)}}
     assert config_digest(base) == config_digest({"b": {"c": [1, 2]}, "a": 1})

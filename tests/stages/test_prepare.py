@@ -55,6 +55,18 @@ def test_the_second_reader_belongs_to_the_test_set(sources, download, tmp_path):
         open_sources(tmp_path, config)
 
 
+def test_other_images_are_another_set(sources, download, tmp_path):
+    config = ConfigDict({"root": str(download)})
+    assert open_sources(tmp_path, config).train.fingerprint == sources.train.fingerprint
+    image = sources.train.studies.paths[0]
+    image.write_bytes(image.read_bytes() + b"\0")
+    changed = open_sources(tmp_path, config)
+    assert changed.train.fingerprint != sources.train.fingerprint
+    assert changed.test.fingerprint == sources.test.fingerprint
+    image.unlink()
+    assert open_sources(tmp_path, config).train.fingerprint != changed.train.fingerprint
+
+
 def test_a_killed_preparation_goes_on_where_it_was(sources, tmp_path, monkeypatch):
     read, count = [], len(sources.train.studies)
 

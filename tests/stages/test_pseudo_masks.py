@@ -134,8 +134,8 @@ def test_masks_are_what_the_definition_says(folders, threshold):
         scores = resize_map(maps[i], (SIZE, SIZE))
         beside = np.ones((SIZE, SIZE), bool)
         beside[Frame(*map(int, prepared.sizes[i]), SIZE).window] = False
+        scores -= scores[~beside].min(0)
         scores[beside] = 0
-        scores -= scores.min((0, 1))
         scores /= scores.max((0, 1)) + np.float32(1e-7)
         limits = [thresholds[task] for task in TASKS] if thresholds else otsu(scores)
         np.testing.assert_array_equal(found, (scores > np.float32(limits)) & positive[i])
@@ -148,3 +148,10 @@ def test_saliency_beside_the_picture_counts_for_nothing():
     scaled = np.asarray(at_size(maps, np.array([[8, 0, 16, 32]]), SIZE))[0, ..., EDEMA]
     assert scaled[0].max() == 0
     assert scaled[SIZE // 2, 5] == pytest.approx(1)
+
+
+def test_the_picture_alone_sets_the_scale():
+    maps = np.random.default_rng(0).random((1, SIZE, SIZE, 10), np.float32) + 1
+    scaled = np.asarray(at_size(maps, np.array([[8, 0, 16, 32]]), SIZE))[0, 8:24]
+    np.testing.assert_allclose(scaled.min((0, 1)), 0, atol=1e-6)
+    np.testing.assert_allclose(scaled.max((0, 1)), 1, atol=1e-6)

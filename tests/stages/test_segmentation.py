@@ -1,0 +1,64 @@
+"""By which pathologies a checkpoint is chosen, and what a training goes on from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from chexseg_jax import models
+from chexseg_jax.data.images import pack_masks
+from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.transforms import IMAGENET
+from chexseg_jax.pathologies import COMMON_TASKS, TASKS
+from chexseg_jax.stages.segmentation import _evaluation, from_start
+from chexseg_jax.training.checkpoint import restore, save_model
+
+SIZE = 32
+
+
+@pytest.mark.parametrize(
+    ("shown", "judged"),
+    [
+        (TASKS, COMMON_TASKS),
+        ((*COMMON_TASKS, "Edema"), COMMON_TASKS),
+        # As on the NIH sample: one common task, on one image.
+        (
+            ("Cardiomegaly", "Airspace Opacity", "Consolidation"),
+            ("Cardiomegaly", "Airspace Opacity", "Consolidation"),
+        ),
+        (("Edema",), ("Edema",)),
+    ],
+)
+def test_checkpoints_are_judged_by_the_common_tasks_if_radiologists_drew_them_all(shown, judged):
+    masks = np.zeros((2, SIZE, SIZE, 10), bool)
+    masks[:, 8:16, 8:16] = [task in shown for task in TASKS]
+    zeros = np.zeros((2, SIZE, SIZE), np.uint8)
+    validation = Prepared(
+        ("a", "b"), zeros, np.zeros((2, 14), np.float32), np.full((2, 2), SIZE, np.int32), pack_masks(masks)
+    )
+    for k, task in enumerate(TASKS):  # a model that finds this one, and nothing else
+
+        def infer(_, batch, k=k):
+            inside = (jnp.arange(SIZE) >= 8) & (jnp.arange(SIZE) < 16)
+            square = (inside[:, None] & inside)[..., None] * jax.nn.one_hot(k, 10)
+            return jnp.broadcast_to(square, (len(batch["image"]), SIZE, SIZE, 10)) * 0.9
+
+        score = _evaluation(infer, validation)({})["miou"]
+        assert score == pytest.approx((task in judged) / len(judged))
+
+
+def test_a_segmentation_goes_on_from_another_as_it_is(tmp_path):
+    module = models.create("deeplabv3plus_resnet18", num_classes=10)
+    variables = module.init(jax.random.key(1), jnp.zeros((1, SIZE, SIZE, 3)))
+    save_model(
+        tmp_path,
+        variables,
+        name="deeplabv3plus_resnet18",
+        num_classes=10,
+        options={},
+        size=SIZE,
+        tasks=TASKS,
+        normalisation=IMAGENET,
+    )
+    params, state = from_start(module, SIZE, restore(tmp_path))(jax.random.key(2))
+    jax.tree.map(np.testing.assert_array_equal, {"params": params, **state}, dict(variables))
