@@ -62,6 +62,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
             text = link if isinstance(link, InputError) else text
             link = link.__cause__ or link.__context__
         raise InputError(str(text)) from None
+    if left[1:]:
+        raise InputError(
+            f"{left[1]!r} is no flag; arguments stand behind the colon, --config=configs/semi.py:p=0.9"
+        )
     if not isinstance(_CONFIG.value, ConfigDict):
         raise InputError(f"{flags.FLAGS['config'].config_filename}: no such config; see configs/")
     if settled := {"root", "scale"} & config_flags.get_override_values(flags.FLAGS["config"]).keys():

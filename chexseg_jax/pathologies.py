@@ -36,6 +36,22 @@ LABELS: tuple[str, ...] = (
     "Support Devices",
 )
 
+#: The outputs of CheXseg's own PyTorch program, whose order is another: its constants.py, `CHEXPERT_TASKS` and
+#: `CHEXPERT_SEGMENTATION_CLASSES`.
+CHEXSEG_LABELS: tuple[str, ...] = (*LABELS[:3], "Lung Lesion", "Lung Opacity", *LABELS[5:])
+CHEXSEG_TASKS: tuple[str, ...] = (
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Lesion",
+    "Airspace Opacity",
+    "Edema",
+    "Consolidation",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Support Devices",
+)
+
 #: Tasks frequent enough in 50 images to choose a checkpoint by (the published code's choice).
 COMMON_TASKS: tuple[str, ...] = (
     "Enlarged Cardiomediastinum",

@@ -25,6 +25,10 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/semi.py:p=0.9", "--config.segmentation.step=3"], 'Did you mean "steps"'),
         (["--config=configs/none.py"], "configs/none.py"),
         (["--config=configs/semi.py", f"--workdir={__file__}"], "is a file; give a folder"),
+        (
+            ["--config=configs/semi.py", "p=0.5,root=/data"],
+            "'p=0.5,root=/data' is no flag; arguments stand behind",
+        ),
         (["--config=configs/semi.py", "--workdir=/proc/nope"], "--workdir=/proc/nope: "),
         (["--config=configs/semi.py", "--config.scale=paper"], "behind the colon, configs/semi.py:scale="),
         (["--config=configs/moco.py:weights=x.pth"], "start=imagenet goes on from: give both"),

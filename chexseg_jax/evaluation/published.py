@@ -32,21 +32,10 @@ from chexseg_jax.data.images import resize_map
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.bootstrap import draws, mean_replicates
 from chexseg_jax.evaluation.iou import Counts, code_counts
-from chexseg_jax.pathologies import TASKS, task_name
+from chexseg_jax.pathologies import CHEXSEG_TASKS, TASKS, task_name
 
 #: The column order of the published bootstrap files (the other files are alphabetical, as `TASKS`).
-BOOTSTRAP_ORDER: tuple[str, ...] = (
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Lesion",
-    "Airspace Opacity",
-    "Edema",
-    "Consolidation",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Support Devices",
-)
+BOOTSTRAP_ORDER = CHEXSEG_TASKS
 
 
 #: What NumPy and zipfile raise for a file that is damaged or something else.

@@ -78,7 +78,9 @@ def make(
     Raises:
       InputError: for numbers out of range, or where `out` holds something that is no phantom.
     """
-    out = Path(out)
+    out = Path(out).resolve()  # "." and links name no folder that another can take the place of
+    if processes is not None and processes < 1:
+        raise InputError(f"processes={processes}: begins at 1")
     _check(out, {"train": train, "valid": valid, "test": test}, size, seed, conspicuity)
     shots = [
         shot

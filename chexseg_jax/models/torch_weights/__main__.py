@@ -3,14 +3,18 @@
 import argparse
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 from chexseg_jax.data.transforms import CHEXPERT, IMAGENET, Normalisation
 from chexseg_jax.errors import InputError, refuse, run_command
 from chexseg_jax.models.grey import grey_stem
 from chexseg_jax.models.torch_weights import files, from_torch, to_torch
-from chexseg_jax.pathologies import LABELS, TASKS
+from chexseg_jax.pathologies import CHEXSEG_LABELS, CHEXSEG_TASKS, LABELS, TASKS
 from chexseg_jax.progress import say
 from chexseg_jax.training.checkpoint import restore, save_model
 
@@ -21,9 +25,14 @@ export: IN is such a folder, or a run's or a stage's, OUT a new .safetensors, .n
 
 What goes with the weights (normalisation, model, options) is in OUT's model.json, or in a JSON file beside OUT.
 """
+#: Parameters of the last layers.
+_HEADS = ("fc", "classifier", "segmentation_head_0")
 _NORMALISATIONS = {"imagenet": IMAGENET, "chexpert": CHEXPERT}
-#: What a network's outputs are, by their number.
-_TASKS = {len(LABELS): LABELS, len(TASKS): TASKS}
+#: What a network's outputs are, by their number and their order in the file; here they get ours, which is `csv`.
+_TASKS = {
+    len(LABELS): {"csv": LABELS, "chexseg": CHEXSEG_LABELS},
+    len(TASKS): {"csv": TASKS, "chexseg": CHEXSEG_TASKS},
+}
 
 
 def main() -> None:
@@ -38,6 +47,12 @@ def main() -> None:
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument(
         "--model", metavar="NAME", help="resnet18, densenet121, deeplabv3plus_resnet50, irnet..."
+    )
+    parser.add_argument(
+        "--tasks",
+        choices=["csv", "chexseg"],
+        help="the order of fourteen or ten outputs: csv for that of CheXpert's and CheXlocalize's tables, chexseg for "
+        "checkpoints of CheXseg's PyTorch program; the imported ones are put into the former",
     )
     parser.add_argument("--drop-head", action="store_true", help="leave a classifier's last layer out")
     parser.add_argument(
@@ -66,6 +81,7 @@ def main() -> None:
             given.source,
             given.out,
             given.model,
+            order=given.tasks,
             drop_head=given.drop_head,
             normalisation=_NORMALISATIONS.get(given.normalisation),
             stride_on=given.stride_on,
@@ -79,6 +95,7 @@ def import_weights(
     out: Path,
     name: str,
     *,
+    order: str | None = None,
     drop_head: bool = False,
     normalisation: Normalisation | None = None,
     stride_on: str | None = None,
@@ -91,6 +108,7 @@ def import_weights(
       source: see `files.read`.
       out: a folder that is not there yet; it appears whole or not at all.
       name: the model's.
+      order: of the outputs, "csv" or "chexseg", see `_TASKS`; None where the file says it or there are others.
       drop_head: see `from_torch`.
       normalisation: None for what the file says, else CHEXPERT for Lightning checkpoints, IMAGENET for all others.
       stride_on: of a ResNet50; None for what the file says, else "conv2".
@@ -116,10 +134,17 @@ def import_weights(
         options["stride_on"] = stride_on
     if grey:
         variables, by = grey_stem(variables, by)
-    heads = [variables["params"].get(head, {}).get("bias") for head in ("fc", "classifier")]
-    heads.append(variables["params"].get("segmentation_head_0", {}).get("bias"))
-    num_classes = next((len(bias) for bias in heads if bias is not None), 0)
-    tasks = _TASKS.get(num_classes, ())
+    head = next((key for key in _HEADS if key in variables["params"]), None)
+    num_classes = len(variables["params"][head]["bias"]) if head else 0
+    tasks = tuple(file.card.get("tasks", ()))
+    if num_classes in _TASKS and not tasks:
+        if order is None:
+            raise InputError(
+                f"--tasks is missing: the order of the {num_classes} outputs; chexseg for a checkpoint of CheXseg's "
+                "own program, csv for that of CheXpert's and CheXlocalize's tables"
+            )
+        tasks = _TASKS[num_classes]["csv"]
+        variables = _reordered(variables, head, [_TASKS[num_classes][order].index(task) for task in tasks])
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -131,7 +156,7 @@ def import_weights(
             num_classes=num_classes,
             options=options,
             size=size or file.card.get("size", 320),
-            tasks=file.card.get("tasks", tasks),
+            tasks=tasks,
             normalisation=by,
             thresholds=file.card.get("thresholds")
             or dict.fromkeys(tasks if name.startswith("deeplab") else (), 0.5),
@@ -143,6 +168,13 @@ def import_weights(
         shutil.rmtree(part, ignore_errors=True)
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in by)
     say(f"{out}: {name}, {num_classes} outputs, inputs normalised by mean {mean} and std {std}")
+
+
+def _reordered(variables: dict[str, Any], head: str, rows: Sequence[int]) -> dict[str, Any]:
+    """The variables with a head's outputs, its weights' last axis, in another order."""
+    params = variables["params"]
+    turned = jax.tree.map(lambda weights: np.asarray(weights)[..., list(rows)], params[head])
+    return {**variables, "params": {**params, head: turned}}
 
 
 def _normalisation(file: files.TorchFile) -> Normalisation:

@@ -119,12 +119,12 @@ def write(path: str | Path, state: Mapping[str, np.ndarray], card: Mapping[str, 
 def _unpickle(path: Path) -> Any:
     torch = _torch(path)
     from argparse import Namespace
+    from pathlib import PosixPath
     from pickle import UnpicklingError
 
     try:
-        with torch.serialization.safe_globals(
-            [Namespace]
-        ):  # Lightning's hyperparameters; a plain holder of values
+        # Lightning's hyperparameters: a plain holder of values, and the paths among them.
+        with torch.serialization.safe_globals([Namespace, PosixPath]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|global|function) `?([\w.]+)", str(error))

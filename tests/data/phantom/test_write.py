@@ -105,7 +105,20 @@ def test_a_broken_run_leaves_nothing_and_the_old_phantom_as_it_was(tmp_path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("wrong", [{"train": 0}, {"size": 10}, {"seed": -1}, {"conspicuity": 0.0}])
+@pytest.mark.parametrize("named", [".", "../link"])
+def test_a_folder_by_another_name_is_that_folder(named, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to("out")
+    monkeypatch.chdir(tmp_path / "out")
+    make(named, train=2, valid=1, test=1, size=64)
+    assert (tmp_path / "out" / write.MARKER).is_file()
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"processes": -1}, {"train": 0}, {"size": 10}, {"seed": -1}, {"conspicuity": 0.0}]
+)
 def test_wrong_numbers_are_named(tmp_path, wrong):
     with pytest.raises(InputError, match=f"{next(iter(wrong))}="):
         make(tmp_path / "out", **TINY | wrong)

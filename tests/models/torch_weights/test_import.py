@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ import chexseg_jax
 from chexseg_jax.data.transforms import CHEXPERT, IMAGENET
 from chexseg_jax.errors import run_command
 from chexseg_jax.models.torch_weights.__main__ import main
+from chexseg_jax.pathologies import CHEXSEG_LABELS, CHEXSEG_TASKS, LABELS, TASKS
 
 
 def command(monkeypatch, *arguments) -> int:
@@ -87,7 +89,7 @@ def test_each_source_gives_the_reference_numbers(source, ending, tmp_path, monke
     file = tmp_path / f"weights.{ending}"
     state = {key: np.ascontiguousarray(value) for key, value in make(peer(name).state).items()}
     save_file(state, file) if ending == "safetensors" else np.savez(file, **state)
-    assert command(monkeypatch, file, tmp_path / "out", "--model", name) == 0
+    assert command(monkeypatch, file, tmp_path / "out", "--model", name, "--tasks", "csv") == 0
     model = check(name, tmp_path / "out", headless=source == "MoCo")
     assert model.normalisation == normalisation
     if source in ("MoCo", "IRNet"):
@@ -101,13 +103,32 @@ def test_a_lightning_checkpoint(tmp_path, monkeypatch):
         "pytorch-lightning_version": "0.7.6",
         "epoch": 2,
         "state_dict": below("model.model.", state),
-        "hyper_parameters": argparse.Namespace(lr=1e-4),
+        "hyper_parameters": argparse.Namespace(lr=1e-4, save_dir=Path("/runs")),
     }
     torch.save(checkpoint, tmp_path / "epoch=2.ckpt")
-    assert command(monkeypatch, tmp_path / "epoch=2.ckpt", tmp_path / "out", "--model", "resnet18") == 0
+    arguments = ("--model", "resnet18", "--tasks", "csv")
+    assert command(monkeypatch, tmp_path / "epoch=2.ckpt", tmp_path / "out", *arguments) == 0
     model = check("resnet18", tmp_path / "out")
     assert model.normalisation == CHEXPERT
     assert model.tasks[0] == "No Finding"
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("resnet18", "fc"), ("deeplabv3plus_resnet18", "segmentation_head.0")]
+)
+def test_outputs_in_the_order_of_chexsegs_program_are_put_into_ours(
+    name, head, tmp_path, monkeypatch, capsys
+):
+    ours, theirs = (LABELS, CHEXSEG_LABELS) if name == "resnet18" else (TASKS, CHEXSEG_TASKS)
+    rows = [ours.index(task) for task in theirs]
+    state = dict(peer(name).state)
+    for part in ("weight", "bias"):
+        state[f"{head}.{part}"] = np.ascontiguousarray(state[f"{head}.{part}"][rows])
+    save_file(state, tmp_path / "in.safetensors")
+    arguments = (tmp_path / "in.safetensors", tmp_path / "out", "--model", name)
+    assert "--tasks is missing" in refused(monkeypatch, capsys, *arguments)
+    assert command(monkeypatch, *arguments, "--tasks", "chexseg") == 0
+    assert check(name, tmp_path / "out").tasks == ours
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "npz", "pth"])
@@ -115,7 +136,7 @@ def test_out_and_in_again_is_the_same_model(ending, tmp_path, monkeypatch):
     if ending == "pth":
         pytest.importorskip("torch")
     save_file(peer("resnet18").state, tmp_path / "in.safetensors")
-    arguments = ("--model", "resnet18", "--normalisation", "chexpert", "--size", 96)
+    arguments = ("--model", "resnet18", "--tasks", "csv", "--normalisation", "chexpert", "--size", 96)
     assert command(monkeypatch, tmp_path / "in.safetensors", tmp_path / "a", *arguments) == 0
     assert command(monkeypatch, tmp_path / "a", tmp_path / f"back.{ending}") == 0
     assert command(monkeypatch, tmp_path / f"back.{ending}", tmp_path / "b", "--model", "resnet18") == 0
