@@ -185,7 +185,7 @@ def restore(directory: str | Path) -> Restored:
       directory: holds `model.json` and `variables/`, or is a run's folder with a `model/` in it.
 
     Raises:
-      InputError: where it holds no model.
+      InputError: where it holds no model, or half of one.
     """
     directory = Path(directory)
     if not (directory / "model.json").exists() and (directory / "model" / "model.json").exists():
@@ -194,7 +194,12 @@ def restore(directory: str | Path) -> Restored:
         raise InputError(
             f"{directory} holds no model (no model.json); give a run's folder or a stage's artifact"
         )
-    card = json.loads((directory / "model.json").read_text())
+    try:
+        card = json.loads((directory / "model.json").read_text())
+    except ValueError as error:
+        raise InputError(f"{directory / 'model.json'}: not whole ({error}); copy the folder again") from None
+    if not (directory / "variables").is_dir():
+        raise InputError(f"{directory}: has no variables/, the weights; copy the folder again")
     module = models.create(card["name"], num_classes=card["num_classes"], **card["options"])
     channels = len(card["normalisation"]["mean"])
     images = jax.ShapeDtypeStruct((1, card["size"], card["size"], channels), np.float32)

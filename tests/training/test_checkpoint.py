@@ -59,3 +59,13 @@ def test_a_runs_folder_leads_to_its_model(saved, tmp_path):
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(InputError, match="holds no model"):
         chexseg_jax.restore(tmp_path)
+
+
+def test_half_a_model_is_named(saved, tmp_path):
+    card = (saved[0] / "model.json").read_text()
+    (tmp_path / "model.json").write_text(card)
+    with pytest.raises(InputError, match="has no variables/"):
+        chexseg_jax.restore(tmp_path)
+    (tmp_path / "model.json").write_text(card[:-9])
+    with pytest.raises(InputError, match=r"model\.json: not whole"):
+        chexseg_jax.restore(tmp_path)

@@ -99,6 +99,8 @@ def write(path: str | Path, state: Mapping[str, np.ndarray], card: Mapping[str, 
     path = Path(path)
     if path.suffix not in ENDINGS:
         raise InputError(f"{path}: weights end in {', '.join(ENDINGS)}")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: cannot be written (no folder {path.parent})")
     aside = path.with_name(f".{path.name}.part{path.suffix}")
     try:
         if path.suffix == ".safetensors":

@@ -139,6 +139,7 @@ def test_out_and_in_again_is_the_same_model(ending, tmp_path, monkeypatch):
     arguments = ("--model", "resnet18", "--tasks", "csv", "--normalisation", "chexpert", "--size", 96)
     assert command(monkeypatch, tmp_path / "in.safetensors", tmp_path / "a", *arguments) == 0
     assert command(monkeypatch, tmp_path / "a", tmp_path / f"back.{ending}") == 0
+    assert command(monkeypatch, tmp_path / "a", tmp_path / "nowhere" / f"back.{ending}") == 2
     assert command(monkeypatch, tmp_path / f"back.{ending}", tmp_path / "b", "--model", "resnet18") == 0
     first, second = (json.loads((tmp_path / x / "model.json").read_text()) for x in "ab")
     assert first == second
