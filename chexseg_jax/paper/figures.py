@@ -35,20 +35,21 @@ def draw_figure2(folder: Path, config: ConfigDict, results: Results, title: str)
     for axis, name, k in zip(
         np.atleast_1d(axes), ("mean IoU", *tasks), (len(TASKS), *map(TASKS.index, tasks)), strict=True
     ):
-        for pseudo in config.grid.pseudo:
+        for beside, pseudo in enumerate(config.grid.pseudo, start=1):
             settings = [Setting.of(p, init, pseudo, count) for p in sorted(config.grid.p)]
             there = [s for s in settings if s in results]
-            many = Setting.of(0.0, init, pseudo, config.weak_count)  # beside the curve: other pseudo-sets
-            for points, style in (
-                (there, {"marker": "o" if pseudo == "cam" else "s", "label": PSEUDO_TITLES[pseudo]}),
-                ([many] if many in results else [], {"marker": "^", "ls": ""}),
+            many = Setting.of(0.0, init, pseudo, config.weak_count)
+            for points, shift, style in (
+                (there, 0, {"marker": "o" if pseudo == "cam" else "s", "label": PSEUDO_TITLES[pseudo]}),
+                # Of other pseudo-sets, so not on the curve: left of its first point, where both can be seen.
+                ([many] if many in results else [], -0.04 * beside, {"marker": "^", "ls": ""}),
             ):
                 if points:
                     ends = [[end[k] for end in results.over_trials(s)] for s in points]
                     middle, low, high = np.array(ends).T
                     bars = np.nan_to_num(np.stack([middle - low, high - middle]))
                     axis.errorbar(
-                        [s.p for s in points],
+                        [s.p + shift for s in points],
                         middle,
                         bars,
                         color=_COLOURS[pseudo],
@@ -78,7 +79,7 @@ def draw_figure2(folder: Path, config: ConfigDict, results: Results, title: str)
     handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     _save(figure, folder, "fig2", title)
-    triangles = f"Triangles: {config.weak_count} pseudo-masks. " if config.weak_count else ""
+    triangles = f"Triangles, beside p = 0: {config.weak_count} pseudo-masks. " if config.weak_count else ""
     return (
         f"IoU by the probability p of an expert example: {', '.join(('the mean', *tasks))}; {count} pseudo-masks. "
         f"{triangles}Bars: 95 % intervals over trials (Student's t). Open markers: the paper's, on CheXpert; those at "

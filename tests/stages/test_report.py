@@ -1,8 +1,8 @@
 import numpy as np
 
 from chexseg_jax.evaluation.iou import Counts
+from chexseg_jax.evaluation.score_table import score_table
 from chexseg_jax.pathologies import TASKS
-from chexseg_jax.stages.report import score_table
 
 
 def test_a_task_without_a_test_mask_is_absent_and_not_zero():

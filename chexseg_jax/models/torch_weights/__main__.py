@@ -52,7 +52,7 @@ def main() -> None:
         "--tasks",
         choices=["csv", "chexseg"],
         help="the order of fourteen or ten outputs: csv for that of CheXpert's and CheXlocalize's tables, chexseg for "
-        "checkpoints of CheXseg's PyTorch program; the imported ones are put into the former",
+        "checkpoints of CheXseg's PyTorch program; the imported ones are put into the former (default: csv)",
     )
     parser.add_argument("--drop-head", action="store_true", help="leave a classifier's last layer out")
     parser.add_argument(
@@ -108,7 +108,7 @@ def import_weights(
       source: see `files.read`.
       out: a folder that is not there yet; it appears whole or not at all.
       name: the model's.
-      order: of the outputs, "csv" or "chexseg", see `_TASKS`; None where the file says it or there are others.
+      order: of the outputs, "csv" or "chexseg", see `_TASKS`; None for what the JSON beside the file says, else "csv".
       drop_head: see `from_torch`.
       normalisation: None for what the file says, else CHEXPERT for Lightning checkpoints, IMAGENET for all others.
       stride_on: of a ResNet50; None for what the file says, else "conv2".
@@ -139,9 +139,10 @@ def import_weights(
     tasks = tuple(file.card.get("tasks", ()))
     if num_classes in _TASKS and not tasks:
         if order is None:
-            raise InputError(
-                f"--tasks is missing: the order of the {num_classes} outputs; chexseg for a checkpoint of CheXseg's "
-                "own program, csv for that of CheXpert's and CheXlocalize's tables"
+            order = "csv"
+            say(
+                f"{num_classes} outputs, taken to be in the order of CheXpert's and CheXlocalize's tables; for a "
+                "checkpoint of CheXseg's own program give --tasks chexseg"
             )
         tasks = _TASKS[num_classes]["csv"]
         variables = _reordered(variables, head, [_TASKS[num_classes][order].index(task) for task in tasks])
