@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from chexseg_jax.data.files import written_aside
-from chexseg_jax.data.layout import image_folder
+from chexseg_jax.data.layout import patient_folders
 from chexseg_jax.errors import InputError
 from chexseg_jax.pathologies import LABELS, label_name
 
@@ -70,7 +70,7 @@ def read_labels(csv_path: str | Path, *, root: str | Path) -> Studies:
     Args:
       csv_path: the table.
       root: the folder that holds the images: either the one that paths in the table start from, or the
-        CheXpert folder itself, or the one that CheXlocalize was downloaded to (see `layout.image_folder`).
+        CheXpert folder itself, or the one that CheXlocalize was downloaded to (see `layout.patient_folders`).
 
     Raises:
       InputError: naming file, row and value, for a table that is missing, empty or without a column, for a
@@ -79,7 +79,7 @@ def read_labels(csv_path: str | Path, *, root: str | Path) -> Studies:
     csv_path, root = Path(csv_path), Path(root).absolute()
     ids: dict[str, int] = {}
     paths, labels, frontal = [], [], []
-    folders: dict[tuple[str, ...], Path] = {}
+    folders: dict[tuple[str, ...], list[Path]] = {}
     rows = _rows(csv_path)
     _, header = next(rows, (0, []))
     path_at, view_at, labels_at = _columns(header, csv_path)
@@ -91,9 +91,12 @@ def read_labels(csv_path: str | Path, *, root: str | Path) -> Studies:
         if image_id in ids:
             raise InputError(f"{csv_path}, row {number}: {image_id} is also in row {ids[image_id]}; keep one")
         ids[image_id] = number
-        folder = folders.get(parts[:-3])
-        if folder is None:
-            folder = folders[parts[:-3]] = image_folder(root, parts)
+        places = folders.get(parts[:-3])
+        if places is None:
+            places = folders[parts[:-3]] = patient_folders(root, parts)
+        folder, *others = places
+        if others:
+            folder = next((place for place in places if (place / parts[-3]).is_dir()), folder)
         paths.append(folder.joinpath(*parts[-3:]))
         frontal.append(_is_frontal(parts[-1] if view_at is None else row[view_at], csv_path, number))
         try:

@@ -19,6 +19,9 @@ _IMAGES = (
     "chexlocalize/CheXpert",
     "CheXpert-v1.0-small",
 )
+#: Below the root, the full-size download's folders. Batches 2 to 4 share the training patients and hold them without
+#: a folder `train`; batch 1, "(validate & csv)", holds the tables and `valid`.
+_BATCHES = ("CheXpert-v1.0 batch *", "chexpertchestxrays-*/CheXpert-v1.0 batch *")
 #: Below the root, folders that CheXlocalize's JSON files may lie in.
 _MASKS = ("", "CheXlocalize", "CheXlocalize/CheXlocalize", "chexlocalize", "chexlocalize/CheXlocalize")
 
@@ -36,8 +39,8 @@ class Layout:
 def check_layout(root: str | Path) -> Layout:
     """Finds the files of both downloads below `root`.
 
-    The root may hold the downloads' folders (`CheXpert-v1.0-small/`, `CheXpert/`, `CheXlocalize/`, also one
-    within the other, as they come) or the files themselves.
+    The root may hold the downloads' folders (`CheXpert-v1.0-small/`, `CheXpert-v1.0 batch 2 (train 1)/` and so on,
+    `CheXpert/`, `CheXlocalize/`, also one within the other, as they come) or the files themselves.
 
     Raises:
       InputError: listing everything that is missing at once, with where to get it.
@@ -50,7 +53,8 @@ def check_layout(root: str | Path) -> Layout:
         )
     # val_labels.csv first: CheXlocalize's images have its masks' size, those of CheXpert-small have not.
     names = {"train": ("train.csv",), "valid": ("val_labels.csv", "valid.csv"), "test": ("test_labels.csv",)}
-    tables = {split: _first(root, _IMAGES, files) for split, files in names.items()}
+    folders = [*_IMAGES, *_batches(root)]
+    tables = {split: _first(root, folders, files) for split, files in names.items()}
     jsons = {"valid": ("gt_segmentations_val.json",), "test": ("gt_segmentations_test.json",)}
     segmentations = {split: _first(root, _MASKS, files) for split, files in jsons.items()}
     lacking = [
@@ -67,22 +71,28 @@ def check_layout(root: str | Path) -> Layout:
     return Layout(root, tables, segmentations, _first(root, _MASKS, ("hb_segmentations_test.json",)))
 
 
-def image_folder(root: Path, parts: Sequence[str]) -> Path:
-    """The folder that holds the patients of a table's row, whose path has the given parts.
+def patient_folders(root: Path, parts: Sequence[str]) -> list[Path]:
+    """The folders that hold the patients of a table's row, whose path has the given parts: one, or all batches.
 
     The path is tried as it stands and then, without the download's name that it starts with, below each
     folder that a download may have; `valid` is also sought as `val`, CheXlocalize's name for it. The first
-    place that has the image wins, else the first that is a folder at all, else the path as it stands.
+    place that has the image wins, else the first that is a folder at all, else the path as it stands. Only
+    the full-size download is in several places: each patient is in one of them.
     """
     *above, split = parts[:-3] or ("",)
     splits = {"valid": ("valid", "val"), "val": ("val", "valid")}.get(split, (split,))
-    places = [root.joinpath(*above, split)] + [root / folder / name for folder in _IMAGES for name in splits]
-    for place in places:
+    single = [root.joinpath(*above, split)] + [root / folder / name for folder in _IMAGES for name in splits]
+    batches = [next((b / name for name in splits if (b / name).is_dir()), b) for b in _batches(root)]
+    for place in (*single, *batches):
         if place.joinpath(*parts[-3:]).is_file():
-            return place
-    return next((place for place in places if place.is_dir()), places[0])
+            return batches if place in batches else [place]
+    return [place for place in single if place.is_dir()][:1] or batches or single[:1]
 
 
-def _first(root: Path, folders: Iterable[str], names: Iterable[str]) -> Path | None:
+def _batches(root: Path) -> list[Path]:
+    return [folder for pattern in _BATCHES for folder in sorted(root.glob(pattern)) if folder.is_dir()]
+
+
+def _first(root: Path, folders: Iterable[str | Path], names: Iterable[str]) -> Path | None:
     places = (root / folder / name for name in names for folder in folders)
     return next((place for place in places if place.is_file()), None)

@@ -4,6 +4,7 @@ from chexseg_jax.data import chexpert
 from chexseg_jax.data.layout import CHEXLOCALIZE_URL, CHEXPERT_URL, check_layout
 from chexseg_jax.errors import InputError
 
+BATCH_1 = "CheXpert-v1.0 batch 1 (validate & csv)"
 PATIENT = "patient64541/study1/view1_frontal.jpg"
 
 
@@ -49,6 +50,28 @@ def test_images_of_the_masks_size_come_before_the_small_ones(tmp_path):
     )
     (path,) = chexpert.read_labels(tmp_path / "t.csv", root=tmp_path).paths
     assert path == tmp_path / "CheXlocalize/CheXpert/val" / PATIENT
+
+
+@pytest.mark.parametrize("below", ["", "chexpertchestxrays-u20210408"])
+def test_the_full_size_download_comes_in_batches(tmp_path, below):
+    stored = {
+        "train/patient00001": "CheXpert-v1.0 batch 2 (train 1)/patient00001",
+        "train/patient21514": "CheXpert-v1.0 batch 3 (train 2)/patient21514",
+        "train/patient64540": "CheXpert-v1.0 batch 4 (train 3)/patient64540",
+        "valid/patient64541": "CheXpert-v1.0 batch 1 (validate & csv)/valid/patient64541",
+    }
+    root, view = tmp_path / below, "study1/view1_frontal.jpg"
+    lay(root, *(f"{folder}/{view}" for folder in stored.values()))
+    lay(root, f"{BATCH_1}/train.csv", f"{BATCH_1}/valid.csv")
+    lay(tmp_path, "test_labels.csv", "gt_segmentations_val.json", "gt_segmentations_test.json")
+    assert check_layout(tmp_path).tables["train"] == root / BATCH_1 / "train.csv"
+
+    rows = [{"Path": f"CheXpert-v1.0/{listed}/{view}"} for listed in stored]
+    missing = {"Path": f"CheXpert-v1.0/train/patient00002/{view}"}
+    chexpert.write_labels(tmp_path / "t.csv", [missing, *rows], columns=chexpert.TEST_COLUMNS)
+    gone, *found = chexpert.read_labels(tmp_path / "t.csv", root=tmp_path).paths
+    assert found == [root / folder / view for folder in stored.values()]
+    assert gone.parent.parent.name == "patient00002"
 
 
 def test_a_first_image_that_is_missing_does_not_mislead(tmp_path):
