@@ -30,5 +30,5 @@ def run_command(main: Callable[[], None]) -> None:
         tell(error)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; what is finished stays, and the same command goes on from there", file=sys.stderr)
         sys.exit(130)

@@ -6,12 +6,11 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-from absl import flags
 
 from chexseg_jax.errors import InputError
 
 
-def batches(dataset: grain.MapDataset, *, batch_size: int, workers: int = 0) -> grain.DatasetIterator:
+def batches(dataset: grain.MapDataset, *, batch_size: int) -> grain.DatasetIterator:
     """This process's part of an endless stream of batches; a checkpointable iterator.
 
     Global batch b holds the elements [b * batch_size, (b + 1) * batch_size) of the dataset whatever the number
@@ -21,7 +20,6 @@ def batches(dataset: grain.MapDataset, *, batch_size: int, workers: int = 0) -> 
     Args:
       dataset: endless and random-access (see `mixture`).
       batch_size: global, over all processes.
-      workers: reading processes; 0 reads in threads, enough for prepared arrays.
 
     Returns:
       A Grain iterator over dicts of stacked arrays; `get_state` and `set_state` go into the checkpoint.
@@ -32,12 +30,8 @@ def batches(dataset: grain.MapDataset, *, batch_size: int, workers: int = 0) -> 
             f"batch size {batch_size} does not divide over {processes} processes; take a multiple"
         )
     local = dataset.batch(batch_size // processes)[jax.process_index() :: processes]
-    stream = local.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
-    if workers:
-        if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which a notebook never parses
-            flags.FLAGS.mark_as_parsed()
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return iter(stream)
+    # Threads, not processes: prepared arrays are decoded already.
+    return iter(local.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))
 
 
 def in_order(

@@ -29,12 +29,12 @@ def grey_stem(variables: Mapping[str, Any], by: Normalisation) -> tuple[dict[str
       InputError: where the stem has not three channels.
     """
     flat = flatten_dict(variables)
-    stem = next(path for path, value in flat.items() if np.shape(value)[:2] == (7, 7))
+    stem = _stem(flat)
     kernel = np.asarray(flat[stem], np.float64)
     if kernel.shape[2] != 3:
         raise InputError(f"the stem has {kernel.shape[2]} input channels; only three can be summed into one")
     mean, std = np.asarray(by.mean), np.asarray(by.std)
-    grey = Normalisation((float(mean.mean()),), (float(std.mean()),))
+    grey = grey_normalisation(by)
     # conv1 and bn1 in a ResNet, conv0 and norm0 in a DenseNet.
     norm = {"conv1": "bn1", "conv0": "norm0"}[stem[-2]]
     running = ("batch_stats", *stem[1:-2], norm, "mean")
@@ -43,3 +43,18 @@ def grey_stem(variables: Mapping[str, Any], by: Normalisation) -> tuple[dict[str
     flat[stem] = summed.astype(np.float32)
     flat[running] = (np.asarray(flat[running], np.float64) - constant).astype(np.float32)
     return unflatten_dict(flat), grey
+
+
+def grey_normalisation(by: Normalisation) -> Normalisation:
+    """The one-channel normalisation nearest to `by`: the means of its means and of its stds."""
+    return Normalisation((float(np.mean(by.mean)),), (float(np.mean(by.std)),))
+
+
+def input_channels(variables: Mapping[str, Any]) -> int:
+    """Channels of the images that any of our networks takes, by its stem."""
+    flat = flatten_dict(variables)
+    return np.shape(flat[_stem(flat)])[2]
+
+
+def _stem(flat: Mapping[tuple[str, ...], Any]) -> tuple[str, ...]:
+    return next(path for path, value in flat.items() if np.shape(value)[:2] == (7, 7))

@@ -33,11 +33,6 @@ def test_a_restored_iterator_goes_on_where_it_was():
     assert take(second, 5) == expected
 
 
-def test_worker_processes_give_the_same_batches():
-    stream = shuffled(Squares(10), seed=0)
-    assert take(batches(stream, batch_size=4, workers=2), 6) == take(batches(stream, batch_size=4), 6)
-
-
 def test_processes_split_each_global_batch_in_order(monkeypatch):
     stream = shuffled(Squares(10), seed=0)
     whole = take(batches(stream, batch_size=6), 5)

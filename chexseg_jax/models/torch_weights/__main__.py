@@ -12,7 +12,7 @@ import numpy as np
 
 from chexseg_jax.data.transforms import CHEXPERT, IMAGENET, Normalisation
 from chexseg_jax.errors import InputError, refuse, run_command
-from chexseg_jax.models.grey import grey_stem
+from chexseg_jax.models.grey import grey_normalisation, grey_stem, input_channels
 from chexseg_jax.models.torch_weights import files, from_torch, to_torch
 from chexseg_jax.pathologies import CHEXSEG_LABELS, CHEXSEG_TASKS, LABELS, TASKS
 from chexseg_jax.progress import say
@@ -124,6 +124,12 @@ def import_weights(
         say(f"not the network's, dropped ({len(file.dropped)}): {', '.join(file.dropped)}")
     if file.card.get("name", name) != name:
         raise InputError(f"{source}: holds a {file.card['name']} by the JSON beside it, not a {name}")
+    if stride_on and not name.endswith(("resnet50", "irnet")):
+        raise InputError(
+            f"--stride-on is for ResNet50's blocks of three convolutions; leave it out for {name}"
+        )
+    if order and file.card.get("tasks"):
+        raise InputError(f"{source}: the JSON beside it names the outputs; leave --tasks out")
     headless = (
         drop_head or file.source.startswith("MoCo") or (file.card.get("num_classes") == 0 and name != "irnet")
     )
@@ -134,6 +140,8 @@ def import_weights(
         options["stride_on"] = stride_on
     if grey:
         variables, by = grey_stem(variables, by)
+    elif input_channels(variables) == 1 and len(by.mean) == 3:
+        by = grey_normalisation(by)
     head = next((key for key in _HEADS if key in variables["params"]), None)
     num_classes = len(variables["params"][head]["bias"]) if head else 0
     tasks = tuple(file.card.get("tasks", ()))

@@ -223,11 +223,31 @@ def test_other_mistakes_each_have_their_line(tmp_path, monkeypatch, capsys):
     )
     np.savez(tmp_path / "in.npz", x=np.ones(1))
     assert "--model is missing" in refused(monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o")
+    conv1 = ("--stride-on", "conv1")
+    assert "leave it out for densenet121" in refused(
+        monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o", "--model", "densenet121", *conv1
+    )
+    (tmp_path / "in.npz.json").write_text(json.dumps({"name": "resnet18", "tasks": list(TASKS)}))
+    assert "leave --tasks out" in refused(
+        monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o", "--model", "resnet18", "--tasks", "csv"
+    )
+    (tmp_path / "in.npz.json").unlink()
     (tmp_path / "there").mkdir()
     assert "is there already" in refused(monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "there")
     assert "unknown model" in refused(
         monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o", "--model", "vgg"
     )
+
+
+def test_weights_of_one_channel_without_their_json_open(tmp_path, monkeypatch):
+    np.savez(tmp_path / "rgb.npz", **peer("resnet18").state)
+    assert command(monkeypatch, tmp_path / "rgb.npz", tmp_path / "a", "--model", "resnet18", "--grey") == 0
+    assert command(monkeypatch, tmp_path / "a", tmp_path / "grey.npz") == 0
+    (tmp_path / "grey.npz.json").unlink()
+    assert command(monkeypatch, tmp_path / "grey.npz", tmp_path / "b", "--model", "resnet18") == 0
+    radiograph = np.random.default_rng(0).integers(0, 256, (1, 64, 64)).astype(np.uint8)
+    first, second = (chexseg_jax.restore(tmp_path / name).predict(radiograph) for name in "ab")
+    np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.real_data
