@@ -30,9 +30,9 @@ def main() -> None:
         raise InputError("give one work directory, as in: python benchmarks/pseudo_masks.py work")
     workdir = Path(sys.argv[1])
     found = defaultdict(dict)
-    for config_file in sorted(workdir.glob("runs/*/config.json")):
-        config = json.loads(config_file.read_text())
-        card = json.loads((config_file.parent / "model" / "artifact.json").read_text())
+    for card_file in sorted(workdir.glob("runs/*/model/artifact.json")):
+        card = json.loads(card_file.read_text())
+        config = json.loads((card_file.parent.parent / "config.json").read_text())
         if not config["root"] and (name := card["key"].get("pseudo")):
             scores = _iou(workdir / "artifacts" / name, workdir)
             found[config["pseudo"]][config["seed"]] = with_mean(scores)

@@ -24,11 +24,16 @@ def main() -> None:
     """Prints the table of the work directory named on the command line."""
     if len(sys.argv) != 2:
         raise InputError("give one work directory, as in: python benchmarks/segmentation_table.py work")
-    runs = defaultdict(dict)
+    runs, shared = defaultdict(dict), {}
     for path in sorted(Path(sys.argv[1]).glob("runs/*/scores.json")):
         config = json.loads((path.parent / "config.json").read_text())
         if config.get("trial") or config.get("refreshes"):
             continue
+        training = {key: value for key, value in config["segmentation"].items() if key != "model"}
+        shared.setdefault(json.dumps([config["root"], config["data"], training], sort_keys=True), path.parent)
+        if len(shared) > 1:
+            one, other = shared.values()
+            raise InputError(f"{one} and {other} differ in data or training; give each kind a work directory")
         runs[_setting(config)][config["seed"]] = json.loads(path.read_text())
     if not runs:
         raise InputError(
@@ -68,7 +73,12 @@ def main() -> None:
 def _setting(config: dict) -> tuple[str, str, float, str]:
     """What tells runs of one table apart, besides the seed."""
     model = config["segmentation"]["model"].removeprefix("deeplabv3plus_")
-    return model, config["init"], config["p"], config["pseudo"] if config["p"] < 1 else ""
+    return (
+        model,
+        config["init"],
+        config["p"],
+        f"{config['pseudo']} {config['pseudo_count']}" if config["p"] < 1 else "",
+    )
 
 
 def _words(model: str, init: str, p: float, pseudo: str) -> tuple[str, str, str, str]:
