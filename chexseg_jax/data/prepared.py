@@ -16,9 +16,9 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8, UInt16
+from jaxtyping import Bool, Float, Int, Int32, UInt8, UInt16
 
-from chexseg_jax.data.images import unpack_masks
+from chexseg_jax.data.images import Frame, unpack_masks
 from chexseg_jax.data.records import Code, Records, write_rows
 from chexseg_jax.errors import InputError
 from chexseg_jax.pathologies import label_indices
@@ -55,6 +55,12 @@ class Prepared:
     def size(self) -> int:
         """S, the side of the square images in pixels."""
         return self.images.shape[1]
+
+    @property
+    def windows(self) -> Int32[np.ndarray, "N 4"]:
+        """Where the pictures lie in the squares: first row and column, numbers of rows and columns."""
+        frames = [Frame(*map(int, full), self.size) for full in self.sizes]
+        return np.array([(*frame.corner, *frame.content) for frame in frames], np.int32).reshape(-1, 4)
 
     def take(self, rows: Sequence[int]) -> "Prepared":
         """The given rows; what is on disk stays there."""

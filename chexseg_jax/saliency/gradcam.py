@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from chexseg_jax.models.layers import at_least_float32, resize_bilinear
 
@@ -65,3 +65,27 @@ def normalise(maps: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
     """Each map scaled to [0, 1): (m - min) / (max - min + 1e-7), as pytorch-grad-cam. A flat map becomes 0."""
     maps = maps - maps.min((1, 2), keepdims=True)
     return maps / (maps.max((1, 2), keepdims=True) + 1e-7)
+
+
+def over_pictures(
+    maps: Float[Array, "b h w k"], windows: Int[Array, "b 4"], size: int, *, stride: int = 1
+) -> tuple[Float[Array, "b s s k"], Bool[Array, "b s s 1"]]:
+    """Maps at a network's resolution, normalised over the picture; 0 on the padding around it, where nothing can be.
+
+    Args:
+      maps: of letterboxed images.
+      windows: each picture's first row and column in its square, and its numbers of rows and columns, in pixels.
+      size: side of the square in pixels.
+      stride: pixels of the square to one of the result, in each direction.
+
+    Returns:
+      The maps, s = size // stride, and which of their pixels have their middle in the picture.
+    """
+    side = size // stride
+    middle = stride * (jnp.arange(side) + 0.5)
+    first, count = windows[:, None, :2], windows[:, None, 2:]
+    inside = (middle[:, None] > first) & (middle[:, None] < first + count)  # [b, s, (row, column)]
+    picture = inside[:, :, None, :1] & inside[:, None, :, 1:]
+    maps = upsample(maps, (side, side))
+    least = jnp.min(maps, (1, 2), where=picture, initial=jnp.inf, keepdims=True)
+    return normalise(jnp.where(picture, maps - least, 0)), picture

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt8, UInt32
 from ml_collections import ConfigDict
 
 from chexseg_jax import models
@@ -25,7 +25,7 @@ from chexseg_jax.irnet.random_walk import propagate
 from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND, IGNORE, crf_seeds, seeds
 from chexseg_jax.pathologies import TASKS
 from chexseg_jax.progress import say
-from chexseg_jax.saliency import gradcam
+from chexseg_jax.saliency.gradcam import over_pictures
 from chexseg_jax.stages.artifact import artifact, plain
 from chexseg_jax.stages.cams import digest
 from chexseg_jax.stages.classifier import init
@@ -90,7 +90,7 @@ def train_irnet(
         module = models.create("irnet", num_classes=0, **options)
         train = Prepared.load(images).take(rows)
         present = positive_tasks(train.labels, uncertainty)
-        source = SaliencySource(train.images, Records.open(maps / "maps"), present)
+        source = SaliencySource(train.images, train.windows, Records.open(maps / "maps"), present)
 
         def planted(some: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
             for batch in map_batches(
@@ -158,11 +158,11 @@ def walk_maps(
     def make(part: Path) -> None:
         model = restore(network)
         prepared = Prepared.load(images).take(rows)
-        source = SaliencySource(prepared.images, Records.open(maps / "maps"), None)
+        source = SaliencySource(prepared.images, prepared.windows, Records.open(maps / "maps"), None)
         walk = {"radius": config.radius, "beta": config.beta, "exp_times": config.exp_times}
 
         def whole(variables, batch):
-            saliency = saliency_at_stride(batch["map"], prepared.size)
+            saliency, _ = over_pictures(batch["map"], batch["window"], prepared.size, stride=STRIDE)
             edge, field = boundaries(model.module, variables, normalise(batch["image"], model.normalisation))
             if config.instances:
                 return edge, saliency, field, jax.vmap(centroids)(field)
@@ -191,9 +191,10 @@ def walk_maps(
 
 @dataclass(frozen=True)
 class SaliencySource:
-    """Random access to {"image" [S,S] uint8, "map" [h,w,10]}, and "present" [10] where that is known."""
+    """Random access to {"image" [S,S] uint8, "window" [4], "map" [h,w,10]}, and "present" [10] where that is known."""
 
     images: Records
+    windows: Int32[np.ndarray, "N 4"]
     maps: Records
     present: Bool[np.ndarray, "N 10"] | None
 
@@ -203,11 +204,11 @@ class SaliencySource:
     def take(self, rows: Int[np.ndarray, " M"]) -> "SaliencySource":
         """The given rows."""
         present = None if self.present is None else self.present[rows]
-        return SaliencySource(self.images.take(rows), self.maps.take(rows), present)
+        return SaliencySource(self.images.take(rows), self.windows[rows], self.maps.take(rows), present)
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
         known = {} if self.present is None else {"present": self.present[row]}
-        return {"image": self.images[row], "map": self.maps[row]} | known
+        return {"image": self.images[row], "window": self.windows[row], "map": self.maps[row]} | known
 
 
 @dataclass(frozen=True)
@@ -238,12 +239,6 @@ def unpack_seeds(planes: UInt32[Array, "*B"]) -> UInt8[Array, "*B 10"]:
     foreground, background = ((planes[..., None] >> (bits + first)) & 1 for first in (0, 16))
     labels = jnp.where(background == 1, BACKGROUND, IGNORE)
     return jnp.where(foreground == 1, FOREGROUND, labels).astype(jnp.uint8)
-
-
-def saliency_at_stride(maps: Float[Array, "B h w 10"], size: int) -> Float[Array, "B i j 10"]:
-    """Normalised maps at the network's resolution, for images of side `size`."""
-    side = size // STRIDE
-    return gradcam.normalise(gradcam.upsample(maps, (side, side)))
 
 
 def boundary_loss(module: nn.Module, by: Normalisation, *, radius: int, augmented: bool) -> Loss:
@@ -278,13 +273,16 @@ def _seed_planes(config: ConfigDict) -> Callable:
     limits = {"foreground": config.foreground, "background": config.background}
 
     def planes(_, batch):
-        saliency = saliency_at_stride(batch["map"], batch["image"].shape[1])
-        if not config.crf:
-            return pack_seeds(seeds(saliency, batch["present"], **limits))
-        grey = jax.image.resize(batch["image"].astype(jnp.float32), saliency.shape[:3], "linear")
-        return pack_seeds(
-            jax.vmap(lambda *image: crf_seeds(*image, **limits))(saliency, batch["present"], grey)
-        )
+        size = batch["image"].shape[1]
+        saliency, picture = over_pictures(batch["map"], batch["window"], size, stride=STRIDE)
+        if config.crf:
+            grey = jax.image.resize(batch["image"].astype(jnp.float32), saliency.shape[:3], "linear")
+            refined = jax.vmap(lambda *image: crf_seeds(*image, **limits))
+            labels = refined(saliency, batch["present"], grey)
+        else:
+            labels = seeds(saliency, batch["present"], **limits)
+        # Were the padding sure background, a finding that reaches the picture's rim would end in a boundary there.
+        return pack_seeds(jnp.where(picture, labels, IGNORE))
 
     return planes
 

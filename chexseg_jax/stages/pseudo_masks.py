@@ -3,13 +3,11 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, Int32
 from ml_collections import ConfigDict
 
 from chexseg_jax.data import chexpert
@@ -23,7 +21,7 @@ from chexseg_jax.evaluation.iou import Counts, mean, per_image
 from chexseg_jax.evaluation.iou import counts as counts_of
 from chexseg_jax.pathologies import TASKS
 from chexseg_jax.progress import say
-from chexseg_jax.saliency.gradcam import normalise, upsample
+from chexseg_jax.saliency.gradcam import over_pictures
 from chexseg_jax.saliency.thresholds import best_thresholds, mean_iou, otsu, threshold_counts
 from chexseg_jax.stages.artifact import artifact
 from chexseg_jax.stages.cams import digest
@@ -182,43 +180,18 @@ def _scored(
 ) -> Iterator[tuple[Float[np.ndarray, "B S S 10"], Bool[np.ndarray, "B S S 10"]]]:
     """Scores with the true masks, some images at a time."""
     for start, scores in zip(
-        range(0, len(maps), _BATCH), _scores(maps, annotated.sizes, annotated.size), strict=True
+        range(0, len(maps), _BATCH), _scores(maps, annotated.windows, annotated.size), strict=True
     ):
         yield scores, unpack_masks(annotated.masks[start : start + _BATCH])
 
 
 def _scores(
-    maps: Records, sizes: Int[np.ndarray, "N 2"], size: int
+    maps: Records, windows: Int32[np.ndarray, "N 4"], size: int
 ) -> Iterator[Float[np.ndarray, "B S S 10"]]:
+    at_size = jax.jit(over_pictures, static_argnums=2)
     for start in range(0, len(maps), _BATCH):
         rows = slice(start, start + _BATCH)
-        windows = np.stack([_window(full, size) for full in sizes[rows]])
-        yield np.asarray(at_size(maps[rows], windows, size))
-
-
-@partial(jax.jit, static_argnames="size")
-def at_size(
-    maps: Float[Array, "B h w 10"], windows: Int[Array, "B 4"], size: int
-) -> Float[Array, "B S S 10"]:
-    """Maps at the training size, normalised over the picture; 0 on the padding around it, where nothing can be.
-
-    Args:
-      maps: saliency.
-      windows: the picture's first row and column in the square, and its numbers of rows and columns.
-      size: S.
-    """
-    at = jnp.arange(size)
-    first, count = windows[:, None, :2], windows[:, None, 2:]
-    inside = (at[:, None] >= first) & (at[:, None] < first + count)  # [B, S, (row, column)]
-    picture = inside[:, :, None, :1] & inside[:, None, :, 1:]
-    maps = upsample(maps, (size, size))
-    least = jnp.min(maps, (1, 2), where=picture, initial=jnp.inf, keepdims=True)
-    return normalise((maps - least) * picture)
-
-
-def _window(full: Int[np.ndarray, "2"], size: int) -> Int[np.ndarray, "4"]:
-    frame = Frame(*map(int, full), size)
-    return np.array([*frame.corner, *frame.content], np.int32)
+        yield np.asarray(at_size(maps[rows], windows[rows], size)[0])
 
 
 def _row(thresholds: Mapping[str, float]) -> Float32[np.ndarray, "10"]:
@@ -245,12 +218,12 @@ def _write_masks(
     """The masks as records in `part`: what lies above the threshold, where `gate` lets it be."""
 
     def masks(rows: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
-        some, sizes = maps.take(rows), images.sizes[rows]
+        some, windows = maps.take(rows), images.windows[rows]
         if thresholds is None:
-            limits = np.concatenate([otsu(s).astype(np.float32) for s in _scores(some, sizes, images.size)])
+            limits = np.concatenate([otsu(s).astype(np.float32) for s in _scores(some, windows, images.size)])
         else:
             limits = np.broadcast_to(_row(thresholds), (len(rows), len(TASKS)))
-        source = MapSource(some, sizes, images.size, limits, gate[rows])
+        source = MapSource(some, windows, limits, gate[rows])
         for batch in map_batches(
             mask_planes(images.size), {}, source, batch_size=_BATCH, what="thresholding maps"
         ):
@@ -264,8 +237,7 @@ class MapSource:
     """Random access to {"map" [h,w,10], "window" [4], "limits" [10], "gate" [10]}, for `mask_planes`."""
 
     maps: Records
-    sizes: Int[np.ndarray, "N 2"]
-    size: int
+    windows: Int32[np.ndarray, "N 4"]
     limits: Float32[np.ndarray, "N 10"]
     gate: Bool[np.ndarray, "N 10"]
 
@@ -275,7 +247,7 @@ class MapSource:
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
         return {
             "map": self.maps[row],
-            "window": _window(self.sizes[row], self.size),
+            "window": self.windows[row],
             "limits": self.limits[row],
             "gate": self.gate[row],
         }
@@ -285,7 +257,7 @@ def mask_planes(size: int) -> Callable:
     """The function of a batch that makes its masks, as bit-planes: two bytes a pixel come back, not forty."""
 
     def planes(_, batch):
-        scores = at_size(batch["map"], batch["window"], size)
+        scores, _ = over_pictures(batch["map"], batch["window"], size)
         limits, gate = (batch[name][:, None, None, :] for name in ("limits", "gate"))
         return pack_masks((scores > limits) & gate)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from golden.peers import FOLDER, distance, images, jit, nchw, peer
 
-from chexseg_jax.saliency.gradcam import grad_cam, normalise, upsample
+from chexseg_jax.saliency.gradcam import grad_cam, normalise, over_pictures, upsample
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +73,37 @@ def test_resnet_maps():
 
 def test_normalise_flat_map():
     assert not normalise(np.full((1, 4, 4, 2), 3.0, np.float32)).any()
+
+
+#: A picture twice as wide as it is high, in the middle of a square of 32 pixels.
+WIDE = np.array([[8, 0, 16, 32]])
+
+
+def test_saliency_beside_the_picture_counts_for_nothing():
+    maps = np.zeros((1, 32, 32, 1), np.float32)
+    maps[0, 0] = 9
+    maps[0, 16, 5] = 3
+    scaled = np.asarray(over_pictures(maps, WIDE, 32)[0])[0, ..., 0]
+    assert scaled[0].max() == 0
+    assert scaled[16, 5] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_the_picture_alone_sets_the_scale(stride):
+    maps = np.random.default_rng(0).random((1, 5, 5, 10), np.float32) * 7 + 1
+    scaled, picture = over_pictures(maps, WIDE, 32, stride=stride)
+    assert scaled.shape == (1, 32 // stride, 32 // stride, 10)
+    rows = slice(8 // stride, 24 // stride)
+    inside = np.zeros(picture.shape, bool)
+    inside[:, rows] = True
+    np.testing.assert_array_equal(picture, inside)
+    np.testing.assert_allclose(np.min(scaled[0, rows], (0, 1)), 0, atol=1e-6)
+    np.testing.assert_allclose(np.max(scaled[0, rows], (0, 1)), 1, atol=1e-6)
+
+
+def test_a_picture_between_the_pixels_has_no_saliency():
+    scaled, picture = over_pictures(
+        np.ones((1, 8, 8, 2), np.float32), np.array([[16, 0, 1, 32]]), 32, stride=4
+    )
+    assert not picture.any()
+    assert not np.any(scaled)  # a nan would be something

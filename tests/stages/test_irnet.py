@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from ml_collections import ConfigDict
 
 from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND, IGNORE
-from chexseg_jax.stages.irnet import _walk_instances, pack_seeds, saliency_at_stride, unpack_seeds
+from chexseg_jax.stages.irnet import _seed_planes, _walk_instances, pack_seeds, unpack_seeds
 
 
 @given(arrays(np.uint8, (2, 3, 10), elements=st.sampled_from([BACKGROUND, FOREGROUND, IGNORE])))
@@ -13,12 +14,24 @@ def test_packed_seeds_come_back(labels):
     np.testing.assert_array_equal(unpack_seeds(pack_seeds(labels)), labels)
 
 
-def test_saliency_is_normalised_at_a_quarter_of_the_side():
-    maps = np.random.default_rng(0).random((2, 5, 5, 10), np.float32) * 7
-    scaled = np.asarray(saliency_at_stride(maps, 64))
-    assert scaled.shape == (2, 16, 16, 10)
-    np.testing.assert_allclose(scaled.max((1, 2)), 1, atol=1e-5)
-    assert scaled.min() == 0
+@pytest.mark.parametrize("crf", [False, True])
+def test_no_seed_lies_beside_the_picture(crf):
+    size = 64
+    maps = np.zeros((1, size, size, 10), np.float32)
+    maps[:, :, :32] = 1  # over the padding too
+    image = np.zeros((1, size, size), np.uint8)
+    image[:, 16:48, :32], image[:, 16:48, 32:] = 200, 100
+    batch = {
+        "image": image,
+        "map": maps,
+        "window": np.array([[16, 0, 32, 64]]),
+        "present": np.ones((1, 10), bool),
+    }
+    planes = _seed_planes(ConfigDict({"foreground": 0.3, "background": 0.05, "crf": crf}))({}, batch)
+    labels = np.asarray(unpack_seeds(planes))[0]
+    assert (labels[[*range(4), *range(12, 16)]] == IGNORE).all()
+    assert (labels[4:12, :7] == FOREGROUND).all()
+    assert (labels[4:12, 9:] == BACKGROUND).all()
 
 
 def test_instances_walk_apart_and_weak_ones_are_left_out():

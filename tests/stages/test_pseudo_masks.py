@@ -10,7 +10,7 @@ from chexseg_jax.data.records import write_rows
 from chexseg_jax.errors import InputError
 from chexseg_jax.pathologies import LABELS, TASKS, label_name
 from chexseg_jax.saliency.thresholds import otsu
-from chexseg_jax.stages.pseudo_masks import at_size, choose_pseudo_set, make_pseudo_masks, positive_tasks
+from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks, positive_tasks
 
 EDEMA, LESION = TASKS.index("Edema"), TASKS.index("Lung Lesion")
 SIZE = 32
@@ -139,19 +139,3 @@ def test_masks_are_what_the_definition_says(folders, threshold):
         scores /= scores.max((0, 1)) + np.float32(1e-7)
         limits = [thresholds[task] for task in TASKS] if thresholds else otsu(scores)
         np.testing.assert_array_equal(found, (scores > np.float32(limits)) & positive[i])
-
-
-def test_saliency_beside_the_picture_counts_for_nothing():
-    maps = np.zeros((1, SIZE, SIZE, 10), np.float32)
-    maps[0, 0, :, EDEMA] = 9  # on the padding above a picture twice as wide as it is high
-    maps[0, SIZE // 2, 5, EDEMA] = 3
-    scaled = np.asarray(at_size(maps, np.array([[8, 0, 16, 32]]), SIZE))[0, ..., EDEMA]
-    assert scaled[0].max() == 0
-    assert scaled[SIZE // 2, 5] == pytest.approx(1)
-
-
-def test_the_picture_alone_sets_the_scale():
-    maps = np.random.default_rng(0).random((1, SIZE, SIZE, 10), np.float32) + 1
-    scaled = np.asarray(at_size(maps, np.array([[8, 0, 16, 32]]), SIZE))[0, 8:24]
-    np.testing.assert_allclose(scaled.min((0, 1)), 0, atol=1e-6)
-    np.testing.assert_allclose(scaled.max((0, 1)), 1, atol=1e-6)
