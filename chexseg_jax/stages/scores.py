@@ -1,23 +1,27 @@
 """Stage: a segmentation's predictions for the test images, at full size, and what they score."""
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 from ml_collections import ConfigDict
 
-from chexseg_jax.data.chexlocalize import Segmentations, write_segmentations
+from chexseg_jax.data.ahead import map_ahead
+from chexseg_jax.data.chexlocalize import Rle, Segmentations, empty, encode, write_segmentations
 from chexseg_jax.data.images import Frame, pack_masks, unfit_map, unpack_masks
 from chexseg_jax.data.prepared import ImageSource, Prepared
-from chexseg_jax.evaluation.iou import Counts, counts
+from chexseg_jax.evaluation.iou import Counts, code_counts
 from chexseg_jax.pathologies import TASKS
 from chexseg_jax.stages.artifact import artifact
 from chexseg_jax.stages.cams import digest
 from chexseg_jax.training.checkpoint import restore
 from chexseg_jax.training.inference import map_batches, probabilities_of
 
+#: The masks of an image, by task.
+Codes = Mapping[str, Rle]
 #: Pseudo-masked images to predict, for the overlays.
 _WEAK_SHOWN = 3
 
@@ -67,38 +71,41 @@ def score_segmentation(
         shares = mask_shares(Prepared.load(expert).take(train_rows))
 
         infer = probabilities_of(restored.module, restored.normalisation)
-        tables: dict[str, list[Counts]] = {"model": [], "box": [], "reader": []}
+        found: list[dict[str, Counts]] = []
 
-        def predicted() -> Iterator[tuple[str, Bool[np.ndarray, "H W 10"]]]:
-            row = 0
-            source = ImageSource(images.images)
-            for batch in map_batches(
+        def seen() -> Iterator[tuple[str, tuple[int, int], Float32[np.ndarray, "S S 10"]]]:
+            batches = map_batches(
                 infer,
                 restored.variables,
-                source,
+                ImageSource(images.images),
                 batch_size=config.batch_size,
                 what="scoring test images",
-            ):
-                for maps in batch:
-                    image_id, size = images.ids[row], tuple(map(int, images.sizes[row]))
-                    masks = unfit_map(maps, size) > limits
-                    reference = truth.masks(image_id)
-                    tables["model"].append(counts(masks, reference))
-                    tables["box"].append(counts(centred_boxes(size, shares), reference))
-                    if second_reader is not None:
-                        other = (
-                            second_reader.masks(image_id) if image_id in second_reader else reference & False
-                        )
-                        tables["reader"].append(counts(other, reference))
-                    yield image_id, masks
-                    row += 1
+            )
+            maps = itertools.chain.from_iterable(batches)
+            for image_id, size, probabilities in zip(images.ids, images.sizes, maps, strict=True):
+                yield image_id, tuple(map(int, size)), probabilities
+
+        def judged(one: tuple) -> tuple[str, Codes, dict[str, Counts]]:
+            image_id, size, probabilities = one
+            codes = {"model": _marked(probabilities, limits, size), "box": _boxes(size, shares)}
+            if second_reader is not None:
+                codes["reader"] = _listed(second_reader, image_id, size)
+            reference = _listed(truth, image_id, size)
+            tables = {
+                name: [code_counts(masks[t], reference[t]) for t in TASKS] for name, masks in codes.items()
+            }
+            return image_id, codes["model"], {n: Counts(*np.transpose(rows)) for n, rows in tables.items()}
+
+        def predicted() -> Iterator[tuple[str, Codes]]:
+            for image_id, masks, tables in map_ahead(judged, seen(), distance=16):
+                found.append(tables)
+                yield image_id, masks
 
         write_segmentations(part / "predictions.json", predicted())
         arrays = {
-            f"{name}_{field}": np.stack([getattr(row, field) for row in rows])
-            for name, rows in tables.items()
+            f"{name}_{field}": np.stack([getattr(tables[name], field) for tables in found])
+            for name in found[0]
             for field in Counts._fields
-            if rows
         }
         np.savez(part / "counts.npz", **arrays)
         if pseudo:
@@ -116,6 +123,22 @@ def load_counts(scores: Path) -> dict[str, Counts]:
         return {
             name: Counts(*(arrays[f"{name}_{field}"] for field in Counts._fields)) for name in sorted(names)
         }
+
+
+# A task at a time: ten maps of a radiograph at full size are 260 MB, and several radiographs are at work at once.
+
+
+def _marked(probabilities: Float32[np.ndarray, "S S 10"], limits: np.ndarray, size: tuple[int, int]) -> Codes:
+    return {task: encode(unfit_map(probabilities[..., k], size) > limits[k]) for k, task in enumerate(TASKS)}
+
+
+def _boxes(size: tuple[int, int], shares: Float[np.ndarray, " 10"]) -> Codes:
+    return {task: encode(centred_boxes(size, shares[[k]])[..., 0]) for k, task in enumerate(TASKS)}
+
+
+def _listed(masks: Segmentations, image_id: str, size: tuple[int, int]) -> Codes:
+    there = image_id in masks
+    return {task: masks.rle(image_id, task) if there else empty(*size) for task in TASKS}
 
 
 def mask_shares(annotated: Prepared) -> Float[np.ndarray, " 10"]:

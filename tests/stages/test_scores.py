@@ -3,8 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.images import pack_masks
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.evaluation.iou import counts
 from chexseg_jax.stages.scores import centred_boxes, load_counts, mask_shares
 
 
@@ -31,12 +33,20 @@ def test_shares_are_of_the_picture_without_its_padding():
     assert shares.sum() == shares[2]
 
 
-def test_counts_of_a_run(tiny_run):
+def test_counts_of_a_run_are_those_of_its_masks(tiny_run):
     workdir, _ = tiny_run
     (scores,) = [p for p in workdir.glob("artifacts/scores-*") if (p / "weak_masks.npy").exists()][:1]
-    counts = load_counts(scores)
-    assert set(counts) == {"model", "box", "reader"}
-    for table in counts.values():
-        np.testing.assert_array_equal(table.positives, counts["model"].positives)
-        assert (table.intersections <= np.minimum(table.positives, table.unions)).all()
-        assert (table.unions >= table.positives).all()
+    found = load_counts(scores)
+    assert set(found) == {"model", "box", "reader"}
+    (data,) = workdir.glob("artifacts/phantom-*/data")
+    truth, reader = (read_segmentations(data / f"{whose}_segmentations_test.json") for whose in ("gt", "hb"))
+    prepared = Prepared.load(next(workdir.glob("artifacts/prepare-test-*")))
+    for name, masks in (("model", read_segmentations(scores / "predictions.json")), ("reader", reader)):
+        expected = [counts(masks.masks(i), truth.masks(i)) for i in prepared.ids]
+        np.testing.assert_array_equal(found[name], np.stack(expected, 1))
+    # A box is the same share of every image, and in its middle.
+    box = found["box"]
+    np.testing.assert_array_equal(box.positives, found["model"].positives)
+    height, width = prepared.sizes[0]
+    one = box.predicted[0, 2] / (height * width)
+    np.testing.assert_allclose(box.predicted[:, 2] / prepared.sizes.prod(1), one, atol=0.05)
