@@ -26,6 +26,9 @@ _P, _T = ParamSpec("_P"), TypeVar("_T")
 _PATIENCE_MS = 30 * 24 * 3600 * 1000
 #: How long a process that failed stays, so that those who wait for it in `on_first` read why.
 _FAREWELL_S = 3
+#: Where clusters say how many processes there are. JAX would give one alone a single device, and shards of a table
+#: within one job (`config.shard`, each a program of its own) a single port.
+_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 #: Calls of `on_first` are known by their number, which is the same on all processes.
 _calls = itertools.count()
 
@@ -33,8 +36,8 @@ _calls = itertools.count()
 def start(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
     """Joins the processes of this run, before anything touches a device.
 
-    Without arguments the cluster says who they are (SLURM, Open MPI, GKE, TPU pods: what JAX detects), and without a
-    cluster there is one process and nothing to wait for.
+    Without arguments the cluster says who they are (SLURM, Open MPI, TPU pods: what JAX detects), one process for each
+    GPU. Where there is one process, on a cluster or not, it has all devices and nothing to wait for.
 
     Args:
       coordinator: HOST:PORT, a free port on the machine of process 0.
@@ -57,8 +60,11 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
             raise InputError(f"--coordinator={coordinator} has no port; give HOST:PORT")
     # JAX's own handler of SIGTERM would take the signal away from the train loop, and from all that is no training.
     jax.config.update("jax_enable_preemption_service", False)
+    if coordinator is None and any(os.environ.get(name) == "1" for name in _COUNTS):
+        return
     try:
-        jax.distributed.initialize(*given)
+        # With arguments nothing is left to detect: SLURM's word on who we are might be another.
+        jax.distributed.initialize(*given, cluster_detection_method="deactivate" if coordinator else None)
     except ValueError as error:
         if "coordinator_address should be defined" not in str(error):
             raise

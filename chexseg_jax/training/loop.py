@@ -27,6 +27,7 @@ from jax.sharding import PartitionSpec as P
 from chexseg_jax.errors import InputError
 from chexseg_jax.progress import progress, say
 from chexseg_jax.training.checkpoint import Checkpoints
+from chexseg_jax.training.distributed import on_first
 from chexseg_jax.training.metrics_log import MetricsLog
 from chexseg_jax.training.profiling import MeasuredStep, Profile
 from chexseg_jax.training.sharding import DATA_AXIS, check_divides, data_mesh, replicate, split_batch
@@ -165,7 +166,9 @@ def fit(
                     _log(name, log, *pending, advance, update)
                     pending = None
                 # Asked to stop, a due step is judged all the same: after a restart it would be over.
-                scores = dict(evaluate(state.variables)) if evaluate and (due or not stopping()) else {}
+                # The first process judges for all: each by itself might find another checkpoint the best.
+                judges = evaluate and (due or not stopping())
+                scores = dict(on_first(evaluate, state.variables)) if judges else {}
                 if scores:
                     log.write(step, scores)
                     say(f"{name}: step {step}, " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))

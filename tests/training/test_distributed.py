@@ -94,7 +94,8 @@ def training(name: str) -> dict:
 
             def evaluate(variables):
                 logits = map_batches(infer, variables, ImageSource(ARRAYS["image"]), batch_size=16)
-                return {"spread": float(np.concatenate(list(logits)).std())}
+                spread = float(np.concatenate(list(logits)).std())
+                return {"spread": -spread if jax.process_index() else spread}  # nobody may ask the second
 
             own = {
                 "loss": classifier_loss(module, CHEXPERT, augmented=False),
@@ -274,7 +275,18 @@ def test_what_is_no_training_happens_once_and_fails_everywhere(work):
     assert second["failure"] == "process 0 ended with InputError: no such file"
 
 
-def test_one_process_needs_nobody():
+#: As SLURM describes the only task of a job.
+ALONE = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
+
+
+@pytest.mark.parametrize("cluster", [{}, ALONE], ids=["no cluster", "one SLURM task"])
+def test_one_process_needs_nobody_and_has_all_devices(cluster):
     lines = (
         "import jax",
         "from chexseg_jax.training import distributed",
@@ -282,7 +294,8 @@ def test_one_process_needs_nobody():
         "assert not jax.distributed.is_initialized()",
         "assert distributed.on_first(divmod, 7, 2) == (3, 1)",
     )
-    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)  # it starts before JAX does
+    # It starts before JAX does.
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, env=os.environ | cluster)
 
 
 if __name__ == "__main__":
