@@ -20,6 +20,15 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.", lower_bound=0)
 flags.mark_flag_as_required("config")
+_IRNET = "give pseudo=irnet behind the colon"
+#: What brings the sections that not every configuration has.
+_SECTIONS = {
+    "irnet": _IRNET,
+    "walk": _IRNET,
+    "trunk": _IRNET,
+    "moco": "give init=moco behind the colon",
+    "grid": "configs/table1.py and table2.py have them",
+}
 
 
 def main(_: list[str]) -> None:
@@ -57,6 +66,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         text: object = error
         while isinstance(text, KeyError):  # whose str() is a quotation
             text = text.args[0]
+        if (section := str(text).strip("'")) in _SECTIONS:
+            text = f"--config.{section}: these arguments bring no such settings; {_SECTIONS[section]}"
         link: BaseException | None = error
         while link is not None:  # config_flags wraps what get_config raises; ours is at the end of the chain
             text = link if isinstance(link, InputError) else text

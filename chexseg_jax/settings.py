@@ -24,6 +24,7 @@ class Setting(NamedTuple):
     @classmethod
     def of(cls, p: float, init: str, pseudo: str, count: int) -> "Setting":
         """With p = 1 there are no pseudo-masks, whatever is said of them."""
+        p = float(p)  # a run is named by its values: 0 and 0.0 would be two
         return cls(p, init, pseudo, count) if p < 1 else cls(1.0, init, "", 0)
 
     @property
@@ -71,12 +72,14 @@ def trials(config: ConfigDict) -> list[Trial]:
     for key, known in {"init": INIT_TITLES, "pseudo": PSEUDO_TITLES}.items():
         if wrong := set(grid[key]) - set(known):
             raise InputError(f"config.grid.{key}: {sorted(wrong)} is none of {', '.join(known)}")
-    if not all(0 <= p <= 1 for p in grid.p):
+    if not all(isinstance(p, int | float) and 0 <= p <= 1 for p in grid.p):
         raise InputError(f"config.grid.p={tuple(grid.p)}: probabilities lie within [0, 1]")
-    if not (all(count > 0 for count in grid.count) and config.trials > 0):
+    if not all(isinstance(count, int) and count > 0 for count in (*grid.count, config.trials)):
         raise InputError(
-            "config.grid.count and config.trials: numbers of pseudo-masks and of trials begin at 1"
+            "config.grid.count and config.trials: numbers of pseudo-masks and of trials are whole and begin at 1"
         )
+    if config.weak_count < 0:
+        raise InputError(f"config.weak_count={config.weak_count}: begins at 0, which is none")
     for key, values in grid.items():
         if not values or (key in one and len(values) > 1):
             wanted = "one value" if key in one else "a value"
@@ -101,7 +104,15 @@ _CHOICES = {
     "moco.start": ("random", "imagenet"),
 }
 #: Settings that are numbers from some least one on.
-_LEAST = {"seed": 0, "split_seed": 0, "trial": 0, "refreshes": 0, "scores.bootstrap": 1, "data.size": 32}
+_LEAST = {
+    "moco.queue": 1,
+    "seed": 0,
+    "split_seed": 0,
+    "trial": 0,
+    "refreshes": 0,
+    "scores.bootstrap": 1,
+    "data.size": 32,
+}
 #: The same, of any section that has it.
 _LEAST_OF_SECTIONS = {"batch_size": 1, "steps": 1, "checkpoint_every": 1}
 
@@ -136,6 +147,23 @@ def check(config: ConfigDict) -> None:
             f"config.segmentation.model={config.segmentation.model!r} has another encoder than {model}: choose by "
             "encoder=resnet18|resnet50 behind the colon"
         )
+    for section in ("classifier", "encoder", "trunk", "moco"):
+        if (epochs := _at(config, f"{section}.epochs")) is not None and epochs <= 0:
+            raise InputError(f"config.{section}.epochs={epochs}: more than 0")
+    if "irnet" in config and config.data.size % 4:
+        raise InputError(
+            f"config.data.size={config.data.size}: IRNet's maps are at a quarter of it, a multiple of 4"
+        )
+    for path, wanted, why in (
+        ("trunk.model", "resnet50", "is IRNet's trunk"),
+        (
+            "moco.model",
+            _at(config, "encoder.model"),
+            "is the segmentation's encoder: choose by encoder= behind the colon",
+        ),
+    ):
+        if wanted and (value := _at(config, path)) not in (None, wanted):
+            raise InputError(f"config.{path}={value!r}: {wanted} {why}")
     for setting, needs, section in (
         (config.get("init") == "moco", "init=moco", "moco"),
         (config.get("pseudo") == "irnet", "pseudo=irnet", "irnet"),

@@ -9,6 +9,7 @@ import os
 from ml_collections import ConfigDict
 
 from chexseg_jax.config_args import Argument, OneOf, parse
+from chexseg_jax.errors import InputError
 from chexseg_jax.settings import PSEUDO_TITLES, Setting, Trial, single
 
 
@@ -178,6 +179,20 @@ def irnet(paper: bool) -> tuple[ConfigDict, ConfigDict]:
 def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
     """The whole chain: classifier, Grad-CAMs, pseudo-masks, DeepLabv3+ on a mixture, scores."""
     setting = Setting.of(p, args.init, args.pseudo, args.count)
+    for argument, given, needs, there in (
+        ("start", args.start != "random", "init=moco", setting.init == "moco"),
+        ("trunk", args.get("trunk", "chexpert") != "chexpert", "pseudo=irnet", setting.pseudo == "irnet"),
+        (
+            "weights",
+            args.weights,
+            "init=imagenet, start=imagenet or trunk=imagenet",
+            "imagenet" in (args.init, args.start, args.get("trunk")),
+        ),
+    ):
+        if given and not there:
+            raise InputError(
+                f"{argument}={args[argument]} has a meaning with {needs} only: give that too, or neither"
+            )
     return single(_chain(name, args), Trial(setting, args.trial))
 
 

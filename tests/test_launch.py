@@ -32,6 +32,7 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/semi.py", "--workdir=/proc/nope"], "--workdir=/proc/nope: "),
         (["--config=configs/semi.py", "--config.scale=paper"], "behind the colon, configs/semi.py:scale="),
         (["--config=configs/moco.py:weights=x.pth"], "start=imagenet goes on from: give both"),
+        (["--config=configs/semi.py", "--config.irnet.steps=5"], "give pseudo=irnet behind the colon"),
         (
             ["--config=configs/moco.py", "--config.profile.steps=15:10"],
             "profile.steps='15:10' is not FIRST:LAST",

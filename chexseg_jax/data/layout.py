@@ -45,7 +45,7 @@ def check_layout(root: str | Path) -> Layout:
     Raises:
       InputError: listing everything that is missing at once, with where to get it.
     """
-    root = Path(root).absolute()
+    root = Path(root).expanduser().absolute()
     if not root.is_dir():
         raise InputError(
             f"{root}: no such folder; it should hold CheXpert ({CHEXPERT_URL}) and CheXlocalize "

@@ -48,7 +48,7 @@ def open_sources(store: Path, config: ConfigDict) -> Sources:
     Raises:
       InputError: listing everything that is missing under root, or naming a file or row that is wrong.
     """
-    root = Path(config.root)
+    root = Path(config.root).expanduser()  # behind a colon the shell leaves the tilde
     if not config.root:
         key = {"config": config.phantom, "version": phantom.VERSION}
 
