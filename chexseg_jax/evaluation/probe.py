@@ -26,7 +26,7 @@ def fit_probe(
       weights: 0 leaves an entry out (an uncertain or blank label).
       penalty: of the squared coefficients.
     """
-    x = np.concatenate([features, np.ones((len(features), 1))], axis=1).astype(np.float64)
+    x = np.concatenate([features, np.ones((len(features), 1))], axis=1).astype(np.float64, copy=False)
     decay = np.append(np.full(features.shape[1], penalty), 0.0)
 
     def fit(y: np.ndarray, weight: np.ndarray) -> np.ndarray:

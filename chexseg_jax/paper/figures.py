@@ -94,6 +94,7 @@ def draw_figure3(folder: Path, config: ConfigDict, results: Results, title: str)
     axes = np.atleast_1d(figure.subplots(1, len(config.grid.pseudo), sharey=True))
     shades = ("#9ecae1", "#4292c6", "#08519c", "#08306b")
     width = 0.8 / len(config.grid.count)
+    keys = {}
     for axis, pseudo in zip(axes, config.grid.pseudo, strict=True):
         for j, count in enumerate(config.grid.count):
             for i, init in enumerate(config.grid.init):
@@ -104,15 +105,8 @@ def draw_figure3(folder: Path, config: ConfigDict, results: Results, title: str)
                     continue
                 middle, low, high = (float(end[-1]) for end in results.over_trials(setting))
                 bars = None if np.isnan(low) else [[middle - low], [high - middle]]
-                axis.bar(
-                    at,
-                    middle,
-                    width,
-                    yerr=bars,
-                    capsize=2,
-                    color=shades[j % len(shades)],
-                    **_EDGE,
-                    label=f"{count} pseudo-masks" if i == 0 else None,
+                keys[f"{count} pseudo-masks"] = axis.bar(
+                    at, middle, width, yerr=bars, capsize=2, color=shades[j % len(shades)], **_EDGE
                 )
         axis.set_xticks(
             range(len(config.grid.init)), [INIT_TITLES[init] for init in config.grid.init], fontsize=8
@@ -121,9 +115,8 @@ def draw_figure3(folder: Path, config: ConfigDict, results: Results, title: str)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25, axis="y")
     axes[0].set_ylabel("mean IoU, pooled")
-    handles, labels = axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), fontsize=8)
+    if keys:
+        figure.legend(keys.values(), keys, loc="outside lower center", ncols=len(keys), fontsize=8)
     _save(figure, folder, "fig3", title)
     return (
         "Mean IoU of weakly supervised models by initialisation, kind and number of pseudo-masks. Bars: 95 % intervals "

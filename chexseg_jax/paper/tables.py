@@ -43,7 +43,7 @@ def table1(config: ConfigDict, results: Results) -> list[Table]:
     rows = [
         [
             name,
-            *(_mean(results, Setting.of(p, init, pseudo, many)) for pseudo in kinds),
+            *(_mean(results, Setting.of(p, init, pseudo, many), config.trials) for pseudo in kinds),
             *(
                 number(theirs.get((p, pseudo if p < 1 else ""))) if (p, many) != (0, count) else ""
                 for pseudo in kinds
@@ -76,7 +76,10 @@ def table2(config: ConfigDict, results: Results) -> list[Table]:
         [
             INIT_TITLES[init],
             f"{count}",
-            *(_mean(results, Setting(p, init, pseudo, count)) for pseudo in config.grid.pseudo),
+            *(
+                _mean(results, Setting(p, init, pseudo, count), config.trials)
+                for pseudo in config.grid.pseudo
+            ),
         ]
         for init in config.grid.init
         for count in config.grid.count
@@ -213,10 +216,12 @@ def write_tables(
                     writer.writerow([*setting, run.number, task, *numbers, data])
 
 
-def _mean(results: Results, setting: Setting) -> str:
+def _mean(results: Results, setting: Setting, trials: int) -> str:
+    """A mean IoU over trials, and of how many where some are missing."""
     if setting not in results:
         return "-"
-    return interval(*(float(end[-1]) for end in results.over_trials(setting)))
+    cell = interval(*(float(end[-1]) for end in results.over_trials(setting)))
+    return cell if (n := len(results[setting])) == trials else f"{cell} (n = {n})"
 
 
 def _by_pathology(results: Results, settings: Sequence[Setting]) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """Stages: an encoder trained on radiographs without labels (MoCo v2), and the linear probe that judges one."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +254,9 @@ def probe_encoder(
             variables = {"params": params, **state}
         features = {name: mean_features(module, variables, by, split) for name, split in sets.items()}
         mean, std = features["train"].mean(0), features["train"].std(0) + 1e-6
-        features = {name: (x - mean) / std for name, x in features.items()}
+        for x in features.values():  # in place: of a whole CheXpert they are gigabytes
+            x -= mean
+            x /= std
         targets, weights = (
             x[:, label_indices()] for x in chexpert.targets(sets["train"].labels, uncertainty)
         )
@@ -287,7 +289,9 @@ def mean_features(
         _, out = module.apply(variables, normalise(batch["image"], by))
         return out["features"].mean((1, 2))
 
-    infer: Callable = features
-    return np.concatenate(
-        list(map_batches(infer, variables, ImageSource(images.images), batch_size=32, what="features"))
-    )
+    found, done = None, 0
+    for some in map_batches(features, variables, ImageSource(images.images), batch_size=32, what="features"):
+        found = np.empty((len(images), some.shape[1]), some.dtype) if found is None else found
+        found[done : done + len(some)] = some
+        done += len(some)
+    return found

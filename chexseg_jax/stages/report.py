@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexseg_jax.data.chexlocalize import read_segmentations
+from chexseg_jax.data.files import written_aside
 from chexseg_jax.data.images import fit_mask, unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
@@ -109,10 +110,10 @@ def write_report(workdir: Path, config: ConfigDict, sources: Sources, *, test: P
         *_training_section(made.trainings),
         *_provenance(config, sources, [path for path in stages if path]),
     ]
-    (run / "report.md").write_text("\n".join(lines) + "\n")
-    (run / "scores.json").write_text(json.dumps(test_scores, indent=1))
-    shutil.copyfile(made.scores / "predictions.json", run / "predictions.json")
-    shutil.copyfile(made.model / "metrics.jsonl", run / "metrics.jsonl")
+    _write(run / "report.md", "\n".join(lines) + "\n")
+    _write(run / "scores.json", json.dumps(test_scores, indent=1))
+    _copy(made.scores / "predictions.json", run)
+    _copy(made.model / "metrics.jsonl", run)
     _link(run / "model", made.model)
     figures.draw_curves(
         run / "curves.png",
@@ -137,8 +138,8 @@ def write_classifier_report(
         *_training_section([classifier]),
         *_provenance(config, sources, [classifier]),
     ]
-    (run / "report.md").write_text("\n".join(lines) + "\n")
-    shutil.copyfile(classifier / "metrics.jsonl", run / "metrics.jsonl")
+    _write(run / "report.md", "\n".join(lines) + "\n")
+    _copy(classifier / "metrics.jsonl", run)
     _link(run / "model", classifier)
     figures.draw_curves(run / "curves.png", {classifier.name: read_metrics(classifier / "metrics.jsonl")})
     say(f"report: {run / 'report.md'}")
@@ -177,9 +178,9 @@ def write_moco_report(
         *_training_section([encoder]),
         *_provenance(config, sources, [encoder]),
     ]
-    (run / "report.md").write_text("\n".join(lines) + "\n")
-    (run / "probe.json").write_text(json.dumps(means, indent=1))
-    shutil.copyfile(encoder / "metrics.jsonl", run / "metrics.jsonl")
+    _write(run / "report.md", "\n".join(lines) + "\n")
+    _write(run / "probe.json", json.dumps(means, indent=1))
+    _copy(encoder / "metrics.jsonl", run)
     _link(run / "model", encoder)
     figures.draw_curves(run / "curves.png", {encoder.name: metrics})
     say(f"report: {run / 'report.md'}")
@@ -334,12 +335,30 @@ def open_run(workdir: Path, config: ConfigDict) -> Path:
     ]
     run = workdir / "runs" / f"{','.join(map(str, parts))}-{config_digest(config)}"
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.json").write_text(json.dumps(plain(config), indent=1))
+    _write(run / "config.json", json.dumps(plain(config), indent=1))
     return run
 
 
+# Each takes its name at once: the same run may be going on elsewhere, and programs read these.
+
+
+def _write(path: Path, text: str) -> None:
+    with written_aside(path) as file:
+        file.write(text)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    aside = _aside(folder / source.name)
+    shutil.copyfile(source, aside)
+    aside.replace(folder / source.name)
+
+
 def _link(link: Path, target: Path) -> None:
-    aside = link.with_name(f".{link.name}.{os.getpid()}")
+    aside = _aside(link)
     aside.unlink(missing_ok=True)
     aside.symlink_to(os.path.relpath(target, link.parent))
-    aside.replace(link)  # at once: the same run may be going on elsewhere
+    aside.replace(link)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")

@@ -13,6 +13,7 @@ from chexseg_jax.data.chexlocalize import write_segmentations
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.evaluation import bootstrap, iou
 from chexseg_jax.experiment import Chain
+from chexseg_jax.paper import tables
 from chexseg_jax.paper.gallery import Gallery
 from chexseg_jax.paper.output import write_paper
 from chexseg_jax.paper.results import Results, papers
@@ -80,6 +81,14 @@ def test_table_1_holds_means_over_trials_and_says_what_is_missing(written):
     assert "The paper's shape, CAM: p = 0 is the lowest: yes; the greatest lies inside (0, 1): yes" in text
     assert re.search(r"\| p = 0, 60 masks \| .* \| 0.142 \| 0.156 \|", text)
     assert re.search(r"\| p = 0 \| .*\] \| \| \|", text)  # with as few masks the paper has none
+
+
+def test_a_mean_over_fewer_trials_says_so(written):
+    _, config, results = written
+    setting = Setting(0.9, "chexpert", "cam", 20)
+    fewer = Results({**results, setting: results[setting][:1]})
+    cells = [row[1] for row in tables.table1(config, fewer)[0].rows]
+    assert [cell.endswith("(n = 1)") for cell in cells] == [False, False, True, False]
 
 
 def test_comparisons_are_paired(written):

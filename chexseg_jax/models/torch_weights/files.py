@@ -23,6 +23,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from chexseg_jax.data.files import written_aside
 from chexseg_jax.errors import InputError
 
 #: Endings of a pickled file, which torch reads and writes.
@@ -110,7 +111,9 @@ def write(path: str | Path, state: Mapping[str, np.ndarray], card: Mapping[str, 
         else:
             torch = _torch(path)
             torch.save({key: torch.from_numpy(np.array(value)) for key, value in state.items()}, aside)
-        _card_of(path).write_text(json.dumps(dict(card), indent=1))
+        # The card first: alone it does no harm, while weights without it would be taken for others.
+        with written_aside(_card_of(path)) as file:
+            json.dump(dict(card), file, indent=1)
         aside.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
