@@ -9,6 +9,10 @@ class InputError(ValueError):
     """Something the user gave is wrong: a file, a row, a value, an argument. The message is one line."""
 
 
+class DamagedError(InputError):
+    """A file of ours that this process cannot read; of several processes, others may have read it whole."""
+
+
 def tell(error: InputError) -> None:
     """Prints it as one line on stderr."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

@@ -16,12 +16,13 @@ from filelock import FileLock
 from ml_collections import ConfigDict
 
 from chexseg_jax.data.files import written_aside
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import DamagedError, InputError
 from chexseg_jax.experiment import Chain
 from chexseg_jax.paper.output import write_paper
 from chexseg_jax.paper.results import Results
 from chexseg_jax.progress import say
 from chexseg_jax.settings import Trial, single, trials
+from chexseg_jax.stages.artifact import VERSIONS
 from chexseg_jax.stages.report import open_run
 from chexseg_jax.training.distributed import on_first
 
@@ -65,13 +66,15 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         try:
             made = one.segmentation()
             record = one.given() | {"model": made.model.name, "scores": made.scores.name}
-        except InputError as error:
-            failed[trial.name] = str(error)
         except Exception as error:
-            if jax.process_count() > 1:
+            everywhere = isinstance(error, InputError) and not isinstance(error, DamagedError)
+            if jax.process_count() > 1 and not everywhere:
                 raise  # the others cannot be told to go on
-            traceback.print_exc()
-            failed[trial.name] = f"{type(error).__name__}: {error}"
+            if isinstance(error, InputError):
+                failed[trial.name] = str(error)
+            else:
+                traceback.print_exc()
+                failed[trial.name] = f"{type(error).__name__}: {error}"
         else:
             on_first(write_record, folder, trial, record)
         if trial.name in failed:
@@ -100,11 +103,14 @@ def parse_shard(text: str) -> tuple[int, int]:
 def read_record(
     folder: Path, trial: Trial, store: Path, given: Mapping[str, str] | None
 ) -> dict[str, str] | None:
-    """The artifacts of a finished run; None where it is not finished, they are gone, or `given` was another then."""
+    """The artifacts of a finished run; None where it is not, they are gone, or `given` or a stage was another then."""
     path = folder / "trials" / f"{trial.name}.json"
     if given is None or not path.exists():
         return None
-    record = json.loads(path.read_text())
+    made = json.loads(path.read_text())
+    if made.get("stages") != VERSIONS:
+        return None
+    record = made["artifacts"]
     there = all((store / name).is_dir() for name in record.values())
     return record if there and given.items() <= record.items() else None
 
@@ -112,7 +118,7 @@ def read_record(
 def write_record(folder: Path, trial: Trial, record: Mapping[str, str]) -> None:
     """Writes down that a run is finished, and what it made."""
     with written_aside(folder / "trials" / f"{trial.name}.json") as file:
-        json.dump(record, file, indent=1)
+        json.dump({"artifacts": record, "stages": VERSIONS}, file, indent=1)
     _failure(folder, trial).unlink(missing_ok=True)
 
 

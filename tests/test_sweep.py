@@ -88,7 +88,7 @@ def test_runs_share_stages_and_are_written_down(table, config):
     workdir, folder = table
     records = {path.stem: json.loads(path.read_text()) for path in (folder / "trials").iterdir()}
     assert set(records) == {trial.name for trial in trials(config)}
-    assert len({record["scores"] for record in records.values()}) == 4
+    assert len({record["artifacts"]["scores"] for record in records.values()}) == 4
     assert len(list((workdir / "artifacts").glob("classifier-*"))) == 1
     for name in (
         "report.html",
@@ -105,7 +105,8 @@ def test_trials_have_pseudo_sets_of_their_own(table):
     chosen = []
     for number in range(2):
         record = json.loads((folder / "trials" / f"p=0.9,cam,6,chexpert,trial={number}.json").read_text())
-        key = json.loads((workdir / "artifacts" / record["model"] / "artifact.json").read_text())["key"]
+        model = workdir / "artifacts" / record["artifacts"]["model"]
+        key = json.loads((model / "artifact.json").read_text())["key"]
         chosen.append(json.loads((workdir / "artifacts" / key["pseudo"] / "ids.json").read_text()))
     assert chosen[0] != chosen[1]
 

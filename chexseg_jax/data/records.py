@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Int, Shaped
 
 from chexseg_jax.data.ahead import ahead
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import DamagedError
 
 #: How a row becomes a record: its bytes, or the lengths and the values of its runs (for masks).
 Code = Literal["raw", "runs"]
@@ -66,16 +66,16 @@ class Records(Sequence):
         """All rows of a column.
 
         Raises:
-          InputError: naming the folder or the chunk that is not there.
+          DamagedError: naming the folder or the chunk that is not there.
         """
         try:
             index = json.loads((folder / "index.json").read_text())
         except FileNotFoundError:
-            raise InputError(f"{folder}: no records (no index.json); {_mend(folder)}") from None
+            raise DamagedError(f"{folder}: no records (no index.json); {_mend(folder)}") from None
         count, chunk = index["rows"], index["chunk"]
         for k in range(-(-count // chunk)):
             if not _path(folder, k).exists():
-                raise InputError(f"{_path(folder, k)}: no such chunk of records; {_mend(folder)}")
+                raise DamagedError(f"{_path(folder, k)}: no such chunk of records; {_mend(folder)}")
         shape, dtype = tuple(index["shape"]), np.dtype(index["dtype"])
         return cls(folder, chunk, count, shape, dtype, index["code"], np.arange(count))
 
@@ -109,7 +109,7 @@ class Records(Sequence):
         try:
             records = reader.read(list(places))
         except RuntimeError as error:
-            raise InputError(f"{path}: damaged ({_first(error)}); {_mend(self.folder)}") from None
+            raise DamagedError(f"{path}: damaged ({_first(error)}); {_mend(self.folder)}") from None
         return [_decode(record, self.item, self.dtype, self.code) for record in records]
 
 
@@ -199,15 +199,15 @@ def _options(dtype: np.dtype) -> str:
 def _reader(path: Path, length: int) -> ArrayRecordReader:
     """The reader of a chunk, shared by all threads, known to hold `length` rows."""
     if not path.exists():
-        raise InputError(f"{path}: no such chunk of records; {_mend(path.parent)}")
+        raise DamagedError(f"{path}: no such chunk of records; {_mend(path.parent)}")
     try:
         # A small buffer and no reading ahead: the default reads a megabyte for every record.
         options = "readahead_buffer_size:0,max_parallelism:0"
         reader = ArrayRecordReader(str(path), options, file_reader_buffer_size=1 << 15)
     except RuntimeError as error:
-        raise InputError(f"{path}: not a whole chunk ({_first(error)}); {_mend(path.parent)}") from None
+        raise DamagedError(f"{path}: not a whole chunk ({_first(error)}); {_mend(path.parent)}") from None
     if reader.num_records() != length:
-        raise InputError(
+        raise DamagedError(
             f"{path}: holds {reader.num_records()} rows in the place of {length}; {_mend(path.parent)}"
         )
     return reader
@@ -216,7 +216,7 @@ def _reader(path: Path, length: int) -> ArrayRecordReader:
 def _whole(path: Path, length: int) -> bool:
     try:
         _reader(path, length)
-    except InputError:
+    except DamagedError:
         return False
     return True
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from ml_collections import ConfigDict
 from chexseg_jax.progress import say
 from chexseg_jax.training.distributed import on_first
 
+#: Raise a stage's version (of all whose name begins so; 1 where it is not listed) with a change of the code that
+#: changes what it makes of the same key: what older code made is then no longer found.
+VERSIONS = {"pseudo-masks": 2, "irnet": 2, "walks": 2}
 #: What a training goes on from: of no use once its stage is whole, and three quarters of its bytes.
 _CHECKPOINTS = "checkpoints"
 _PACKAGES = ("chexseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -51,6 +54,8 @@ def artifact(
       The folder; its `artifact.json` holds the key, the time taken and the versions used.
     """
     key = plain(key)
+    if version := next((number for name, number in VERSIONS.items() if stage.startswith(name)), None):
+        key["version"] = version
     directory = store / f"{stage}-{config_digest(key)}"
     lock = FileLock(store / ".locks" / directory.name)
     try:
@@ -120,4 +125,4 @@ def plain(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that a result depends on."""
-    return {package: version(package) for package in _PACKAGES}
+    return {package: metadata.version(package) for package in _PACKAGES}

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 from ml_collections import ConfigDict
 
+from chexseg_jax.stages import artifact as stages
 from chexseg_jax.stages.artifact import artifact, config_digest, plain
 
 
@@ -98,3 +99,12 @@ def test_the_digest_changes_with_any_value_and_not_with_the_order():
     assert config_digest(base) == config_digest({"b": {"c": [1, 2]}, "a": 1})
     assert config_digest(base) != config_digest({"a": 1, "b": {"c": [1, 3]}})
     assert plain(ConfigDict({"x": (1, 2)})) == {"x": [1, 2]}
+
+
+def test_what_an_older_version_of_a_stage_made_is_not_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "VERSIONS", {"walks": 2})
+    made = [artifact(tmp_path, stage, {}, lambda part: None) for stage in ("walks", "cams")]
+    monkeypatch.setattr(stages, "VERSIONS", {"walks": 3})
+    again = [artifact(tmp_path, stage, {}, lambda part: None) for stage in ("walks", "cams")]
+    assert made[0] != again[0]
+    assert made[1] == again[1]
