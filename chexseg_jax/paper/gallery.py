@@ -14,6 +14,7 @@ from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.bootstrap import with_mean
 from chexseg_jax.paper.results import Results
+from chexseg_jax.pathologies import TASKS
 
 TRUTH, READER = "ground truth", "second reader"
 
@@ -91,8 +92,9 @@ class Gallery:
             return unpack_masks(self.prepared.masks[row])
         listed, name = self.predictions[source], self.ids[row]
         if name not in listed:
-            return np.zeros((self.prepared.size,) * 2 + (self.shown.shape[1],), bool)
-        return fit_mask(listed.masks(name), self.prepared.size)
+            return np.zeros((self.prepared.size,) * 2 + (len(TASKS),), bool)
+        # One by one: ten masks at full size, side by side, are slow to fill and not needed.
+        return np.stack([fit_mask(listed.mask(name, task), self.prepared.size) for task in TASKS], -1)
 
     def fullest(self, count: int) -> list[int]:
         """Images with many pathologies, not all of one kind: every third, from the fullest down."""
