@@ -103,16 +103,22 @@ def predict(model: Restored, images: dict[str, Path], out: Path, *, batch_size: 
                 draw_overlays(overlays / f"{name}.png", [fit_image(image, side)], [name], [shown], title=name)
                 yield name, full
 
+    fresh = not out.exists()
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
+        out.mkdir(parents=True, exist_ok=True)
+        # Within it: the folder around it may be on another disk, or not ours to write to.
+        scratch = tempfile.TemporaryDirectory(dir=out, prefix=".part.")
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror}; give a folder to write to") from None
-    with scratch as aside:
-        write_segmentations(Path(aside) / "segmentations.json", masks(Path(aside)))
-        out.mkdir(exist_ok=True)
-        for file in Path(aside).iterdir():
-            file.replace(out / file.name)
+    try:
+        with scratch as aside:
+            write_segmentations(Path(aside) / "segmentations.json", masks(Path(aside)))
+            for file in Path(aside).iterdir():
+                file.replace(out / file.name)
+    except BaseException:
+        if fresh:
+            out.rmdir()
+        raise
     say(f"{len(names)} images: {out / 'segmentations.json'}")
 
 

@@ -1,3 +1,7 @@
+import tempfile
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -39,6 +43,22 @@ def test_an_unreadable_image_leaves_nothing_written(tiny_run, tmp_path):
     with pytest.raises(InputError, match=r"b\.png"):
         main(["--checkpoint", str(run), "--out", str(tmp_path / "out"), str(good), str(bad)])
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
+
+
+def test_the_folder_may_be_on_another_disk(tiny_run, tmp_path, monkeypatch):
+    """What is around a mounted folder, or one that a link leads to, is neither written to nor renamed from."""
+    _, run = tiny_run
+    out = tmp_path / "around" / "out"
+    out.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", partial(_within, out, tempfile.TemporaryDirectory))
+    image = write(tmp_path / "a.png", (40, 40))
+    main(["--checkpoint", str(run), "--out", str(out), str(image)])
+    assert {path.name for path in out.iterdir()} == {"segmentations.json", "a.png"}
+
+
+def _within(folder, make, *, dir, **more):
+    assert Path(dir).is_relative_to(folder)
+    return make(dir=dir, **more)
 
 
 def test_many_batches_are_one_program(tiny_run):

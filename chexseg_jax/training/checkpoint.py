@@ -165,9 +165,20 @@ class Restored:
 
         Returns:
           [B,S,S,K] for a segmentation (`data.images.unfit_map` takes a map back to full size), [B,K] for a classifier.
+
+        Raises:
+          InputError: for anything but grey bytes; no guess is made of what other numbers stand for.
         """
-        size = self.config.size
-        fitted = np.stack([fit_image(np.asarray(image), size) for image in images])
+        images = [np.asarray(image) for image in images]
+        for number, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 2:
+                raise InputError(
+                    f"image {number} is {image.dtype} {list(image.shape)}: give grey uint8 [height, width], as "
+                    "chexseg_jax.data.images.read_grey makes them of any file"
+                )
+        if not images:
+            raise InputError("no image to predict: give at least one")
+        fitted = np.stack([fit_image(image, self.config.size) for image in images])
 
         batches = map_batches(
             probabilities_of(self.module, self.normalisation),

@@ -51,6 +51,21 @@ def test_predict_takes_radiographs_of_any_size(saved):
     np.testing.assert_allclose(probabilities[1], jax.nn.sigmoid(logits)[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 20, 20), np.uint16),
+        np.zeros((1, 20, 20), np.float32),
+        np.zeros((1, 20, 20, 3), np.uint8),
+        np.zeros((0, 20, 20), np.uint8),
+    ],
+    ids=["sixteen bits", "floats", "colour", "none"],
+)
+def test_predict_makes_no_guess_of_what_numbers_stand_for(saved, images):
+    with pytest.raises(InputError, match=r"give grey uint8 \[height, width\]|no image"):
+        chexseg_jax.restore(saved[0]).predict(images)
+
+
 def test_a_runs_folder_leads_to_its_model(saved, tmp_path):
     (tmp_path / "model").symlink_to(saved[0])
     assert chexseg_jax.restore(str(tmp_path)).config.name == "resnet18"

@@ -193,6 +193,8 @@ def _check(out: Path, images: dict[str, int], size: int, seed: int, conspicuity:
         raise InputError(f"conspicuity={conspicuity}: must lie above 0 and not above 4 (1 is the default)")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a directory for the phantom")
+    if os.path.ismount(out):
+        raise InputError(f"{out}: a mounted folder cannot be replaced; give one below it")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise InputError(
             f"{out}: holds something that is no phantom (no {MARKER}); give an empty or new directory"
