@@ -34,7 +34,8 @@ def parser(text: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--rounds", type=int, default=3, help="processes a side (3)")
     made.add_argument("--repeats", type=int, default=5, help="timed runs in each, after two that warm up (5)")
-    made.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU cores for either (all)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    made.add_argument("--threads", type=int, default=cores, help="CPU cores for either (all that it may use)")
     made.add_argument(
         "--only", default="", help="those sides whose group or name has this in it, such as float32"
     )

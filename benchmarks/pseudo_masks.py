@@ -29,11 +29,16 @@ def main() -> None:
     if len(sys.argv) != 2:
         raise InputError("give one work directory, as in: python benchmarks/pseudo_masks.py work")
     workdir = Path(sys.argv[1])
-    found = defaultdict(dict)
+    found, seen = defaultdict(dict), {}
     for card_file in sorted(workdir.glob("runs/*/model/artifact.json")):
         card = json.loads(card_file.read_text())
         config = json.loads((card_file.parent.parent / "config.json").read_text())
         if not config["root"] and (name := card["key"].get("pseudo")):
+            if seen.setdefault((config["pseudo"], config["seed"]), name) != name:
+                raise InputError(
+                    f"{workdir}: several sets of {config['pseudo']} pseudo-masks of seed {config['seed']}; give each "
+                    "kind a work directory"
+                )
             scores = _iou(workdir / "artifacts" / name, workdir)
             found[config["pseudo"]][config["seed"]] = with_mean(scores)
     if not found:

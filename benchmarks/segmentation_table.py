@@ -24,7 +24,7 @@ def main() -> None:
     """Prints the table of the work directory named on the command line."""
     if len(sys.argv) != 2:
         raise InputError("give one work directory, as in: python benchmarks/segmentation_table.py work")
-    runs, shared = defaultdict(dict), {}
+    runs, shared, seen = defaultdict(dict), {}, {}
     for path in sorted(Path(sys.argv[1]).glob("runs/*/scores.json")):
         config = json.loads((path.parent / "config.json").read_text())
         if config.get("trial") or config.get("refreshes"):
@@ -34,6 +34,10 @@ def main() -> None:
         if len(shared) > 1:
             one, other = shared.values()
             raise InputError(f"{one} and {other} differ in data or training; give each kind a work directory")
+        if (other := seen.setdefault((_setting(config), config["seed"]), path.parent)) != path.parent:
+            raise InputError(
+                f"{other} and {path.parent} are one row's, with other settings; give each a work directory"
+            )
         runs[_setting(config)][config["seed"]] = json.loads(path.read_text())
     if not runs:
         raise InputError(

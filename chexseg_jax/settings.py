@@ -147,13 +147,19 @@ def check(config: ConfigDict) -> None:
             f"config.segmentation.model={config.segmentation.model!r} has another encoder than {model}: choose by "
             "encoder=resnet18|resnet50 behind the colon"
         )
+    for section in config:
+        for path in (f"{section}.dtype", f"{section}.options.dtype"):
+            if (dtype := _at(config, path)) not in (None, "float32", "bfloat16"):
+                raise InputError(f"config.{path}={dtype!r} is none of float32, bfloat16")
     for section in ("classifier", "encoder", "trunk", "moco"):
         if (epochs := _at(config, f"{section}.epochs")) is not None and epochs <= 0:
             raise InputError(f"config.{section}.epochs={epochs}: more than 0")
-    if "irnet" in config and config.data.size % 4:
-        raise InputError(
-            f"config.data.size={config.data.size}: IRNet's maps are at a quarter of it, a multiple of 4"
-        )
+    if "irnet" in (config.get("pseudo"), *(_at(config, "grid.pseudo") or ())) and "irnet" in config:
+        # Its maps are at a quarter of the size, and a pair's pixels lie up to the radius apart to either side.
+        size, radius = config.data.size, config.irnet.radius
+        if size % 4 or size < (least := 8 * radius - 4):
+            wanted = "a multiple of 4" if size % 4 else f"at least {least} with config.irnet.radius={radius}"
+            raise InputError(f"config.data.size={size}: for IRNet {wanted}")
     for path, wanted, why in (
         ("trunk.model", "resnet50", "is IRNet's trunk"),
         (

@@ -48,6 +48,9 @@ def test_what_no_stage_would_notice_in_time_is_refused(path, value, told):
     ("path", "value", "told"),
     [
         ("data.size", 250, "a multiple of 4"),
+        ("irnet.radius", 20, "config.data.size=128: for IRNet at least 156"),
+        ("irnet.dtype", "bf16", "config.irnet.dtype='bf16' is none of float32, bfloat16"),
+        ("segmentation.options.dtype", "float16", "config.segmentation.options.dtype='float16' is none of"),
         ("trunk.model", "resnet18", "resnet50 is IRNet's trunk"),
         ("moco.model", "resnet50", "resnet18 is the segmentation's encoder"),
         ("moco.queue", 0, "config.moco.queue=0: begins at 1"),
