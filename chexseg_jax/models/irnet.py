@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from chexseg_jax.errors import InputError
-from chexseg_jax.models.layers import Kit, at_least_float32, resize_bilinear
+from chexseg_jax.models.layers import Kit, resize_bilinear
 from chexseg_jax.models.resnet import ResNet50
 
 
@@ -63,14 +63,16 @@ class IRNet(nn.Module):
 
         for stage in range(1, 6):
             setattr(self, f"fc_edge{stage}", block(32, 4))
-        self.fc_edge6 = kit.conv(1, use_bias=True)
+        # What the loss and the walk read keeps its digits, whatever comes before is computed in.
+        precise = jnp.promote_types(self.dtype, jnp.float32)
+        self.fc_edge6 = kit.conv(1, use_bias=True, dtype=precise)
         self.fc_dp1 = block(64, 8)
         self.fc_dp2 = block(128, 16)
         for stage in range(3, 7):
             setattr(self, f"fc_dp{stage}", block(256, 16))
         # The published Sequential counts its ReLU as layer 2.
         self.fc_dp7_0, self.fc_dp7_1 = block(256, 16)
-        self.fc_dp7_3, self.fc_dp7_4 = kit.conv(2), MeanShift()
+        self.fc_dp7_3, self.fc_dp7_4 = kit.conv(2, dtype=precise), MeanShift()
 
     def features(self, images: Float[Array, "b height width 3"]) -> dict[str, Float[Array, "b h w c"]]:
         """The frozen trunk's five maps, see `ResNet.features`."""
@@ -97,8 +99,8 @@ class IRNet(nn.Module):
         far += [run(f"fc_dp{i}", stages[i - 1], 2, far[0]) for i in (4, 5)]
         near.append(run("fc_dp6", jnp.concatenate(far, axis=-1), 2, near[1]))
         x = nn.relu(self.fc_dp7_1(self.fc_dp7_0(jnp.concatenate(near, axis=-1))))
-        edge = at_least_float32(self.fc_edge6(jnp.concatenate(edges, axis=-1)))
-        return {"edge": edge, "displacement": self.fc_dp7_4(at_least_float32(self.fc_dp7_3(x)), train)}
+        edge = self.fc_edge6(jnp.concatenate(edges, axis=-1))
+        return {"edge": edge, "displacement": self.fc_dp7_4(self.fc_dp7_3(x), train)}
 
     def __call__(
         self, images: Float[Array, "b height width 3"], train: bool = False

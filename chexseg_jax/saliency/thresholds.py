@@ -62,8 +62,15 @@ def best_thresholds(
     return np.where(absent, fallback, best)
 
 
-def otsu(maps: Float[np.ndarray, "*B H W K"], bins: int = 256) -> Float[np.ndarray, "*B K"]:
+def otsu(
+    maps: Float[np.ndarray, "*B H W K"], where: Bool[np.ndarray, "*B H W 1"] | None = None, *, bins: int = 256
+) -> Float[np.ndarray, "*B K"]:
     """Otsu's threshold of each map with values in [0, 1] (Otsu 1979): maximises the between-class variance.
+
+    Args:
+      maps: such as saliency.
+      where: the pixels that count; all of them where it is None.
+      bins: of the histogram.
 
     Returns:
       The upper edge of the best bin; values above it are foreground. A flat map gets 1, an empty mask.
@@ -71,7 +78,11 @@ def otsu(maps: Float[np.ndarray, "*B H W K"], bins: int = 256) -> Float[np.ndarr
     values = np.moveaxis(maps, -1, -3)
     flat = values.reshape(*values.shape[:-2], -1)
     index = np.clip((flat * bins).astype(int), 0, bins - 1)
-    one_hot = np.stack([np.bincount(row, minlength=bins) for row in index.reshape(-1, index.shape[-1])])
+    kept = np.broadcast_to(True if where is None else np.moveaxis(where, -1, -3), values.shape).reshape(
+        flat.shape
+    )
+    rows = zip(*(x.reshape(-1, index.shape[-1]) for x in (index, kept)), strict=True)
+    one_hot = np.stack([np.bincount(row[keep], minlength=bins) for row, keep in rows])
     histogram = one_hot.reshape(*index.shape[:-1], bins).astype(float)
     centres = (np.arange(bins) + 0.5) / bins
     below = histogram.cumsum(-1)

@@ -22,6 +22,7 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.auroc import auroc
 from chexseg_jax.evaluation.probe import PENALTIES, apply_probe, fit_probe
 from chexseg_jax.models import moco
+from chexseg_jax.models.layers import at_least_float32
 from chexseg_jax.pathologies import TASKS, label_indices
 from chexseg_jax.stages.artifact import artifact, plain
 from chexseg_jax.stages.classifier import init
@@ -287,7 +288,7 @@ def mean_features(
 
     def features(variables, batch):
         _, out = module.apply(variables, normalise(batch["image"], by))
-        return out["features"].mean((1, 2))
+        return at_least_float32(out["features"]).mean((1, 2))
 
     found, done = None, 0
     for some in map_batches(features, variables, ImageSource(images.images), batch_size=32, what="features"):

@@ -153,14 +153,14 @@ def _tune(
     shown = annotated.shown()
     thresholds = None
     if rule == "tuned":
-        counts = [threshold_counts(scores, truth) for scores, truth in _scored(annotated, maps)]
+        counts = [threshold_counts(scores, truth) for scores, _, truth in _scored(annotated, maps)]
         iou = mean_iou(*(np.concatenate(c) for c in zip(*counts, strict=True)), shown)
         best = best_thresholds(iou, fallback=_FALLBACK)
         thresholds = dict(zip(TASKS, map(float, best), strict=True))
     scored: dict[str, list] = {"cam": [], "box": []}
     frames = iter([Frame(*map(int, size), annotated.size) for size in annotated.sizes])
-    for scores, truth in _scored(annotated, maps):
-        masks = scores > (otsu(scores)[:, None, None, :] if thresholds is None else _row(thresholds))
+    for scores, picture, truth in _scored(annotated, maps):
+        masks = scores > (otsu(scores, picture)[:, None, None, :] if thresholds is None else _row(thresholds))
         scored["cam"].append(counts_of(masks, truth))
         scored["box"].append(counts_of(np.stack([_boxes(m, next(frames)) for m in masks]), truth))
     quality = {}
@@ -177,21 +177,23 @@ def _tune(
 
 def _scored(
     annotated: Prepared, maps: Records
-) -> Iterator[tuple[Float[np.ndarray, "B S S 10"], Bool[np.ndarray, "B S S 10"]]]:
-    """Scores with the true masks, some images at a time."""
-    for start, scores in zip(
+) -> Iterator[
+    tuple[Float[np.ndarray, "B S S 10"], Bool[np.ndarray, "B S S 1"], Bool[np.ndarray, "B S S 10"]]
+]:
+    """Scores, where they are of the picture, and the true masks, some images at a time."""
+    for start, scored in zip(
         range(0, len(maps), _BATCH), _scores(maps, annotated.windows, annotated.size), strict=True
     ):
-        yield scores, unpack_masks(annotated.masks[start : start + _BATCH])
+        yield *scored, unpack_masks(annotated.masks[start : start + _BATCH])
 
 
 def _scores(
     maps: Records, windows: Int32[np.ndarray, "N 4"], size: int
-) -> Iterator[Float[np.ndarray, "B S S 10"]]:
+) -> Iterator[tuple[Float[np.ndarray, "B S S 10"], Bool[np.ndarray, "B S S 1"]]]:
     at_size = jax.jit(over_pictures, static_argnums=2)
     for start in range(0, len(maps), _BATCH):
         rows = slice(start, start + _BATCH)
-        yield np.asarray(at_size(maps[rows], windows[rows], size)[0])
+        yield jax.device_get(at_size(maps[rows], windows[rows], size))
 
 
 def _row(thresholds: Mapping[str, float]) -> Float32[np.ndarray, "10"]:
@@ -220,7 +222,8 @@ def _write_masks(
     def masks(rows: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
         some, windows = maps.take(rows), images.windows[rows]
         if thresholds is None:
-            limits = np.concatenate([otsu(s).astype(np.float32) for s in _scores(some, windows, images.size)])
+            scored = _scores(some, windows, images.size)
+            limits = np.concatenate([otsu(*one).astype(np.float32) for one in scored])
         else:
             limits = np.broadcast_to(_row(thresholds), (len(rows), len(TASKS)))
         source = MapSource(some, windows, limits, gate[rows])

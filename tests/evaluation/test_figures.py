@@ -4,6 +4,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from chexseg_jax.evaluation import figures
 from chexseg_jax.evaluation.figures import COLOURS, draw_curves, draw_masks, draw_overlays
 from chexseg_jax.pathologies import TASKS
 
@@ -35,6 +36,16 @@ def test_overlays_and_curves_are_pictures(tmp_path):
     for name in ("overlays", "curves"):
         pixels = np.asarray(Image.open(tmp_path / f"{name}.png"))
         assert pixels.std() > 5
+
+
+def test_measures_of_the_training_batches_are_not_called_the_validation_images(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        figures, "save", lambda figure, _: titles.extend(a.get_title(loc="left") for a in figure.axes)
+    )
+    judged = [{"step": 10, "loss": 1.0}, {"step": 10, "miou": 0.2}]
+    draw_curves(tmp_path / "x.png", {"a": judged, "moco": [{"step": 10, "loss": 1.0, "top1": 0.3}]})
+    assert titles == ["a", "on the validation images", "moco", "on the training batches"]
 
 
 def test_every_task_has_its_own_colour():

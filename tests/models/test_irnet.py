@@ -33,6 +33,15 @@ def test_sides_that_the_strides_do_not_divide():
     assert out["displacement"].shape == (1, 23, 19, 2)
 
 
+def test_what_the_loss_reads_has_all_digits_under_bfloat16():
+    module = models.create("irnet", num_classes=0, dtype="bfloat16")
+    _, out = jit(module.apply)(peer("irnet").variables, images("irn_x", 64, 1))
+    for name, values in out.items():
+        assert values.dtype == jnp.float32
+        rounded = values.astype(jnp.bfloat16).astype(jnp.float32)
+        assert (values != rounded).mean() > 0.9, name
+
+
 def test_no_gradient_reaches_the_trunk():
     variables, module = peer("irnet").variables, peer("irnet").module
 

@@ -65,6 +65,15 @@ def test_otsu_separates_two_modes_like_an_exhaustive_search():
     np.testing.assert_array_equal(otsu(np.stack([maps, maps]))[1], otsu(maps))
 
 
+def test_otsu_counts_the_pixels_asked_for():
+    maps = np.random.default_rng(1).random((2, 12, 8, 3))
+    where = np.zeros((2, 12, 8, 1), bool)
+    where[:, 3:9] = True
+    blank = np.where(where, maps, 0)
+    np.testing.assert_array_equal(otsu(blank, where), otsu(maps[:, 3:9]))
+    assert (otsu(blank) != otsu(maps[:, 3:9])).any()
+
+
 @pytest.mark.parametrize("value", [0.0, 0.4])
 def test_otsu_of_a_flat_map_gives_an_empty_mask(value):
     flat = np.full((4, 4, 1), value)
