@@ -2,7 +2,7 @@
 
     python launch.py --config=configs/semi.py:p=0.9
 
-Laptop scale, on the phantom: 8 minutes on 2 quiet CPU cores; pseudo=irnet adds 5 (its ResNet50 trunk 3).
+Laptop scale, on the phantom: 8 to 10 minutes on 2 quiet CPU cores; pseudo=irnet adds 5 (its ResNet50 trunk 3).
 Paper scale, root=DIR: 3 epochs of 224,316 images for each of two classifiers dominate; a GPU.
 The paper's mIoU for it: .270 (CAM), .267 (IRNet).
 """

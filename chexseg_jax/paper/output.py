@@ -13,6 +13,13 @@ from chexseg_jax.progress import say
 from chexseg_jax.stages.report import PHANTOM_NOTE, image_title
 from chexseg_jax.stages.sources import Sources
 
+#: Of `recipe=plus`: what sets its runs apart, and apart from each other.
+_REFRESHED = (
+    "**Not the paper's recipe**: a model with pseudo-masks makes them anew and goes on training with these for as many "
+    "steps again (refreshes: {}). One of expert masks alone (p = 1) does not, and its fewer steps are part of any "
+    "difference."
+)
+
 
 def write_paper(
     folder: Path,
@@ -56,6 +63,7 @@ def write_paper(
         "test mask. Brackets hold 95 % intervals: over trials by Student's t in Tables 1 and 2; in comparisons by a "
         f"bootstrap over test images ({replicates} replicates, seed 0), paired. The paper's numbers are on CheXpert; "
         "they are not this data's, and stand beside for their shape.",
+        *(("", _REFRESHED.format(config.refreshes)) if config.refreshes else ()),
         *(("", *tables.shape(config, results)) if one else ()),
         *(
             line

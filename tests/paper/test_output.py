@@ -91,6 +91,17 @@ def test_a_mean_over_fewer_trials_says_so(written):
     assert [cell.endswith("(n = 1)") for cell in cells] == [False, False, True, False]
 
 
+def test_a_table_of_refreshed_masks_says_what_sets_its_runs_apart(written, data, tmp_path):
+    folder, config, results = written
+    refreshed = config.copy_and_resolve_references()
+    refreshed.refreshes = 1
+    write_paper(tmp_path, refreshed, data.sources, data.test, results, {})
+    told = "Not the paper's recipe"
+    assert told in (tmp_path / "tables" / "table1.md").read_text()
+    assert told in (tmp_path / "report.html").read_text()
+    assert told not in (folder / "report.html").read_text()
+
+
 def test_comparisons_are_paired(written):
     folder, _, results = written
     text = re.sub(" +", " ", (folder / "tables" / "table1.md").read_text())
