@@ -4,6 +4,7 @@ Writes `segmentations.json` (CheXlocalize's format, at each image's full size) a
 """
 
 import argparse
+import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -117,7 +118,8 @@ def predict(model: Restored, images: dict[str, Path], out: Path, *, batch_size: 
                 file.replace(out / file.name)
     except BaseException:
         if fresh:
-            out.rmdir()
+            with contextlib.suppress(OSError):  # something is in it by now
+                out.rmdir()
         raise
     say(f"{len(names)} images: {out / 'segmentations.json'}")
 

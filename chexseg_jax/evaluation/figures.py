@@ -174,10 +174,9 @@ def draw_curves(path: Path, metrics: Mapping[str, Sequence[Mapping[str, float]]]
             axis.plot(*zip(*points, strict=True), marker=marker, lw=1.4, label=key)
         loss_axis.set_ylabel("training loss")
         loss_axis.set_title(name, fontsize=10, loc="left")
-        measured = {key for line in lines if "loss" not in line for key in line} - {
-            "step"
-        }  # else by the loss
-        where = "validation images" if measured else "training batches"
+        # What an evaluation measures has lines of its own; what comes with the loss is of its batch.
+        judged = any("loss" not in line for line in lines)
+        where = "validation images" if judged else "training batches"
         score_axis.set_title(f"on the {where}", fontsize=10, loc="left")
         score_axis.legend(fontsize=8)
         for axis in (loss_axis, score_axis):
