@@ -19,7 +19,7 @@ from chexseg_jax.training.distributed import on_first
 
 #: Raise a stage's version (of all whose name begins so; 1 where it is not listed) with a change of the code that
 #: changes what it makes of the same key: what older code made is then no longer found.
-VERSIONS = {"probe": 2, "pseudo-masks": 3, "irnet": 2, "walks": 2}
+VERSIONS = {"probe": 2, "pseudo-masks": 3, "irnet": 3, "walks": 2}
 #: What a training goes on from: of no use once its stage is whole, and three quarters of its bytes.
 _CHECKPOINTS = "checkpoints"
 _PACKAGES = ("chexseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, Int32, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt8, UInt32
 from ml_collections import ConfigDict
 
 from chexseg_jax import models
@@ -247,9 +247,7 @@ def boundary_loss(module: nn.Module, by: Normalisation, *, radius: int, augmente
     def loss(params, model_state, batch, keys):
         images, planes = batch["image"], batch["seeds"]
         if augmented:
-            planes = jnp.repeat(jnp.repeat(planes, STRIDE, axis=1), STRIDE, axis=2)
-            images, planes = augment(keys, images, planes)
-            planes = planes[:, ::STRIDE, ::STRIDE]
+            images, planes = augment_with_seeds(keys, images, planes)
         _, out = module.apply({"params": params, **model_state}, normalise(images, by), train=True)
         total, terms = irnet_loss(
             out["edge"][..., 0], out["displacement"], unpack_seeds(planes), radius=radius, axis_name=DATA_AXIS
@@ -257,6 +255,16 @@ def boundary_loss(module: nn.Module, by: Normalisation, *, radius: int, augmente
         return total, (model_state, terms)
 
     return loss
+
+
+def augment_with_seeds(
+    keys: Key[Array, " B"], images: UInt8[Array, "B S S"], planes: UInt32[Array, "B h w"]
+) -> tuple[Float[Array, "B S S"], UInt32[Array, "B h w"]]:
+    """`augment` of images and of their packed seeds at a quarter of the side: a seed stands for its block's middle."""
+    planes = jnp.repeat(jnp.repeat(planes, STRIDE, axis=1), STRIDE, axis=2)
+    images, planes = augment(keys, images, planes)
+    middle = slice(STRIDE // 2, None, STRIDE)
+    return images, planes[:, middle, middle]
 
 
 def boundaries(

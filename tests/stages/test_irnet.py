@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,7 +7,13 @@ from hypothesis.extra.numpy import arrays
 from ml_collections import ConfigDict
 
 from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND, IGNORE
-from chexseg_jax.stages.irnet import _seed_planes, _walk_instances, pack_seeds, unpack_seeds
+from chexseg_jax.stages.irnet import (
+    _seed_planes,
+    _walk_instances,
+    augment_with_seeds,
+    pack_seeds,
+    unpack_seeds,
+)
 
 
 @given(arrays(np.uint8, (2, 3, 10), elements=st.sampled_from([BACKGROUND, FOREGROUND, IGNORE])))
@@ -32,6 +39,21 @@ def test_no_seed_lies_beside_the_picture(crf):
     assert (labels[[*range(4), *range(12, 16)]] == IGNORE).all()
     assert (labels[4:12, :7] == FOREGROUND).all()
     assert (labels[4:12, 9:] == BACKGROUND).all()
+
+
+def test_seeds_move_with_the_image():
+    size, half = 64, 32
+    images, labels = np.zeros((400, size, size), np.uint8), np.full((400, 16, 16, 10), BACKGROUND, np.uint8)
+    images[:, :half] = 255
+    labels[:, : half // 4] = FOREGROUND
+    keys = jax.random.split(jax.random.key(0), len(images))
+    moved, planes = jax.jit(augment_with_seeds)(keys, images, pack_seeds(labels))
+    bright = np.asarray(moved)[:, :, size // 2] > 128
+    marked = np.asarray(unpack_seeds(planes))[:, :, 8, 0] == FOREGROUND
+    ends = [shown.shape[1] - shown[:, ::-1].argmax(1) for shown in (bright, marked)]
+    off = 4 * ends[1] - ends[0]  # in pixels, of the lower edge
+    assert abs(off).max() <= 4
+    assert abs(off.mean()) < 0.75  # the middle of four pixels lies half a pixel from any of them
 
 
 def test_instances_walk_apart_and_weak_ones_are_left_out():
