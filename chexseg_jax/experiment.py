@@ -49,6 +49,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     if "segmentation" not in config:
         trained = chain.classifier(config.classifier)
         return on_first(write_classifier_report, workdir, config, sources, trained, chain.auroc(trained))
+    chain.given()  # what is missing is told now, not after the classifiers' hours
     return on_first(write_report, workdir, config, sources, test=chain.data.test, made=chain.segmentation())
 
 

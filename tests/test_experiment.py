@@ -170,6 +170,18 @@ def test_imagenet_weights_bring_their_normalisation_stride_and_stem(tiny_run, ti
         jax.tree.map(np.testing.assert_array_equal, value, expected[layer])
 
 
+def test_weights_that_are_missing_are_told_before_the_hours_of_the_classifiers(
+    tiny_run, tiny_config, tmp_path
+):
+    workdir, _ = tiny_run
+    config = semi.get_config(f"seed=5,pseudo=irnet,trunk=imagenet,weights={tmp_path / 'none'}")
+    config.irnet.radius = 3
+    before = set(artifacts(workdir))
+    with pytest.raises(InputError, match="none: no such file or folder"):
+        experiment.run(same(config, tiny_config), workdir)
+    assert set(artifacts(workdir)) == before
+
+
 def same(config, tiny_config):
     """`config` on `tiny_config`'s data, as small."""
     for section in {"phantom", "data", "segmentation", "scores"} & set(config):

@@ -51,7 +51,13 @@ def import_imagenet(store: Path, config: ConfigDict, *, model: str, size: int) -
 
     def make(part: Path) -> None:
         say(f"imagenet {model}: {file}")
-        variables, by = from_torch(model, files.read(file).state), IMAGENET
+        state, by = files.read(file).state, IMAGENET
+        try:
+            variables = from_torch(model, state)
+        except InputError as error:
+            raise InputError(
+                f"{file}: {error}; where two networks start from ImageNet give weights=FOLDER, with a file of each"
+            ) from None
         if config.grey:
             variables, by = grey_stem(variables, by)
         save_model(

@@ -18,7 +18,7 @@ from chexseg_jax import models
 from chexseg_jax.data.images import fit_image
 from chexseg_jax.data.prepared import ImageSource
 from chexseg_jax.data.transforms import Normalisation
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import DamagedError, InputError
 from chexseg_jax.training.inference import map_batches, probabilities_of
 from chexseg_jax.training.state import TrainState
 
@@ -167,8 +167,11 @@ class Restored:
           [B,S,S,K] for a segmentation (`data.images.unfit_map` takes a map back to full size), [B,K] for a classifier.
 
         Raises:
-          InputError: for anything but grey bytes; no guess is made of what other numbers stand for.
+          InputError: for anything but grey bytes: no guess is made of what other numbers stand for; and for a
+            network without outputs, such as MoCo's encoder: its features are `module.apply(...)[1]["features"]`.
         """
+        if not self.config.num_classes:
+            raise InputError(f"a {self.config.name} without outputs predicts nothing; see Restored.module")
         images = [np.asarray(image) for image in images]
         for number, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 2:
@@ -219,8 +222,12 @@ def restore(directory: str | Path) -> Restored:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
         jax.eval_shape(module.init, jax.random.key(0), images),
     )
-    with _checkpointer() as checkpointer:
-        variables = checkpointer.restore(directory.absolute() / "variables", abstract)
+    try:
+        with _checkpointer() as checkpointer:
+            variables = checkpointer.restore(directory.absolute() / "variables", abstract)
+    except Exception as error:  # ValueError, JSONDecodeError, Exception: by which of its files is not whole
+        why = str(error).strip().split("\n")[0]
+        raise DamagedError(f"{directory / 'variables'}: not whole ({why}); copy the folder again") from None
     by = Normalisation(*(tuple(card["normalisation"][key]) for key in Normalisation._fields))
     tasks, thresholds = tuple(card.pop("tasks")), card.pop("thresholds")
     return Restored(module, variables, ConfigDict(card), tasks, thresholds, by)

@@ -60,6 +60,12 @@ def test_without_weights_one_line_says_what_to_download_and_where_to_put_it(give
         assert part in str(told.value)
 
 
+def test_weights_of_another_network_are_named(weights, tmp_path):
+    file = next(weights.iterdir())
+    with pytest.raises(InputError, match=f"{file}: .* is not a resnet50's: .*; .* weights=FOLDER"):
+        imagenet.import_imagenet(tmp_path, settings(file), model="resnet50", size=64)
+
+
 def test_two_files_are_not_chosen_between(weights):
     save_file({"x": np.ones(1)}, weights / "resnet18-other.safetensors")
     with pytest.raises(InputError, match="2 files begin with resnet18"):

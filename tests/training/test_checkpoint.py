@@ -1,3 +1,6 @@
+import os
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,3 +87,32 @@ def test_half_a_model_is_named(saved, tmp_path):
     (tmp_path / "model.json").write_text(card[:-9])
     with pytest.raises(InputError, match=r"model\.json: not whole"):
         chexseg_jax.restore(tmp_path)
+
+
+def test_weights_copied_by_half_are_named(saved, tmp_path):
+    shutil.copytree(saved[0], tmp_path / "model")
+    weights = max((tmp_path / "model" / "variables").rglob("*"), key=lambda path: path.stat().st_size)
+    for length in (weights.stat().st_size // 2, 0):
+        os.truncate(weights, length)
+        with pytest.raises(InputError, match=r"variables: not whole .*; copy the folder again"):
+            chexseg_jax.restore(tmp_path)
+    (tmp_path / "model" / "variables" / "_METADATA").write_text("{")
+    with pytest.raises(InputError, match="variables: not whole"):
+        chexseg_jax.restore(tmp_path)
+
+
+def test_a_network_without_outputs_predicts_nothing(tmp_path):
+    module = models.create("resnet18", num_classes=0)
+    variables = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    save_model(
+        tmp_path,
+        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables),
+        name="resnet18",
+        num_classes=0,
+        options={},
+        size=32,
+        tasks=(),
+        normalisation=IMAGENET,
+    )
+    with pytest.raises(InputError, match="without outputs"):
+        chexseg_jax.restore(tmp_path).predict(np.zeros((1, 20, 20), np.uint8))

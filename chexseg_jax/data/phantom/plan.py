@@ -7,6 +7,7 @@ its positives by design, not by luck.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,15 +87,30 @@ class Shot:
         return frozenset(found)
 
 
-def plan(split: str, images: int, seed: int) -> list[Shot]:
-    """The images of a split, by patient.
+def plan_splits(images: Mapping[str, int], seed: int) -> list[Shot]:
+    """The images of train, valid and test, by split and patient; no patient is in two of them.
+
+    Args:
+      images: of each split.
+      seed: of all.
+    """
+    shots: list[Shot] = []
+    for split in FIRST_PATIENT:
+        # A split with more patients than CheXpert numbers for it pushes the next ones on.
+        first = max(FIRST_PATIENT[split], shots[-1].patient + 1 if shots else 0)
+        shots += plan(split, images[split], seed, first=first)
+    return shots
+
+
+def plan(split: str, images: int, seed: int, *, first: int | None = None) -> list[Shot]:
+    """The images of a split, by patient, from the number `first` on (that of `FIRST_PATIENT`).
 
     Train patients have one to four studies, a study one or two views (a second frontal one or a lateral); valid and
     test patients have one study. The last patient's views end where the number is reached.
     """
     rng = np.random.default_rng([seed, FIRST_PATIENT[split]])
     views: list[tuple[int, int, int, bool, bool]] = []  # patient, study, view, lateral, ap
-    patient = FIRST_PATIENT[split]
+    patient = FIRST_PATIENT[split] if first is None else first
     while len(views) < images:
         studies = min(4, int(rng.geometric(0.6))) if split == "train" else 1
         for study in range(1, studies + 1):

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,15 +15,14 @@ import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
-from chexseg_jax.data.chexlocalize import Rle, decode, encode, write_annotations, write_segmentations
+from chexseg_jax.data.chexlocalize import Rle, encode, write_annotations, write_segmentations
 from chexseg_jax.data.chexpert import COLUMNS, TEST_COLUMNS, write_labels
 from chexseg_jax.data.phantom.contours import Polygon, trace
 from chexseg_jax.data.phantom.labels import mined_labels, true_labels
-from chexseg_jax.data.phantom.plan import Shot, plan
+from chexseg_jax.data.phantom.plan import Shot, plan_splits
 from chexseg_jax.data.phantom.reader import second_reading
 from chexseg_jax.data.phantom.render import View, render
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import TASKS
 
 #: Goes up whenever the same seed no longer means the same bytes.
 VERSION = 5
@@ -81,12 +80,9 @@ def make(
     out = Path(out).resolve()  # "." and links name no folder that another can take the place of
     if processes is not None and processes < 1:
         raise InputError(f"processes={processes}: begins at 1")
-    _check(out, {"train": train, "valid": valid, "test": test}, size, seed, conspicuity)
-    shots = [
-        shot
-        for split, n in (("train", train), ("valid", valid), ("test", test))
-        for shot in plan(split, n, seed)
-    ]
+    images = {"train": train, "valid": valid, "test": test}
+    _check(out, images, size, seed, conspicuity)
+    shots = plan_splits(images, seed)
     with _aside(out) as root:
         for folder in {(root / shot.path).parent for shot in shots}:
             folder.mkdir(parents=True, exist_ok=True)
@@ -165,20 +161,12 @@ def _write_masks(root: Path, made: dict[Shot, _Made]) -> None:
         return [image for shot, image in made.items() if shot.split == split]
 
     for split, name in _FILE_SPLIT.items():
-        write_segmentations(
-            root / f"gt_segmentations_{name}.json", _decoded((m.id, m.masks) for m in of(split))
-        )
+        write_segmentations(root / f"gt_segmentations_{name}.json", ((m.id, m.masks) for m in of(split)))
         write_annotations(
             root / f"gt_annotations_{name}.json", {m.id: (*m.size, m.polygons) for m in of(split)}
         )
-    write_segmentations(root / "hb_segmentations_test.json", _decoded((m.id, m.reading) for m in of("test")))
-    write_segmentations(root / "phantom_train_masks.json", _decoded((m.id, m.masks) for m in of("train")))
-
-
-def _decoded(items: Iterable[tuple[str, dict[str, Rle]]]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Masks one image at a time: all of them together are too many pixels."""
-    for image_id, codes in items:
-        yield image_id, {task: decode(codes[task]) for task in TASKS}
+    write_segmentations(root / "hb_segmentations_test.json", ((m.id, m.reading) for m in of("test")))
+    write_segmentations(root / "phantom_train_masks.json", ((m.id, m.masks) for m in of("train")))
 
 
 def _check(out: Path, images: dict[str, int], size: int, seed: int, conspicuity: float) -> None:

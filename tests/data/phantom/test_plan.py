@@ -1,8 +1,9 @@
 from collections import defaultdict
+from itertools import chain
 
 import pytest
 
-from chexseg_jax.data.phantom.plan import PREVALENCE, SCARCE, plan
+from chexseg_jax.data.phantom.plan import PREVALENCE, SCARCE, plan, plan_splits
 from chexseg_jax.pathologies import TASKS
 
 
@@ -37,10 +38,19 @@ def test_heart_failure_comes_together():
     assert sum(edema) / len(edema) > 2 * sum(others) / len(others)
 
 
-def test_patients_are_not_shared_and_views_of_a_study_have_its_findings():
+@pytest.mark.parametrize("images", [(200, 200, 200), (90, 300, 150), (130000, 300, 40)])
+def test_splits_share_no_patient(images):
+    shots = plan_splits(dict(zip(("train", "valid", "test"), images, strict=True)), 0)
+    splits = defaultdict(set)
+    for shot in shots:
+        splits[shot.patient].add(shot.split)
+    assert all(len(its) == 1 for its in splits.values())
+    assert len({shot.id for shot in shots}) == len(shots) == sum(images)
+
+
+def test_views_of_a_study_have_its_findings_and_files_have_chexperts_names():
     splits = {split: plan(split, 200, 0) for split in ("train", "valid", "test")}
-    patients = [{shot.patient for shot in shots} for shots in splits.values()]
-    assert len(set.union(*patients)) == sum(map(len, patients))
+    assert plan_splits(dict.fromkeys(splits, 200), 0) == list(chain.from_iterable(splits.values()))
     studies = defaultdict(set)
     for shot in splits["train"]:
         studies[shot.patient, shot.study].add(shot.findings)
