@@ -35,7 +35,7 @@ def main(_: list[str]) -> None:
     """Joins the other processes, turns on the compilation cache and hands over."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every thread it starts
     distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    workdir = Path(_WORKDIR.value)
+    workdir = Path(_WORKDIR.value).expanduser()  # behind = the shell leaves the tilde
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,8 +66,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
         text: object = error
         while isinstance(text, KeyError):  # whose str() is a quotation
             text = text.args[0]
-        if (section := str(text).strip("'")) in _SECTIONS:
-            text = f"--config.{section}: these arguments bring no such settings; {_SECTIONS[section]}"
+        if (setting := str(text).strip("'\"")).isidentifier():  # nothing but the name that is not there
+            mend = _SECTIONS.get(setting, "arguments, such as recipe=plus, stand behind the colon")
+            text = f"--config.{setting}: no such setting; {mend}"
         link: BaseException | None = error
         while link is not None:  # config_flags wraps what get_config raises; ours is at the end of the chain
             text = link if isinstance(link, InputError) else text

@@ -13,6 +13,11 @@ class DamagedError(InputError):
     """A file of ours that this process cannot read; of several processes, others may have read it whole."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of some library says, without what follows; its type where it says nothing."""
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+
+
 def tell(error: InputError) -> None:
     """Prints it as one line on stderr."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

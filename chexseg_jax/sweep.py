@@ -16,7 +16,7 @@ from filelock import FileLock
 from ml_collections import ConfigDict
 
 from chexseg_jax.data.files import written_aside
-from chexseg_jax.errors import DamagedError, InputError
+from chexseg_jax.errors import DamagedError, InputError, first_line
 from chexseg_jax.experiment import Chain
 from chexseg_jax.paper.output import write_paper
 from chexseg_jax.paper.results import Results
@@ -74,7 +74,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
                 failed[trial.name] = str(error)
             else:
                 traceback.print_exc()
-                failed[trial.name] = f"{type(error).__name__}: {error}"
+                failed[trial.name] = f"{type(error).__name__}: {first_line(error)}"
         else:
             on_first(write_record, folder, trial, record)
         if trial.name in failed:

@@ -49,6 +49,10 @@ def base(name: str, args: ConfigDict) -> ConfigDict:
 
 
 def _is_paper(args: ConfigDict) -> bool:
+    if args.get("smoke"):
+        if args.scale == "paper":
+            raise InputError("smoke is small whatever the data are: give smoke or scale=paper, not both")
+        return False
     return args.scale == "paper" or (args.scale == "auto" and bool(args.root))
 
 
@@ -226,7 +230,10 @@ def pseudo_counts(args: ConfigDict) -> tuple[int, ...]:
 
 
 def _shrink(config: ConfigDict) -> None:
-    """All parts, each so small that the whole takes minutes: to see that it runs, and nothing else."""
+    """All parts, each so small that the whole takes minutes: to see that it runs, and nothing else.
+
+    On a user's data all images are prepared, and half of the weak ones seen by each classifier.
+    """
     config.phantom.update(train=160, valid=60, test=30, size=96)
     config.data.size = 64
     config.trials = 2

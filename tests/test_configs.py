@@ -4,6 +4,7 @@ import os
 import pytest
 
 from chexseg_jax import models
+from chexseg_jax.settings import check
 
 CONFIGS = ("semi", "weak", "full", "classifier", "moco")
 
@@ -22,6 +23,14 @@ def test_every_config_opens_at_both_scales_and_names_real_models(name, scale):
         if section in config:
             models.create(config[section].model, num_classes=3, **config[section].options)
     assert importlib.import_module(f"configs.{name}").__doc__
+
+
+@pytest.mark.parametrize("name", ["table1", "table2"])
+def test_smoke_is_as_small_on_a_users_data(name, monkeypatch):
+    monkeypatch.setenv("CHEXPERT_ROOT", "/data")
+    config = importlib.import_module(f"configs.{name}").get_config("smoke")
+    check(config)
+    assert (config.root, config.scale, config.data.size, config.moco.size) == ("/data", "laptop", 64, 80)
 
 
 def test_the_papers_settings():

@@ -34,6 +34,11 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/moco.py:weights=x.pth"], "start=imagenet goes on from: give both"),
         (["--config=configs/semi.py", "--config.irnet.steps=5"], "give pseudo=irnet behind the colon"),
         (
+            ["--config=configs/semi.py", "--config.recipe=plus"],
+            "--config.recipe: no such setting; arguments, such",
+        ),
+        (["--config=configs/table1.py:smoke,scale=paper"], "give smoke or scale=paper, not both"),
+        (
             ["--config=configs/moco.py", "--config.profile.steps=15:10"],
             "profile.steps='15:10' is not FIRST:LAST",
         ),

@@ -1,10 +1,16 @@
 """Files that are either whole or not there: written aside, then renamed."""
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+
+def aside_of(path: Path) -> Path:
+    """A name beside `path` that is this process's: on shared disks machines and containers repeat numbers."""
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
 
 
 @contextmanager
@@ -20,7 +26,7 @@ def written_aside(path: str | Path) -> Iterator[TextIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = aside_of(path)
     try:
         with aside.open("w", encoding="utf-8", newline="") as file:
             yield file

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Int, Shaped
 
 from chexseg_jax.data.ahead import ahead
-from chexseg_jax.errors import DamagedError
+from chexseg_jax.errors import DamagedError, first_line
 
 #: How a row becomes a record: its bytes, or the lengths and the values of its runs (for masks).
 Code = Literal["raw", "runs"]
@@ -109,7 +109,7 @@ class Records(Sequence):
         try:
             records = reader.read(list(places))
         except RuntimeError as error:
-            raise DamagedError(f"{path}: damaged ({_first(error)}); {_mend(self.folder)}") from None
+            raise DamagedError(f"{path}: damaged ({first_line(error)}); {_mend(self.folder)}") from None
         return [_decode(record, self.item, self.dtype, self.code) for record in records]
 
 
@@ -205,7 +205,7 @@ def _reader(path: Path, length: int) -> ArrayRecordReader:
         options = "readahead_buffer_size:0,max_parallelism:0"
         reader = ArrayRecordReader(str(path), options, file_reader_buffer_size=1 << 15)
     except RuntimeError as error:
-        raise DamagedError(f"{path}: not a whole chunk ({_first(error)}); {_mend(path.parent)}") from None
+        raise DamagedError(f"{path}: not a whole chunk ({first_line(error)}); {_mend(path.parent)}") from None
     if reader.num_records() != length:
         raise DamagedError(
             f"{path}: holds {reader.num_records()} rows in the place of {length}; {_mend(path.parent)}"
@@ -227,10 +227,6 @@ def _path(column: Path, chunk: int) -> Path:
 
 def _mend(column: Path) -> str:
     return f"delete {column.parent} and run the same command, which makes it again"
-
-
-def _first(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 def _encode(value: np.ndarray, code: Code) -> bytes:

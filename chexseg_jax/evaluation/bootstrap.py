@@ -120,13 +120,18 @@ def gap_closed_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """`gap_closed` of the mean IoU, each a mean over its trials, with a paired bootstrap over images."""
+    """`gap_closed` of the mean IoU, each a mean over its trials, with a paired bootstrap over images.
+
+    Where a tail's worth of the replicates has no gap the share has no interval (nan): the others' would be of
+    selected images.
+    """
     rows = draws(len(reader.positives), replicates=replicates, seed=seed)
     three = (method, baseline, [reader])
+    shares = gap_closed(*(trial_replicates(trials, rows)[:, -1] for trials in three))
+    if np.isnan(shares).mean() > (1 - level) / 2:
+        shares = np.full_like(shares, np.nan)
     return percentile_interval(
-        gap_closed(*(trial_scores(trials).mean(0)[-1] for trials in three)),
-        gap_closed(*(trial_replicates(trials, rows)[:, -1] for trials in three)),
-        level=level,
+        gap_closed(*(trial_scores(trials).mean(0)[-1] for trials in three)), shares, level=level
     )
 
 

@@ -57,6 +57,10 @@ def latex(header: Sequence[str], rows: Sequence[Sequence[str]], *, below: str) -
     ]
 
 
+#: What a backslash before it does not make a letter.
+_LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+
+
 def _latex_cell(text: str) -> str:
-    text = re.sub(r"[\\&%$#_{}]", lambda m: r"\textbackslash{}" if m[0] == "\\" else f"\\{m[0]}", text)
+    text = re.sub(r"[\\^~&%$#_{}]", lambda m: _LATEX.get(m[0], f"\\{m[0]}"), text)
     return re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from chexseg_jax.evaluation import figures, iou
 from chexseg_jax.paper.gallery import TRUTH, Gallery
 from chexseg_jax.paper.results import Results, papers
+from chexseg_jax.paper.tables import more_masks
 from chexseg_jax.pathologies import TASKS
 from chexseg_jax.settings import INIT_TITLES, PSEUDO_TITLES, Setting
 
@@ -27,7 +28,7 @@ _SHOWN_IMAGES = 5
 
 def draw_figure2(folder: Path, config: ConfigDict, results: Results, title: str) -> str:
     """IoU over p: the mean and three pathologies, with intervals over trials."""
-    (init,), (count,) = config.grid.init, config.grid.count
+    (init,), (count,), more = config.grid.init, config.grid.count, more_masks(config)
     present = _present(results)
     tasks = list(dict.fromkeys(task for task in _SHOWN_TASKS if present[TASKS.index(task)]))[:3]
     figure = figures.new_figure(3.1 * (1 + len(tasks)), 3.5)
@@ -38,7 +39,7 @@ def draw_figure2(folder: Path, config: ConfigDict, results: Results, title: str)
         for beside, pseudo in enumerate(config.grid.pseudo, start=1):
             settings = [Setting.of(p, init, pseudo, count) for p in sorted(config.grid.p)]
             there = [s for s in settings if s in results]
-            many = Setting.of(0.0, init, pseudo, config.weak_count)
+            many = Setting.of(0.0, init, pseudo, more)
             for points, shift, style in (
                 (there, 0, {"marker": "o" if pseudo == "cam" else "s", "label": PSEUDO_TITLES[pseudo]}),
                 # Of other pseudo-sets, so not on the curve: left of its first point, where both can be seen.
@@ -79,7 +80,8 @@ def draw_figure2(folder: Path, config: ConfigDict, results: Results, title: str)
     handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     _save(figure, folder, "fig2", title)
-    triangles = f"Triangles, beside p = 0: {config.weak_count} pseudo-masks. " if config.weak_count else ""
+    drawn = any(Setting.of(0.0, init, pseudo, more) in results for pseudo in config.grid.pseudo)
+    triangles = f"Triangles, beside p = 0: {more} pseudo-masks. " if drawn else ""
     return (
         f"IoU by the probability p of an expert example: {', '.join(('the mean', *tasks))}; {count} pseudo-masks. "
         f"{triangles}Bars: 95 % intervals over trials (Student's t). Open markers: the paper's, on CheXpert; those at "

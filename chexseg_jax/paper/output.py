@@ -40,7 +40,12 @@ def write_paper(
       missing: the other runs, with why they are.
     """
     if not results:
-        say(f"{config.name}: no finished run, so no table")
+        old = (
+            "; what is there was made of runs that no longer hold"
+            if (folder / "report.html").exists()
+            else ""
+        )
+        say(f"{config.name}: no finished run, so no table in {folder}{old}")
         return
     replicates = config.scores.bootstrap
     one = config.name == "table1"
@@ -63,6 +68,7 @@ def write_paper(
         "test mask. Brackets hold 95 % intervals: over trials by Student's t in Tables 1 and 2; in comparisons by a "
         f"bootstrap over test images ({replicates} replicates, seed 0), paired. The paper's numbers are on CheXpert; "
         "they are not this data's, and stand beside for their shape.",
+        *(("", sources.reader_note) if sources.reader_note else ()),
         *(("", _REFRESHED.format(config.refreshes)) if config.refreshes else ()),
         *(("", *tables.shape(config, results)) if one else ()),
         *(

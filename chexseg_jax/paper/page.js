@@ -91,12 +91,11 @@
     return `${picture}, masks by ${source}: ${named(on) || "none"}${off}`;
   }
 
-  // A canvas is painted when it comes into view: five hundred images have gigabytes of pixels.
+  // A canvas has pixels while it is in view: those of five hundred images are a gigabyte.
   const watcher = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue;
-      watcher.unobserve(target);
-      draw(target, Number(target.dataset.row), target.dataset.source);
+      if (isIntersecting) draw(target, Number(target.dataset.row), target.dataset.source);
+      else { target.stamp = {}; target.width = target.height = 1; }
     }
   }, { rootMargin: "300px" });
 

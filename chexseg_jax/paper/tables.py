@@ -32,7 +32,8 @@ def table1(config: ConfigDict, results: Results) -> list[Table]:
     (init,), (count,) = config.grid.init, config.grid.count
     kinds = config.grid.pseudo
     # The paper's p = 0 is of its best weak models, which its Table 2 has with 20,000 pseudo-masks; ours has both.
-    columns = [(0.0, config.weak_count)] if config.weak_count else []
+    more = more_masks(config)
+    columns = [(0.0, more)] if more else []
     columns += [(p, count) for p in config.grid.p]
     names = [f"p = {p:g}{f', {many} masks' if many != count else ''}" for p, many in columns]
 
@@ -45,7 +46,9 @@ def table1(config: ConfigDict, results: Results) -> list[Table]:
             name,
             *(_mean(results, Setting.of(p, init, pseudo, many), config.trials) for pseudo in kinds),
             *(
-                number(theirs.get((p, pseudo if p < 1 else ""))) if (p, many) != (0, count) else ""
+                number(theirs.get((p, pseudo if p < 1 else "")))
+                if not more or (p, many) != (0, count)
+                else ""
                 for pseudo in kinds
             ),
         ]
@@ -67,6 +70,11 @@ def table1(config: ConfigDict, results: Results) -> list[Table]:
         for title, pseudo in zip(titles, kinds, strict=True)
     ]
     return [mean, *each]
+
+
+def more_masks(config: ConfigDict) -> int:
+    """Pseudo-masks of Table 1's first row, weak models of more of them; 0 where there is no such row."""
+    return 0 if config.weak_count in config.grid.count else config.weak_count
 
 
 def table2(config: ConfigDict, results: Results) -> list[Table]:
@@ -169,13 +177,13 @@ def shape(config: ConfigDict, results: Results) -> list[str]:
         (init,), (count,) = config.grid.init, config.grid.count
         settings = {p: Setting.of(p, init, pseudo, count) for p in config.grid.p}
         means = {p: results.over_trials(s).estimate[-1] for p, s in settings.items() if s in results}
-        if len(means) < len(settings):
-            continue
+        if len(means) < len(settings) or not {0, 1} < set(means):
+            continue  # of runs that there are not nothing can be said
         low, high = min(means, key=means.get), max(means, key=means.get)
         answers = {
             "p = 0 is the lowest": low == 0,
             "the greatest lies inside (0, 1)": 0 < high < 1,
-            "it is above p = 1": 1 in means and means[high] > means[1],
+            "it is above p = 1": means[high] > means[1],
         }
         told = "; ".join(f"{what}: {'yes' if holds else 'no'}" for what, holds in answers.items())
         lines.append(

@@ -6,7 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from chexseg_jax.data.transforms import IMAGENET
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, first_line
 from chexseg_jax.models.grey import grey_stem
 from chexseg_jax.models.torch_weights import files, from_torch
 from chexseg_jax.progress import say
@@ -117,5 +117,4 @@ def find_weights(weights: str, model: str) -> Path:
     try:
         return Path(hf_hub_download(name, "model.safetensors"))
     except Exception as error:  # whatever the network, the proxy or the hub may raise
-        reason = str(error).split("\n")[0]
-        raise InputError(f"{name} could not be had from the hub ({reason}); {mend}") from None
+        raise InputError(f"{name} could not be had from the hub ({first_line(error)}); {mend}") from None

@@ -45,7 +45,8 @@ def choose_pseudo_set(weak: Prepared, *, count: int, uncertainty: str, seed: int
     if count > len(candidates):
         raise InputError(
             f"{count} pseudo-masks are asked for, but only {len(candidates)} of the {len(weak)} weakly labelled images "
-            "have a positive label: give fewer, by the argument count=N or, in a table, --config.grid.count"
+            "have a positive label: give fewer, by the argument count=N or, in a table, --config.grid.count and "
+            "--config.weak_count"
         )
     if len(candidates) > count:
         candidates = np.sort(np.random.default_rng([seed, count]).choice(candidates, count, replace=False))

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexseg_jax.data.chexlocalize import read_segmentations
-from chexseg_jax.data.files import written_aside
+from chexseg_jax.data.files import aside_of, written_aside
 from chexseg_jax.data.images import fit_mask, unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
@@ -100,6 +100,7 @@ def write_report(workdir: Path, config: ConfigDict, sources: Sources, *, test: P
         "mean size in the expert training images, on every image. A task without a positive test mask has no "
         "IoU: it is absent, and left out of the mean.",
         "",
+        *((sources.reader_note, "") if sources.reader_note else ()),
         *table,
         "",
         "![radiograph, ground truth and prediction](overlays.png)",
@@ -348,17 +349,13 @@ def _write(path: Path, text: str) -> None:
 
 
 def _copy(source: Path, folder: Path) -> None:
-    aside = _aside(folder / source.name)
+    aside = aside_of(folder / source.name)
     shutil.copyfile(source, aside)
     aside.replace(folder / source.name)
 
 
 def _link(link: Path, target: Path) -> None:
-    aside = _aside(link)
+    aside = aside_of(link)
     aside.unlink(missing_ok=True)
     aside.symlink_to(os.path.relpath(target, link.parent))
     aside.replace(link)
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")

@@ -37,6 +37,19 @@ class Sources:
     is_phantom: bool
     root: Path
 
+    @property
+    def reader_note(self) -> str:
+        """What to know of a second reader who did not read all; "" where there is nothing."""
+        truth, reader = self.test.segmentations, self.second_reader
+        unread = [image_id for image_id in truth.ids if image_id not in reader] if truth and reader else []
+        if not unread:
+            return ""
+        return (
+            f"{len(unread)} of the {len(truth)} test images with masks are not in {reader.path.name} "
+            f"({', '.join(unread[:3])}{', ...' * (len(unread) > 3)}): the second reader's masks of these count as "
+            "empty, and a gap to that reader is not one to a radiologist who read all."
+        )
+
 
 def open_sources(store: Path, config: ConfigDict) -> Sources:
     """Opens `config.root`, its layout checked up front, or makes the phantom where no root is set.
@@ -74,12 +87,15 @@ def open_sources(store: Path, config: ConfigDict) -> Sources:
     for image_id in reader.ids if reader else ():
         if image_id in truth:
             reader.check_size(image_id, truth.size(image_id), truth.path)
-    return Sources(
+    sources = Sources(
         **splits,
         second_reader=reader,
         is_phantom=not config.root or (root / phantom.MARKER).exists(),
         root=root,
     )
+    if sources.reader_note:
+        say(sources.reader_note)
+    return sources
 
 
 def _open(name: str, table: Path, masks: Path | None, root: Path, reader: Path | None) -> Split:

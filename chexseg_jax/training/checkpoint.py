@@ -18,7 +18,7 @@ from chexseg_jax import models
 from chexseg_jax.data.images import fit_image
 from chexseg_jax.data.prepared import ImageSource
 from chexseg_jax.data.transforms import Normalisation
-from chexseg_jax.errors import DamagedError, InputError
+from chexseg_jax.errors import DamagedError, InputError, first_line
 from chexseg_jax.training.inference import map_batches, probabilities_of
 from chexseg_jax.training.state import TrainState
 
@@ -226,8 +226,9 @@ def restore(directory: str | Path) -> Restored:
         with _checkpointer() as checkpointer:
             variables = checkpointer.restore(directory.absolute() / "variables", abstract)
     except Exception as error:  # ValueError, JSONDecodeError, Exception: by which of its files is not whole
-        why = str(error).strip().split("\n")[0]
-        raise DamagedError(f"{directory / 'variables'}: not whole ({why}); copy the folder again") from None
+        raise DamagedError(
+            f"{directory / 'variables'}: not whole ({first_line(error)}); copy the folder again"
+        ) from None
     by = Normalisation(*(tuple(card["normalisation"][key]) for key in Normalisation._fields))
     tasks, thresholds = tuple(card.pop("tasks")), card.pop("thresholds")
     return Restored(module, variables, ConfigDict(card), tasks, thresholds, by)

@@ -128,6 +128,18 @@ def test_the_gap_that_a_method_closes_over_images():
     assert all(end == pytest.approx(1) for end in whole)
 
 
+def test_a_gap_that_many_replicates_lack_has_no_interval():
+    a = some_counts(40)
+    rng = np.random.default_rng(0)
+    noisy = (rng.integers(0, 2, a.intersections.shape) * a.intersections // 2 for _ in range(2))
+    reader, baseline = sorted(
+        (Counts(n, a.unions, a.positives) for n in noisy), key=lambda c: -pooled(c).mean()
+    )
+    closed = gap_closed_interval([a], [baseline], reader)
+    assert closed.estimate > 0
+    assert np.isnan([closed.lower, closed.upper]).all()
+
+
 def test_t_interval_of_three_trials():
     interval = t_interval([0.1, 0.2, 0.3])
     half = 4.302652729696142 * 0.1 / np.sqrt(3)  # t(0.975; 2), from a table

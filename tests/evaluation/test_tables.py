@@ -20,7 +20,10 @@ def test_numbers_and_dashes():
 
 
 def test_latex_escapes_what_it_would_read_as_its_own():
-    lines = latex(["name", "share"], [["a_b & c", "57.2 %"], ["**mean**", r"\x"]], below="50 %")
+    lines = latex(["name", "share"], [["a_b & c", "57.2 %"], ["**mean**", r"\~^"]], below="50 %")
     assert lines[0] == r"\begin{tabular}{lr}"
-    assert lines[4:6] == [r"a\_b \& c & 57.2 \% \\", r"\textbf{mean} & \textbackslash{}x \\"]
+    assert lines[4:6] == [
+        r"a\_b \& c & 57.2 \% \\",
+        r"\textbf{mean} & \textbackslash{}\textasciitilde{}\textasciicircum{} \\",
+    ]
     assert lines[-3:] == [r"\multicolumn{2}{l}{50 \%} \\", r"\bottomrule", r"\end{tabular}"]

@@ -91,6 +91,39 @@ def test_a_mean_over_fewer_trials_says_so(written):
     assert [cell.endswith("(n = 1)") for cell in cells] == [False, False, True, False]
 
 
+@pytest.mark.parametrize("weak_count", [0, 20])
+def test_without_weak_models_of_more_masks_there_is_one_row_of_p_0(written, weak_count):
+    _, config, results = written
+    config = config.copy_and_resolve_references()
+    config.weak_count = weak_count
+    rows = tables.table1(config, results)[0].rows
+    assert [row[0] for row in rows] == ["p = 0", "p = 0.9", "p = 1"]
+    assert rows[0][3:] == ["0.142", "0.156"]
+
+
+def test_nothing_is_said_of_the_shape_of_a_part(written):
+    _, config, results = written
+    assert len(tables.shape(config, results)) == 1  # IRNet's p = 0.9 is missing
+    part = config.copy_and_resolve_references()
+    for p in ((0.0, 0.9), (0.9, 1.0), (0.0, 1.0)):
+        part.grid.p = p
+        assert tables.shape(part, results) == []
+
+
+def test_a_second_reader_who_did_not_read_all_is_told(written, data, tmp_path):
+    folder, config, results = written
+    reader = data.sources.second_reader
+    first, *others = reader.ids
+    partly = replace(reader, entries={name: reader.entries[name] for name in others})
+    sources = replace(data.sources, second_reader=partly)
+    assert (data.sources.reader_note, replace(sources, second_reader=None).reader_note) == ("", "")
+    assert sources.reader_note.startswith("1 of the ")
+    assert f"are not in {reader.path.name} ({first}): " in sources.reader_note
+    write_paper(tmp_path, config, sources, data.test, results, {})
+    assert sources.reader_note in (tmp_path / "tables" / "table1.md").read_text()
+    assert "count as empty" not in (folder / "tables" / "table1.md").read_text()
+
+
 def test_a_table_of_refreshed_masks_says_what_sets_its_runs_apart(written, data, tmp_path):
     folder, config, results = written
     refreshed = config.copy_and_resolve_references()
@@ -197,6 +230,14 @@ def test_no_finished_run_writes_nothing(data, tmp_path):
         tmp_path, table1.get_config("smoke"), data.sources, data.test, Results(), {"all": "not run yet"}
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_an_old_page_is_not_taken_for_one_of_these_runs(written, data, capsys):
+    folder, config, _ = written
+    before = (folder / "report.html").read_bytes()
+    write_paper(folder, config, data.sources, data.test, Results(), {})
+    assert "what is there was made of runs that no longer hold" in capsys.readouterr().err
+    assert (folder / "report.html").read_bytes() == before
 
 
 def test_without_a_second_reader_the_gap_is_left_out(written, data, tmp_path):

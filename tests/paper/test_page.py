@@ -144,6 +144,16 @@ def test_masks_are_drawn_where_they_are(page, masks):
     assert set(canvas.evaluate(pixels)[1:]) == {128, 255}
 
 
+def test_pixels_are_kept_of_what_is_in_view(page):
+    page.set_viewport_size({"width": 400, "height": 300})
+    first = page.locator(".card canvas").first
+    for target, side in ((".card", 2 * SIZE), ("#more", 1), (".card", 2 * SIZE)):
+        page.locator(target).first.scroll_into_view_if_needed()
+        page.wait_for_function(
+            "([canvas, side]) => canvas.width === side", arg=[first.element_handle(), side]
+        )
+
+
 def test_the_keyboard_opens_goes_on_and_closes(page):
     card = page.locator(".card").first
     card.focus()

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from chexseg_jax.data.files import written_aside
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, first_line
 
 #: Endings of a pickled file, which torch reads and writes.
 PICKLED = (".pth", ".pt", ".ckpt", ".tar", ".bin")
@@ -67,13 +67,13 @@ def read(path: str | Path) -> TorchFile:
         try:
             content: Any = load_file(path)
         except (SafetensorError, KeyError, TypeError, OSError) as error:
-            raise InputError(f"{path}: not a whole safetensors file ({_line(error)})") from None
+            raise InputError(f"{path}: not a whole safetensors file ({first_line(error)})") from None
     elif path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 content = dict(arrays)
         except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-            raise InputError(f"{path}: not a whole npz file of plain arrays ({_line(error)})") from None
+            raise InputError(f"{path}: not a whole npz file of plain arrays ({first_line(error)})") from None
     elif path.suffix in PICKLED:
         content = _unpickle(path)
     else:
@@ -137,9 +137,9 @@ def _unpickle(path: Path) -> Any:
             raise InputError(
                 f"{path}: its pickle calls {found[1]}, which was not run; save the state_dict() alone"
             ) from None
-        raise InputError(f"{path}: not a whole PyTorch file ({_line(error)})") from None
+        raise InputError(f"{path}: not a whole PyTorch file ({first_line(error)})") from None
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise InputError(f"{path}: not a whole PyTorch file ({_line(error)})") from None
+        raise InputError(f"{path}: not a whole PyTorch file ({first_line(error)})") from None
 
 
 def _torch(path: Path) -> Any:
@@ -195,7 +195,3 @@ def _read_card(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{_card_of(path)}: not JSON ({error}); mend or remove it") from None
     return card if isinstance(card, dict) else {}
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:160] or type(error).__name__
