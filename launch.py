@@ -1,5 +1,6 @@
 """Runs one configuration: `python launch.py --config=configs/semi.py:p=0.9 [--workdir=DIR] [--config.x.y=v]`."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict, config_flags
 
 from chexseg_jax import experiment, sweep
 from chexseg_jax.errors import InputError, run_command
+from chexseg_jax.stages.artifact import config_digest
 from chexseg_jax.training import distributed
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -34,6 +36,8 @@ _SECTIONS = {
 def main(_: list[str]) -> None:
     """Joins the other processes, turns on the compilation cache and hands over."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every thread it starts
+    if _CONFIG.value.get("shard", "1/1") != "1/1":  # others may be at work on the same GPU
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     workdir = Path(_WORKDIR.value).expanduser()  # behind = the shell leaves the tilde
     try:
@@ -50,6 +54,12 @@ def main(_: list[str]) -> None:
         "jax_persistent_cache_min_compile_time_secs", 0.0
     )  # many small programs are a long start
     with distributed.ending_together():
+        digest = config_digest(_CONFIG.value)
+        if distributed.on_first(lambda: digest) != digest:
+            raise InputError(
+                f"process {jax.process_index()} has another configuration than process 0; what differs, such as "
+                "shards, are jobs of their own"
+            )
         (sweep if "grid" in _CONFIG.value else experiment).run(_CONFIG.value, workdir)
 
 

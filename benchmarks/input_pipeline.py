@@ -79,7 +79,9 @@ def main() -> None:
     print(
         f"{date.today()}, {os.cpu_count()} cores ({platform.machine()}), grain {version('grain')}, pillow "
         f"{version('pillow')}, {peer.get('where', 'no torch')}. A CPU second is one core busy for a second, "
-        "whatever the number of threads and processes; the last column compares by it.\n"
+        "whatever the number of threads and processes; the last column compares by it. The DataLoader decodes in "
+        "every epoch and makes normalised RGB floats; ours makes grey bytes, normalised on the device, and the cache "
+        "does not decode.\n"
     )
     print("\n".join(markdown(header, rows)))
 

@@ -1,6 +1,6 @@
 """What `recipe=plus` adds to the published recipe, part by part: three trials at p = 0.9, compared in pairs.
 
-python benchmarks/recipe.py work > benchmarks/results/phantom_recipe.md
+python -m benchmarks.recipe work > benchmarks/results/phantom_recipe.md
 
 Makes what the work directory lacks: `python launch.py --config=configs/semi.py:p=0.9,trial=1,recipe=plus` is one of
 its runs.
@@ -43,7 +43,7 @@ def variants() -> dict[str, ConfigDict]:
 def main() -> None:
     """Prints the table of the work directory named on the command line."""
     if len(sys.argv) != 2:
-        raise InputError("give one work directory, as in: python benchmarks/recipe.py work")
+        raise InputError("give one work directory, as in: python -m benchmarks.recipe work")
     chain = Chain.open(semi.get_config("p=0.9"), Path(sys.argv[1]))
     counts = {}
     for title, config in variants().items():

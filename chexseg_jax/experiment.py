@@ -23,6 +23,7 @@ from chexseg_jax.stages.segmentation import train_segmentation
 from chexseg_jax.stages.sources import Sources, open_sources
 from chexseg_jax.training.distributed import on_first
 from chexseg_jax.training.profiling import Profile
+from chexseg_jax.training.sharding import check_divides, data_mesh
 
 
 def run(config: ConfigDict, workdir: Path) -> Path:
@@ -99,6 +100,11 @@ class Chain:
           InputError: see `settings.check` and `open_sources`.
         """
         check(config)
+        for section, settings in config.items():
+            if isinstance(settings, ConfigDict) and "checkpoint_every" in settings:  # a training
+                check_divides(
+                    settings.batch_size, data_mesh(), name=f"config.{section}.batch_size="
+                )  # now, not after the hours of those before it
         profile = Profile.parse(**config.profile)
         config = ConfigDict({key: value for key, value in config.items() if key != "profile"})
         where = config.root or "the phantom (synthetic radiographs, made here)"

@@ -5,6 +5,7 @@ Writes `segmentations.json` (CheXlocalize's format, at each image's full size) a
 
 import argparse
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(
             f"{given.checkpoint}: holds a {model.config.name}, not a segmentation of the ten tasks"
         )
+    if (scores := Path(given.checkpoint, "scores.json")).exists():  # beside the model in a run's folder
+        say(f"{given.checkpoint}: a model trained on {json.loads(scores.read_text())['data']}")
     predict(model, find_images(given.images), given.out)
 
 

@@ -66,6 +66,7 @@ def test_the_report_scores_what_the_predictions_file_holds(tiny_run):
     truth = read_segmentations(root / "gt_segmentations_test.json")
     compared = compare(truth, read_segmentations(run / "predictions.json"))
     scores = json.loads((run / "scores.json").read_text())
+    assert scores["data"].startswith("phantom: synthetic")
     for task, value in zip(TASKS, iou.pooled(compared.counts), strict=True):
         assert scores["pooled"][task] == (None if np.isnan(value) else pytest.approx(value, abs=1e-4))
 
@@ -180,6 +181,16 @@ def test_weights_that_are_missing_are_told_before_the_hours_of_the_classifiers(
     with pytest.raises(InputError, match="none: no such file or folder"):
         experiment.run(same(config, tiny_config), workdir)
     assert set(artifacts(workdir)) == before
+
+
+def test_a_batch_that_the_devices_cannot_share_is_told_before_any_training(tiny_config, tmp_path):
+    config = tiny_config.copy_and_resolve_references()
+    config.segmentation.batch_size = 5
+    with pytest.raises(
+        InputError, match=r"config\.segmentation\.batch_size=5 does not divide over 2 devices"
+    ):
+        experiment.run(config, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def same(config, tiny_config):

@@ -45,7 +45,7 @@ def test_an_unreadable_image_leaves_nothing_written(tiny_run, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
 
 
-def test_the_folder_may_be_on_another_disk(tiny_run, tmp_path, monkeypatch):
+def test_the_folder_may_be_on_another_disk(tiny_run, tmp_path, monkeypatch, capsys):
     """What is around a mounted folder, or one that a link leads to, is neither written to nor renamed from."""
     _, run = tiny_run
     out = tmp_path / "around" / "out"
@@ -54,6 +54,7 @@ def test_the_folder_may_be_on_another_disk(tiny_run, tmp_path, monkeypatch):
     image = write(tmp_path / "a.png", (40, 40))
     main(["--checkpoint", str(run), "--out", str(out), str(image)])
     assert {path.name for path in out.iterdir()} == {"segmentations.json", "a.png"}
+    assert "a model trained on phantom: synthetic images" in capsys.readouterr().err
 
 
 def _within(folder, make, *, dir, **more):

@@ -8,6 +8,7 @@ Source: Irvin et al., "CheXpert", AAAI 2019, https://stanfordmlgroup.github.io/c
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -79,7 +80,7 @@ def read_labels(csv_path: str | Path, *, root: str | Path) -> Studies:
     csv_path, root = Path(csv_path), Path(root).absolute()
     ids: dict[str, int] = {}
     paths, labels, frontal = [], [], []
-    folders: dict[tuple[str, ...], list[Path]] = {}
+    folders: dict[tuple[str, ...], tuple[Path, dict[str, Path]]] = {}
     rows = _rows(csv_path)
     _, header = next(rows, (0, []))
     path_at, view_at, labels_at = _columns(header, csv_path)
@@ -91,13 +92,15 @@ def read_labels(csv_path: str | Path, *, root: str | Path) -> Studies:
         if image_id in ids:
             raise InputError(f"{csv_path}, row {number}: {image_id} is also in row {ids[image_id]}; keep one")
         ids[image_id] = number
-        places = folders.get(parts[:-3])
-        if places is None:
-            places = folders[parts[:-3]] = patient_folders(root, parts)
-        folder, *others = places
-        if others:
-            folder = next((place for place in places if (place / parts[-3]).is_dir()), folder)
-        paths.append(folder.joinpath(*parts[-3:]))
+        if parts[:-3] not in folders:
+            first, *others = places = patient_folders(root, parts)
+            # Listed once: asking three folders for each of CheXpert's images takes a network's disk minutes.
+            homes = (
+                {name: place for place in reversed(places) for name in os.listdir(place)} if others else {}
+            )
+            folders[parts[:-3]] = first, homes
+        first, homes = folders[parts[:-3]]
+        paths.append(homes.get(parts[-3], first).joinpath(*parts[-3:]))
         frontal.append(_is_frontal(parts[-1] if view_at is None else row[view_at], csv_path, number))
         try:
             labels.append([_VALUES[row[at]] for at in labels_at])
@@ -205,7 +208,10 @@ def _columns(header: list[str], path: Path) -> tuple[int, int | None, list[int]]
             raise InputError(f"{path}: column {name!r} twice (Airspace Opacity is Lung Opacity); keep one")
         places[name] = at
     if lacking := [name for name in TEST_COLUMNS if name not in places]:
-        raise InputError(f"{path}: no column {', '.join(lacking)}; needed are Path and the fourteen labels")
+        raise InputError(
+            f"{path}: no column {', '.join(lacking)}; needed are Path and the fourteen labels: one that you do not "
+            "have may be blank, with --config.data.uncertainty='ignore;blank=ignore'"
+        )
     return places["Path"], places.get("Frontal/Lateral"), [places[label] for label in LABELS]
 
 

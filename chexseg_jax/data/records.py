@@ -20,11 +20,11 @@ from typing import Literal
 import jax
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from jax.experimental import multihost_utils
 from jaxtyping import Int, Shaped
 
 from chexseg_jax.data.ahead import ahead
 from chexseg_jax.errors import DamagedError, first_line
+from chexseg_jax.training.distributed import wait_for_all
 
 #: How a row becomes a record: its bytes, or the lengths and the values of its runs (for masks).
 Code = Literal["raw", "runs"]
@@ -150,8 +150,7 @@ def write_rows(
         for k in unfinished:
             rows = itertools.islice(made, len(chunks[k]))
             _write_chunk(folder, k, len(chunks[k]), columns, rows, {"rows": count, "chunk": chunk})
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"{folder.name} is written")
+    wait_for_all(f"{folder.name} is written")
     return {name: Records.open(folder / name) for name in columns}
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from chexseg_jax.progress import say
-from chexseg_jax.training.distributed import on_first
+from chexseg_jax.training.distributed import on_first, wait_for_all
 
 #: Raise a stage's version (of all whose name begins so; 1 where it is not listed) with a change of the code that
 #: changes what it makes of the same key: what older code made is then no longer found.
@@ -36,7 +35,8 @@ def artifact(
     """The finished artifact of a stage: found, or made by `make`.
 
     Of several runs that want the same artifact at once, on one machine or on several with a common file system, one
-    makes it and the others wait: who makes it holds a file lock, which falls with its process.
+    makes it and the others wait: who makes it holds a file lock, which falls with its process where the file system
+    has locks (flock).
 
     `make` works in `<name>.part`, which is renamed when it returns; a folder without that ending is therefore
     whole. What a kill leaves in `.part` is there when the stage runs again, so a training goes on from its
@@ -75,9 +75,13 @@ def _found(directory: Path, lock: FileLock) -> bool:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        say(f"another run is making {directory.name}; waiting for it")
+        say(
+            f"another run is making {directory.name}; waiting for it (should there be none any more, delete "
+            f"{lock.lock_file})"
+        )
         lock.acquire()
-    return directory.exists()
+    # A network's file system may remember for a minute that a name was not there; it looks again for a listing.
+    return directory.name in os.listdir(directory.parent)
 
 
 def _make(
@@ -89,7 +93,7 @@ def _make(
     start = time.monotonic()
     if collective:
         make(part)
-        multihost_utils.sync_global_devices(directory.name)
+        wait_for_all(directory.name)
     else:
         on_first(make, part)
     seconds = time.monotonic() - start

@@ -112,7 +112,8 @@ def write_report(workdir: Path, config: ConfigDict, sources: Sources, *, test: P
         *_provenance(config, sources, [path for path in stages if path]),
     ]
     _write(run / "report.md", "\n".join(lines) + "\n")
-    _write(run / "scores.json", json.dumps(test_scores, indent=1))
+    data = image_title(sources)
+    _write(run / "scores.json", json.dumps({"data": data, **test_scores}, indent=1))
     _copy(made.scores / "predictions.json", run)
     _copy(made.model / "metrics.jsonl", run)
     _link(run / "model", made.model)
@@ -124,7 +125,7 @@ def write_report(workdir: Path, config: ConfigDict, sources: Sources, *, test: P
         _saliency(run / "saliency.png", sources, made.saliency, made.pseudo, config.data.uncertainty)
     _overlays(run / "overlays.png", sources, Prepared.load(test), made)
     say(f"report: {run / 'report.md'}")
-    say(f"test mIoU (pooled) {test_scores['pooled']['mean']:.3f}")
+    say(f"test mIoU (pooled) {test_scores['pooled']['mean']:.3f} ({data})")
     return run
 
 
@@ -185,7 +186,8 @@ def write_moco_report(
     _link(run / "model", encoder)
     figures.draw_curves(run / "curves.png", {encoder.name: metrics})
     say(f"report: {run / 'report.md'}")
-    say("linear probe, mean AUROC: " + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
+    probed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+    say(f"linear probe, mean AUROC: {probed} ({image_title(sources)})")
     return run
 
 

@@ -6,9 +6,10 @@ Every process runs every line, on the same files. What must happen once goes thr
 import itertools
 import os
 import pickle
+import re
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
@@ -29,15 +30,16 @@ _FAREWELL_S = 3
 #: Where clusters say how many processes there are. JAX would give one alone a single device, and shards of a table
 #: within one job (`config.shard`, each a program of its own) a single port.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-#: Calls of `on_first` are known by their number, which is the same on all processes.
+#: Meetings of the processes are known by their number, which is the same on all processes.
 _calls = itertools.count()
 
 
 def start(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
     """Joins the processes of this run, before anything touches a device.
 
-    Without arguments the cluster says who they are (SLURM, Open MPI, TPU pods: what JAX detects), one process for each
-    GPU. Where there is one process, on a cluster or not, it has all devices and nothing to wait for.
+    Without arguments the cluster says who they are (SLURM, Open MPI 4, TPU pods: what JAX detects), one process for
+    each GPU or one for each machine. Where there is one process, on a cluster or not, it has all devices and nothing to
+    wait for.
 
     Args:
       coordinator: HOST:PORT, a free port on the machine of process 0.
@@ -45,7 +47,7 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
       process: which one this is, from 0.
 
     Raises:
-      InputError: for arguments that do not go together.
+      InputError: for arguments that do not go together, and where Open MPI started several that JAX cannot join.
     """
     given = (coordinator, processes, process)
     if any(value is not None for value in given):
@@ -64,14 +66,46 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
         return
     try:
         # With arguments nothing is left to detect: SLURM's word on who we are might be another.
-        jax.distributed.initialize(*given, cluster_detection_method="deactivate" if coordinator else None)
+        jax.distributed.initialize(
+            *given,
+            local_device_ids=None if coordinator else own_devices(os.environ),
+            cluster_detection_method="deactivate" if coordinator else None,
+        )
     except ValueError as error:
         if "coordinator_address should be defined" not in str(error):
             raise
+        if count := os.environ.get("OMPI_COMM_WORLD_SIZE"):  # SLURM_NTASKS is there without them, too
+            raise InputError(
+                f"one of {count} processes, which JAX cannot join under this Open MPI by itself; give each "
+                "--coordinator=HOST:PORT, --processes and --process"
+            ) from None
         return
     if jax.process_index() > 0:
         progress.mute()
     progress.say(f"{jax.process_count()} processes, {jax.device_count()} devices")
+
+
+def own_devices(environment: Mapping[str, str]) -> list[int] | None:
+    """Which of the GPUs that a cluster shows this process are its own, by their numbers among these.
+
+    None leaves it to JAX, which takes the one of the process's number on its machine: right where each process is shown
+    all of a machine's GPUs. A process that is shown one has that one; alone on its machine it has all.
+    """
+    shown = [gpu for gpu in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    alone = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" or re.fullmatch(
+        r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "")
+    )
+    return list(range(len(shown))) if len(shown) == 1 or (shown and alone) else None
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when all processes have come here. They wait as in `on_first`.
+
+    Args:
+      what: has happened by then; for the message where it does not.
+    """
+    if jax.process_count() > 1:
+        global_state.client.wait_at_barrier(f"chexseg/{next(_calls)}/{what}", _PATIENCE_MS)
 
 
 def on_first(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

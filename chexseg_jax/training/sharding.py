@@ -39,7 +39,7 @@ def split_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
-def check_divides(batch_size: int, mesh: Mesh) -> None:
-    """Raises InputError where the global batch cannot be split evenly over the devices."""
+def check_divides(batch_size: int, mesh: Mesh, *, name: str = "batch size ") -> None:
+    """Raises InputError, by the batch's name, where it cannot be split evenly over the devices."""
     if batch_size % mesh.size:
-        raise InputError(f"batch size {batch_size} does not divide over {mesh.size} devices; take a multiple")
+        raise InputError(f"{name}{batch_size} does not divide over {mesh.size} devices; take a multiple")

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from jax.experimental import multihost_utils
 
 from chexseg_jax.data import records
 from chexseg_jax.data.records import Records, write_rows
@@ -145,7 +144,7 @@ def test_a_chunk_is_unfinished_until_all_its_columns_are_there(tmp_path):
 def test_processes_share_the_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     waited, made = [], {}
-    monkeypatch.setattr(multihost_utils, "sync_global_devices", waited.append)
+    monkeypatch.setattr("chexseg_jax.data.records.wait_for_all", waited.append)
     for index in (1, 0):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
         made[index] = []

@@ -3,7 +3,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from chexseg_jax.data.chexlocalize import empty
@@ -116,7 +115,7 @@ def test_what_processes_left_out_in_their_shares_counts_together(sources, tmp_pa
         (1, stop, KeyboardInterrupt, None),  # written, and waiting for the other
         (0, lambda _: None, InputError, "more than .* cannot be read"),
     ):
-        monkeypatch.setattr(multihost_utils, "sync_global_devices", wait)
+        monkeypatch.setattr("chexseg_jax.data.records.wait_for_all", wait)
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
         with pytest.raises(error, match=told):
             prepare(tmp_path, share, sources.train)

@@ -299,6 +299,33 @@ def test_one_process_needs_nobody_and_has_all_devices(cluster):
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, env=os.environ | cluster)
 
 
+def test_several_that_cannot_join_are_told_so():
+    ran = subprocess.run(
+        [sys.executable, "-c", "from chexseg_jax.training import distributed; distributed.start()"],
+        env=os.environ | {"OMPI_COMM_WORLD_SIZE": "8"},  # as Open MPI 5 tells it, without what JAX looks for
+        capture_output=True,
+        text=True,
+    )
+    assert "InputError: one of 8 processes, which JAX cannot join under this Open MPI by itself" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "own"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "3", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, [0]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, [0, 1]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_STEP_TASKS_PER_NODE": "1"}, [0, 1]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_STEP_TASKS_PER_NODE": "2,1"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, [0, 1]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, None),
+        ({}, None),
+    ],
+)
+def test_a_process_has_the_gpus_that_are_its_own(environment, own):
+    assert distributed.own_devices(environment) == own
+
+
 if __name__ == "__main__":
     output, which, *join = sys.argv[1:]
     match join:
