@@ -78,7 +78,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
             text = text.args[0]
         if (setting := str(text).strip("'\"")).isidentifier():  # nothing but the name that is not there
             mend = _SECTIONS.get(setting, "arguments, such as recipe=plus, stand behind the colon")
-            text = f"--config.{setting}: no such setting; {mend}"
+            flag = next(
+                (f for a in argv if (f := a.partition("=")[0]).endswith(f".{setting}")), f"--config.{setting}"
+            )
+            text = f"{flag}: no such setting; {mend}"
         link: BaseException | None = error
         while link is not None:  # config_flags wraps what get_config raises; ours is at the end of the chain
             text = link if isinstance(link, InputError) else text

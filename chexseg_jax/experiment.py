@@ -100,11 +100,8 @@ class Chain:
           InputError: see `settings.check` and `open_sources`.
         """
         check(config)
-        for section, settings in config.items():
-            if isinstance(settings, ConfigDict) and "checkpoint_every" in settings:  # a training
-                check_divides(
-                    settings.batch_size, data_mesh(), name=f"config.{section}.batch_size="
-                )  # now, not after the hours of those before it
+        if "segmentation" in config:  # the last training, and the one with the smallest batch
+            check_divides(config.segmentation.batch_size, data_mesh(), name="config.segmentation.batch_size=")
         profile = Profile.parse(**config.profile)
         config = ConfigDict({key: value for key, value in config.items() if key != "profile"})
         where = config.root or "the phantom (synthetic radiographs, made here)"

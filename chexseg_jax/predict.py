@@ -42,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(
             f"{given.checkpoint}: holds a {model.config.name}, not a segmentation of the ten tasks"
         )
-    if (scores := Path(given.checkpoint, "scores.json")).exists():  # beside the model in a run's folder
-        say(f"{given.checkpoint}: a model trained on {json.loads(scores.read_text())['data']}")
+    scores = Path(given.checkpoint, "scores.json")  # beside the model in a run's folder
+    if data := scores.exists() and json.loads(scores.read_text()).get("data"):
+        say(f"{given.checkpoint}: a model trained on {data}")
     predict(model, find_images(given.images), given.out)
 
 

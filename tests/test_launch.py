@@ -37,6 +37,10 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
             ["--config=configs/semi.py", "--config.recipe=plus"],
             "--config.recipe: no such setting; arguments, such",
         ),
+        (
+            ["--config=configs/semi.py", "--config.classifier.options.foo=3"],
+            "--config.classifier.options.foo: no such",
+        ),
         (["--config=configs/table1.py:smoke,scale=paper"], "give smoke or scale=paper, not both"),
         (
             ["--config=configs/moco.py", "--config.profile.steps=15:10"],

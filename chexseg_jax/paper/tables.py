@@ -47,7 +47,7 @@ def table1(config: ConfigDict, results: Results) -> list[Table]:
             *(_mean(results, Setting.of(p, init, pseudo, many), config.trials) for pseudo in kinds),
             *(
                 number(theirs.get((p, pseudo if p < 1 else "")))
-                if not more or (p, many) != (0, count)
+                if more in (0, count) or (p, many) != (0, count)
                 else ""
                 for pseudo in kinds
             ),
@@ -74,7 +74,8 @@ def table1(config: ConfigDict, results: Results) -> list[Table]:
 
 def more_masks(config: ConfigDict) -> int:
     """Pseudo-masks of Table 1's first row, weak models of more of them; 0 where there is no such row."""
-    return 0 if config.weak_count in config.grid.count else config.weak_count
+    there = 0 in config.grid.p and config.weak_count in config.grid.count
+    return 0 if there else config.weak_count
 
 
 def table2(config: ConfigDict, results: Results) -> list[Table]:

@@ -225,6 +225,8 @@ def restore(directory: str | Path) -> Restored:
     try:
         with _checkpointer() as checkpointer:
             variables = checkpointer.restore(directory.absolute() / "variables", abstract)
+    except jax.errors.JaxRuntimeError:  # such as a device that is full
+        raise
     except Exception as error:  # ValueError, JSONDecodeError, Exception: by which of its files is not whole
         raise DamagedError(
             f"{directory / 'variables'}: not whole ({first_line(error)}); copy the folder again"

@@ -38,8 +38,8 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     """Joins the processes of this run, before anything touches a device.
 
     Without arguments the cluster says who they are (SLURM, Open MPI 4, TPU pods: what JAX detects), one process for
-    each GPU or one for each machine. Where there is one process, on a cluster or not, it has all devices and nothing to
-    wait for.
+    each GPU, or one for each machine where CUDA_VISIBLE_DEVICES names its GPUs. Where there is one process, on a
+    cluster or not, it has all devices and nothing to wait for.
 
     Args:
       coordinator: HOST:PORT, a free port on the machine of process 0.
@@ -92,9 +92,9 @@ def own_devices(environment: Mapping[str, str]) -> list[int] | None:
     all of a machine's GPUs. A process that is shown one has that one; alone on its machine it has all.
     """
     shown = [gpu for gpu in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-    alone = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" or re.fullmatch(
-        r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "")
-    )
+    # Of mpirun's own step under SLURM, which has one task a machine, its processes see the count, too.
+    tasks = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or environment.get("SLURM_STEP_TASKS_PER_NODE", "")
+    alone = re.fullmatch(r"1(\(x\d+\))?", tasks)
     return list(range(len(shown))) if len(shown) == 1 or (shown and alone) else None
 
 

@@ -42,4 +42,6 @@ def split_batch(batch: Any, mesh: Mesh) -> Any:
 def check_divides(batch_size: int, mesh: Mesh, *, name: str = "batch size ") -> None:
     """Raises InputError, by the batch's name, where it cannot be split evenly over the devices."""
     if batch_size % mesh.size:
-        raise InputError(f"{name}{batch_size} does not divide over {mesh.size} devices; take a multiple")
+        raise InputError(
+            f"{name}{batch_size} does not divide over {mesh.size} devices; take a multiple or fewer"
+        )

@@ -318,6 +318,14 @@ def test_several_that_cannot_join_are_told_so():
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_STEP_TASKS_PER_NODE": "1"}, [0, 1]),
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_STEP_TASKS_PER_NODE": "2,1"}, None),
         ({"CUDA_VISIBLE_DEVICES": "0,1", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, [0, 1]),
+        (
+            {
+                "CUDA_VISIBLE_DEVICES": "0,1",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+                "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+            },
+            None,
+        ),
         ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, None),
         ({}, None),
     ],
