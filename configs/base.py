@@ -284,7 +284,7 @@ def _chain(name: str, args: ConfigDict) -> ConfigDict:
 
 
 def _plus(config: ConfigDict) -> None:
-    """What lifted the published recipe on the phantom: benchmarks/results/phantom_recipe.md. It takes twice its time.
+    """What lifted the published recipe on the phantom, as twice its steps do: benchmarks/results/phantom_recipe.md.
 
     Once trained, the segmentation makes the pseudo-masks anew and goes on training with these; it averages an image
     with its mirror image. Tried, and left out: cross-entropy beside dice, averaged weights,
