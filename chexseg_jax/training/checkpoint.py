@@ -227,10 +227,12 @@ def restore(directory: str | Path) -> Restored:
             variables = checkpointer.restore(directory.absolute() / "variables", abstract)
     except jax.errors.JaxRuntimeError:  # such as a device that is full
         raise
-    except Exception as error:  # ValueError, JSONDecodeError, Exception: by which of its files is not whole
+    # By which of its files is not whole it is a ValueError, a JSONDecodeError or a plain Exception. What else it may be
+    # is seen as the cause.
+    except Exception as error:
         raise DamagedError(
             f"{directory / 'variables'}: not whole ({first_line(error)}); copy the folder again"
-        ) from None
+        ) from error
     by = Normalisation(*(tuple(card["normalisation"][key]) for key in Normalisation._fields))
     tasks, thresholds = tuple(card.pop("tasks")), card.pop("thresholds")
     return Restored(module, variables, ConfigDict(card), tasks, thresholds, by)

@@ -43,5 +43,5 @@ def check_divides(batch_size: int, mesh: Mesh, *, name: str = "batch size ") -> 
     """Raises InputError, by the batch's name, where it cannot be split evenly over the devices."""
     if batch_size % mesh.size:
         raise InputError(
-            f"{name}{batch_size} does not divide over {mesh.size} devices; take a multiple or fewer"
+            f"{name}{batch_size} does not divide over {mesh.size} devices; take a multiple, or fewer devices"
         )
