@@ -7,10 +7,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from chexseg_jax import experiment, sweep
+from chexseg_jax import experiment, processes, sweep
+from chexseg_jax.artifact import config_digest
 from chexseg_jax.errors import InputError, run_command
-from chexseg_jax.stages.artifact import config_digest
-from chexseg_jax.training import distributed
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="configs/NAME.py:key=value,...; a wrong key lists the known ones."
@@ -38,7 +37,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every thread it starts
     if _CONFIG.value.get("shard", "1/1") != "1/1":  # others may be at work on the same GPU
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     workdir = Path(_WORKDIR.value).expanduser()  # behind = the shell leaves the tilde
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -53,9 +52,9 @@ def main(_: list[str]) -> None:
     jax.config.update(
         "jax_persistent_cache_min_compile_time_secs", 0.0
     )  # many small programs are a long start
-    with distributed.ending_together():
+    with processes.ending_together():
         digest = config_digest(_CONFIG.value)
-        if distributed.on_first(lambda: digest) != digest:
+        if processes.on_first(lambda: digest) != digest:
             raise InputError(
                 f"process {jax.process_index()} has another configuration than process 0; what differs, such as "
                 "shards, are jobs of their own"

@@ -23,14 +23,14 @@ from pathlib import Path
 
 import numpy as np
 
-from chexseg_jax.data import phantom
+from chexseg_jax import phantom
 from chexseg_jax.data.ahead import map_ahead
 from chexseg_jax.data.images import fit_image, read_grey
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import ImageSource
 from chexseg_jax.data.records import write_rows
-from chexseg_jax.evaluation.tables import markdown, number
+from chexseg_jax.report.tables import markdown, number
 
 SIZE, BATCH = 320, 16
 PEER = Path(__file__).with_name("dataloader.py")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import jax
 
-from chexseg_jax.evaluation.tables import markdown
+from chexseg_jax.report.tables import markdown
 
 COMMAND = [sys.executable, "launch.py", "--config=configs/table1.py:smoke"]
 

@@ -21,7 +21,8 @@ import jax
 import numpy as np
 
 from chexseg_jax.data.prepared import Prepared
-from chexseg_jax.evaluation.tables import markdown, number
+from chexseg_jax.report.tables import markdown, number
+from chexseg_jax.sources import open_sources
 from chexseg_jax.stages.cams import make_cams
 from chexseg_jax.stages.classifier import train_classifier
 from chexseg_jax.stages.irnet import train_irnet, walk_maps
@@ -29,7 +30,6 @@ from chexseg_jax.stages.moco import pretrain_moco
 from chexseg_jax.stages.prepare import prepare
 from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks
 from chexseg_jax.stages.segmentation import train_segmentation
-from chexseg_jax.stages.sources import open_sources
 from configs import moco, semi
 
 STEPS, EXPERT = 4, 100

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from chexseg_jax.errors import InputError
-from chexseg_jax.evaluation.tables import markdown
 from chexseg_jax.progress import say
+from chexseg_jax.report.tables import markdown
 
 #: Sets a side up: (kind of device, a function that does the work once, to the end).
 Side = Callable[[], tuple[str, Callable[[], Any]]]

@@ -28,12 +28,12 @@ from ml_collections import ConfigDict
 from chexseg_jax import models
 from chexseg_jax.data.prepared import CODES, Prepared
 from chexseg_jax.data.records import write_rows
-from chexseg_jax.data.transforms import CHEXPERT
-from chexseg_jax.evaluation.tables import markdown, number
-from chexseg_jax.pathologies import LABELS
+from chexseg_jax.data.taxonomy import LABELS
+from chexseg_jax.models.normalisation import CHEXPERT
+from chexseg_jax.report.tables import markdown, number
+from chexseg_jax.saved_model import save_model
 from chexseg_jax.stages.cams import make_cams
 from chexseg_jax.stages.pseudo_masks import make_pseudo_masks
-from chexseg_jax.training.checkpoint import save_model
 
 SIZE, EXPERT = 320, 20
 

@@ -17,11 +17,11 @@ import numpy as np
 from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.images import fit_mask, unpack_masks
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.errors import InputError, run_command
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.bootstrap import t_interval, with_mean
-from chexseg_jax.evaluation.tables import interval, markdown, number
-from chexseg_jax.pathologies import TASKS
+from chexseg_jax.report.tables import interval, markdown, number
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
 def _iou(pseudo: Path, workdir: Path) -> np.ndarray:
     """[10] mean IoU with the exact masks at the training size."""
     masked = Prepared.load(pseudo)
-    phantoms = list(workdir.glob("artifacts/phantom-*/data/phantom_train_masks.json"))
+    phantoms = list(workdir.glob("artifacts/phantom-*/phantom_train_masks.json"))
     if len(phantoms) != 1:
         raise InputError(f"{workdir} holds {len(phantoms)} phantoms; give a work directory with one")
     truth = read_segmentations(phantoms[0])

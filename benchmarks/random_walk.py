@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from chexseg_jax.evaluation.tables import markdown
 from chexseg_jax.irnet.random_walk import propagate, transition_matrix
+from chexseg_jax.report.tables import markdown
 
 SIDE, CLASSES, BATCH = 80, 10, 16
 WALK = {"radius": 5, "beta": 10, "exp_times": 8}

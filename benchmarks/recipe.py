@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from chexseg_jax.errors import InputError, run_command
 from chexseg_jax.evaluation.bootstrap import paired_difference, t_interval, trial_scores
-from chexseg_jax.evaluation.tables import interval, markdown
 from chexseg_jax.experiment import Chain
+from chexseg_jax.report.tables import interval, markdown
 from chexseg_jax.stages.scores import load_counts
 from configs import semi
 

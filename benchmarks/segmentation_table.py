@@ -17,7 +17,7 @@ import numpy as np
 
 from chexseg_jax.errors import InputError, run_command
 from chexseg_jax.evaluation.bootstrap import t_interval
-from chexseg_jax.evaluation.tables import interval, markdown, number
+from chexseg_jax.report.tables import interval, markdown, number
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from jax.profiler import ProfileData
 
 from chexseg_jax.errors import InputError, run_command
-from chexseg_jax.evaluation.tables import markdown
+from chexseg_jax.report.tables import markdown
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.+?) ([\w\-]+)\(.*", re.MULTILINE)
 #: Their time is that of the operations inside.

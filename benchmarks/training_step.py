@@ -57,7 +57,7 @@ def ours(model: str, shape: tuple[int, int, int], dtype: str) -> tuple[str, Call
     import jax.numpy as jnp
 
     from chexseg_jax import models
-    from chexseg_jax.data.transforms import CHEXPERT
+    from chexseg_jax.models.normalisation import CHEXPERT
     from chexseg_jax.stages.classifier import classifier_loss, init
     from chexseg_jax.stages.segmentation import segmentation_loss
     from chexseg_jax.training import optim

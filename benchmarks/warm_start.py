@@ -19,8 +19,8 @@ import jax
 import numpy as np
 
 from chexseg_jax.errors import InputError, run_command
-from chexseg_jax.evaluation.tables import markdown
 from chexseg_jax.progress import say
+from chexseg_jax.report.tables import markdown
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
 SMALL = ["--config.phantom.train=32", "--config.phantom.valid=16", "--config.phantom.test=8"]

@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # `chexseg_jax.restore` without paying for JAX in programs that only read files (the phantom's workers).
     if name in ("restore", "Restored"):
-        from chexseg_jax.training import checkpoint
+        from chexseg_jax import saved_model
 
-        return getattr(checkpoint, name)
+        return getattr(saved_model, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

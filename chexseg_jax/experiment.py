@@ -8,8 +8,11 @@ from ml_collections import ConfigDict
 
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.split import split_expert
+from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
+from chexseg_jax.report.run import Made, write_classifier_report, write_moco_report, write_report
 from chexseg_jax.settings import check
+from chexseg_jax.sources import Sources, open_sources
 from chexseg_jax.stages.cams import make_cams
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
 from chexseg_jax.stages.imagenet import import_imagenet
@@ -17,11 +20,8 @@ from chexseg_jax.stages.irnet import train_irnet, walk_maps
 from chexseg_jax.stages.moco import pretrain_moco, probe_encoder
 from chexseg_jax.stages.prepare import prepare
 from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks, refresh_pseudo_masks
-from chexseg_jax.stages.report import Made, write_classifier_report, write_moco_report, write_report
 from chexseg_jax.stages.scores import score_segmentation
 from chexseg_jax.stages.segmentation import train_segmentation
-from chexseg_jax.stages.sources import Sources, open_sources
-from chexseg_jax.training.distributed import on_first
 from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import check_divides, data_mesh
 

@@ -15,11 +15,11 @@ from jaxtyping import Bool
 
 from chexseg_jax.data.chexlocalize import write_segmentations
 from chexseg_jax.data.images import fit_image, fit_mask, read_grey, unfit_map
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.errors import InputError, refuse, run_command
-from chexseg_jax.evaluation.figures import draw_overlays
-from chexseg_jax.pathologies import TASKS
 from chexseg_jax.progress import say, track
-from chexseg_jax.training.checkpoint import Restored, restore
+from chexseg_jax.report.figures import draw_overlays
+from chexseg_jax.saved_model import Restored, restore
 
 #: Side of an overlay's pictures, in pixels.
 _OVERLAY = 768

@@ -15,16 +15,16 @@ import jax
 from filelock import FileLock
 from ml_collections import ConfigDict
 
-from chexseg_jax.data.files import written_aside
+from chexseg_jax.artifact import VERSIONS
 from chexseg_jax.errors import DamagedError, InputError, first_line
 from chexseg_jax.experiment import Chain
+from chexseg_jax.files import written_aside
 from chexseg_jax.paper.output import write_paper
 from chexseg_jax.paper.results import Results
+from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
+from chexseg_jax.report.run import open_run
 from chexseg_jax.settings import Trial, single, trials
-from chexseg_jax.stages.artifact import VERSIONS
-from chexseg_jax.stages.report import open_run
-from chexseg_jax.training.distributed import on_first
 
 
 def run(config: ConfigDict, workdir: Path) -> Path:

@@ -68,7 +68,7 @@ def tiny_run(tiny_config, tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_download(tmp_path_factory) -> Path:
     """A download's tree (of phantom images); copy it before you damage it."""
-    from chexseg_jax.data import phantom
+    from chexseg_jax import phantom
 
     root = tmp_path_factory.mktemp("download") / "cxr"
     phantom.make(root, train=6, valid=8, test=4, size=64, seed=5)

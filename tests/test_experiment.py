@@ -15,10 +15,10 @@ from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.images import read_grey, unfit_map, unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.published import compare
-from chexseg_jax.pathologies import TASKS
 from chexseg_jax.stages.pseudo_masks import positive_tasks
 from configs import full, moco, semi
 
@@ -299,8 +299,8 @@ def test_a_few_unreadable_training_images_are_counted_named_and_left_out(
     download, tiny_config, tmp_path, capsys
 ):
     from chexseg_jax.data.prepared import Prepared
+    from chexseg_jax.sources import open_sources
     from chexseg_jax.stages.prepare import prepare
-    from chexseg_jax.stages.sources import open_sources
 
     config = tiny_config.copy_and_resolve_references()
     config.root = str(download)

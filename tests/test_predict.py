@@ -8,8 +8,8 @@ from PIL import Image
 
 import chexseg_jax
 from chexseg_jax.data.chexlocalize import read_segmentations
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import TASKS
 from chexseg_jax.predict import find_images, main
 from chexseg_jax.training.inference import probabilities_of
 

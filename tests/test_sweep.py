@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from chexseg_jax import sweep
 from chexseg_jax.errors import InputError
 from chexseg_jax.experiment import Chain
+from chexseg_jax.report.run import Made
 from chexseg_jax.settings import Setting, Trial, single, trials
-from chexseg_jax.stages.report import Made
 from configs import semi, table1, table2, weak
 
 

@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float, Int64
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from chexseg_jax.data.files import written_aside
+from chexseg_jax.data.taxonomy import TASKS, task_name
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import TASKS, task_name
+from chexseg_jax.files import written_aside
 
 #: Above this a size is a slip, not a radiograph; below it every run length fits pycocotools' integers.
 MAX_PIXELS = 1 << 28

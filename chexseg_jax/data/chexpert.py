@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from chexseg_jax.data.files import written_aside
 from chexseg_jax.data.layout import patient_folders
+from chexseg_jax.data.taxonomy import LABELS, label_name
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import LABELS, label_name
+from chexseg_jax.files import written_aside
 
 #: Columns of the published train.csv and valid.csv.
 COLUMNS: tuple[str, ...] = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS)

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8, UInt16
 from PIL import Image
 
+from chexseg_jax.data.taxonomy import TASKS, task_name
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import TASKS, task_name
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float, Int, Int32, UInt8, UInt16
 
 from chexseg_jax.data.images import Frame, unpack_masks
 from chexseg_jax.data.records import Code, Records, write_rows
+from chexseg_jax.data.taxonomy import label_indices
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import label_indices
 
 Rows = TypeVar("Rows", np.ndarray, Records)
 #: The arrays that are stored as records.

@@ -24,7 +24,7 @@ from jaxtyping import Int, Shaped
 
 from chexseg_jax.data.ahead import ahead
 from chexseg_jax.errors import DamagedError, first_line
-from chexseg_jax.training.distributed import wait_for_all
+from chexseg_jax.processes import wait_for_all
 
 #: How a row becomes a record: its bytes, or the lengths and the values of its runs (for masks).
 Code = Literal["raw", "runs"]

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Bool, Int
 
+from chexseg_jax.data.taxonomy import COMMON_TASKS, TASKS
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import COMMON_TASKS, TASKS
 
 
 def split_expert(

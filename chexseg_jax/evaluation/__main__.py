@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from chexseg_jax.data.chexlocalize import Segmentations, read_segmentations
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.errors import InputError, refuse, run_command
 from chexseg_jax.evaluation import published
 from chexseg_jax.evaluation.bootstrap import Interval, pooled_interval
 from chexseg_jax.evaluation.iou import Counts, per_image
-from chexseg_jax.pathologies import TASKS
 
 EPILOG = """\
 files in --out:

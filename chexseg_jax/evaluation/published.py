@@ -27,12 +27,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from chexseg_jax.data.chexlocalize import Segmentations, empty
-from chexseg_jax.data.files import written_aside
 from chexseg_jax.data.images import resize_map
+from chexseg_jax.data.taxonomy import CHEXSEG_TASKS, TASKS, task_name
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.bootstrap import draws, mean_replicates
 from chexseg_jax.evaluation.iou import Counts, code_counts
-from chexseg_jax.pathologies import CHEXSEG_TASKS, TASKS, task_name
+from chexseg_jax.files import written_aside
 
 #: The column order of the published bootstrap files (the other files are alphabetical, as `TASKS`).
 BOOTSTRAP_ORDER = CHEXSEG_TASKS

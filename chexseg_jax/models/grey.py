@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from chexseg_jax.data.transforms import Normalisation
 from chexseg_jax.errors import InputError
+from chexseg_jax.models.normalisation import Normalisation
 
 
 def grey_stem(variables: Mapping[str, Any], by: Normalisation) -> tuple[dict[str, Any], Normalisation]:

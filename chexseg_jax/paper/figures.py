@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ml_collections import ConfigDict
 
-from chexseg_jax.evaluation import figures, iou
+from chexseg_jax.data.taxonomy import TASKS
+from chexseg_jax.evaluation import iou
 from chexseg_jax.paper.gallery import TRUTH, Gallery
 from chexseg_jax.paper.results import Results, papers
 from chexseg_jax.paper.tables import more_masks
-from chexseg_jax.pathologies import TASKS
+from chexseg_jax.report import figures
 from chexseg_jax.settings import INIT_TITLES, PSEUDO_TITLES, Setting
 
 if TYPE_CHECKING:

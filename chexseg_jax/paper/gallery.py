@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, UInt8
 from chexseg_jax.data.chexlocalize import Segmentations, read_segmentations
 from chexseg_jax.data.images import fit_mask, unpack_masks
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.bootstrap import with_mean
 from chexseg_jax.paper.results import Results
-from chexseg_jax.pathologies import TASKS
 
 TRUTH, READER = "ground truth", "second reader"
 

@@ -10,8 +10,8 @@ from chexseg_jax.paper.gallery import Gallery
 from chexseg_jax.paper.page import write_page
 from chexseg_jax.paper.results import Results
 from chexseg_jax.progress import say
-from chexseg_jax.stages.report import PHANTOM_NOTE, image_title
-from chexseg_jax.stages.sources import Sources
+from chexseg_jax.report.run import PHANTOM_NOTE, image_title
+from chexseg_jax.sources import Sources
 
 #: Of `recipe=plus`: what sets its runs apart, and apart from each other.
 _REFRESHED = (

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from chexseg_jax.data.chexlocalize import encode
-from chexseg_jax.data.files import written_aside
-from chexseg_jax.evaluation.figures import COLOURS
+from chexseg_jax.data.taxonomy import TASKS
+from chexseg_jax.files import written_aside
 from chexseg_jax.paper.gallery import TRUTH, Gallery
 from chexseg_jax.paper.tables import Table
-from chexseg_jax.pathologies import TASKS
+from chexseg_jax.report.figures import COLOURS
 
 _HERE = Path(__file__).parent
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from chexseg_jax.data.files import written_aside
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.evaluation import bootstrap, iou
-from chexseg_jax.evaluation.tables import interval, latex, markdown, number
+from chexseg_jax.files import written_aside
 from chexseg_jax.paper.results import Results, papers
-from chexseg_jax.pathologies import TASKS
+from chexseg_jax.report.tables import interval, latex, markdown, number
 from chexseg_jax.settings import INIT_TITLES, PSEUDO_TITLES, Setting
 
 #: What the paper says of its best models in words: semi over full, semi over weak, the gap to radiologists.

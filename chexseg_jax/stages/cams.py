@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from chexseg_jax.artifact import artifact
 from chexseg_jax.data.prepared import ImageSource, Prepared
 from chexseg_jax.data.records import write_rows
-from chexseg_jax.data.transforms import normalise
-from chexseg_jax.pathologies import label_indices
+from chexseg_jax.data.taxonomy import label_indices
+from chexseg_jax.models.normalisation import normalise
 from chexseg_jax.saliency.gradcam import grad_cam
 from chexseg_jax.saliency.gradcam import normalise as scaled
-from chexseg_jax.stages.artifact import artifact
-from chexseg_jax.training.checkpoint import restore
+from chexseg_jax.saved_model import restore
 from chexseg_jax.training.inference import map_batches
 
 

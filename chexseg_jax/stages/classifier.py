@@ -14,16 +14,17 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from chexseg_jax import models
+from chexseg_jax.artifact import artifact, plain
 from chexseg_jax.data import chexpert
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import ImageSource, LabelSource, Prepared, task_labels
-from chexseg_jax.data.transforms import CHEXPERT, Normalisation, augment, normalise
+from chexseg_jax.data.taxonomy import LABELS, TASKS, label_indices
+from chexseg_jax.data.transforms import augment
 from chexseg_jax.evaluation.auroc import auroc
-from chexseg_jax.pathologies import LABELS, TASKS, label_indices
-from chexseg_jax.stages.artifact import artifact, plain
+from chexseg_jax.models.normalisation import CHEXPERT, Normalisation, normalise
+from chexseg_jax.saved_model import restore, save_model
 from chexseg_jax.training import losses, optim
-from chexseg_jax.training.checkpoint import restore, save_model
 from chexseg_jax.training.inference import make_inference, map_batches
 from chexseg_jax.training.loop import Init, Loss, fit
 from chexseg_jax.training.profiling import Profile

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from chexseg_jax.data.transforms import IMAGENET
+from chexseg_jax.artifact import artifact
 from chexseg_jax.errors import InputError, first_line
 from chexseg_jax.models.grey import grey_stem
+from chexseg_jax.models.normalisation import IMAGENET
 from chexseg_jax.models.torch_weights import files, from_torch
+from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
-from chexseg_jax.stages.artifact import artifact
-from chexseg_jax.training.checkpoint import save_model
-from chexseg_jax.training.distributed import on_first
+from chexseg_jax.saved_model import save_model
 
 #: torchvision's own files, and the hub's copies of them.
 _DOWNLOADS = {

@@ -14,24 +14,25 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt8, UInt32
 from ml_collections import ConfigDict
 
 from chexseg_jax import models
+from chexseg_jax.artifact import artifact, plain
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records, write_rows
-from chexseg_jax.data.transforms import Normalisation, augment, normalise
+from chexseg_jax.data.taxonomy import TASKS
+from chexseg_jax.data.transforms import augment
 from chexseg_jax.irnet.instances import centroids, instances
 from chexseg_jax.irnet.losses import irnet_loss
 from chexseg_jax.irnet.random_walk import propagate
 from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND, IGNORE, crf_seeds, seeds
-from chexseg_jax.pathologies import TASKS
+from chexseg_jax.models.normalisation import Normalisation, normalise
 from chexseg_jax.progress import say
 from chexseg_jax.saliency.gradcam import over_pictures
-from chexseg_jax.stages.artifact import artifact, plain
+from chexseg_jax.saved_model import restore, save_model
 from chexseg_jax.stages.cams import digest
 from chexseg_jax.stages.classifier import init
 from chexseg_jax.stages.pseudo_masks import positive_tasks
 from chexseg_jax.training import optim
-from chexseg_jax.training.checkpoint import restore, save_model
 from chexseg_jax.training.inference import map_batches
 from chexseg_jax.training.loop import Init, Loss, fit
 from chexseg_jax.training.profiling import Profile

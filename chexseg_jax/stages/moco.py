@@ -13,22 +13,23 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from chexseg_jax import models
+from chexseg_jax.artifact import artifact, plain
 from chexseg_jax.data import chexpert
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import ImageSource, Prepared, task_labels
-from chexseg_jax.data.transforms import CHEXPERT, Normalisation, normalise, view
+from chexseg_jax.data.taxonomy import TASKS, label_indices
+from chexseg_jax.data.transforms import view
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.auroc import auroc
 from chexseg_jax.evaluation.probe import PENALTIES, apply_probe, fit_probe
 from chexseg_jax.models import moco
 from chexseg_jax.models.layers import at_least_float32
-from chexseg_jax.pathologies import TASKS, label_indices
-from chexseg_jax.stages.artifact import artifact, plain
+from chexseg_jax.models.normalisation import CHEXPERT, Normalisation, normalise
+from chexseg_jax.saved_model import Restored, restore, save_model
 from chexseg_jax.stages.classifier import init
 from chexseg_jax.stages.segmentation import from_start, stride_of
 from chexseg_jax.training import optim
-from chexseg_jax.training.checkpoint import Restored, restore, save_model
 from chexseg_jax.training.inference import map_batches
 from chexseg_jax.training.loop import Init, Loss, fit
 from chexseg_jax.training.profiling import Profile

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from chexseg_jax.artifact import artifact
 from chexseg_jax.data import chexpert
 from chexseg_jax.data.ahead import map_ahead
 from chexseg_jax.data.chexlocalize import Segmentations
@@ -19,7 +20,6 @@ from chexseg_jax.data.prepared import CODES, Prepared
 from chexseg_jax.data.records import write_rows
 from chexseg_jax.errors import InputError
 from chexseg_jax.progress import say, track
-from chexseg_jax.stages.artifact import artifact
 
 #: Bytes kept of why an image was left out.
 _REASON = 500

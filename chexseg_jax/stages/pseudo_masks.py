@@ -10,23 +10,23 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32
 from ml_collections import ConfigDict
 
+from chexseg_jax.artifact import artifact
 from chexseg_jax.data import chexpert
 from chexseg_jax.data.images import Frame, unpack_masks
 from chexseg_jax.data.images import pack_masks as pack_on_host
 from chexseg_jax.data.prepared import CODES, ImageSource, Prepared, task_labels
 from chexseg_jax.data.records import Records, write_rows
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.data.transforms import pack_masks
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.iou import Counts, mean, per_image
 from chexseg_jax.evaluation.iou import counts as counts_of
-from chexseg_jax.pathologies import TASKS
 from chexseg_jax.progress import say
 from chexseg_jax.saliency.gradcam import over_pictures
 from chexseg_jax.saliency.thresholds import best_thresholds, mean_iou, otsu, threshold_counts
-from chexseg_jax.stages.artifact import artifact
+from chexseg_jax.saved_model import restore
 from chexseg_jax.stages.cams import digest
 from chexseg_jax.stages.scores import centred_boxes
-from chexseg_jax.training.checkpoint import restore
 from chexseg_jax.training.inference import map_batches, probabilities_of
 
 #: Images at a time: at 320 px the scores of one are 4 MB.

@@ -9,15 +9,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 from ml_collections import ConfigDict
 
+from chexseg_jax.artifact import artifact
 from chexseg_jax.data.ahead import map_ahead
 from chexseg_jax.data.chexlocalize import Rle, Segmentations, empty, encode, write_segmentations
 from chexseg_jax.data.images import Frame, pack_masks, unfit_map, unpack_masks
 from chexseg_jax.data.prepared import ImageSource, Prepared
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.evaluation.iou import Counts, code_counts
-from chexseg_jax.pathologies import TASKS
-from chexseg_jax.stages.artifact import artifact
+from chexseg_jax.saved_model import restore
 from chexseg_jax.stages.cams import digest
-from chexseg_jax.training.checkpoint import restore
 from chexseg_jax.training.inference import map_batches, probabilities_of
 
 #: The masks of an image, by task.

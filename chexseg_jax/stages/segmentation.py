@@ -13,22 +13,23 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from chexseg_jax import models
+from chexseg_jax.artifact import artifact, plain
 from chexseg_jax.data.images import unpack_masks
 from chexseg_jax.data.mixture import mixture
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import MaskSource, Prepared
-from chexseg_jax.data.transforms import IMAGENET, Normalisation, augment, normalise
+from chexseg_jax.data.taxonomy import COMMON_TASKS, TASKS
+from chexseg_jax.data.transforms import augment
 from chexseg_jax.data.transforms import unpack_masks as unpack_on_device
 from chexseg_jax.models.deeplab import with_encoder
-from chexseg_jax.pathologies import COMMON_TASKS, TASKS
+from chexseg_jax.models.normalisation import IMAGENET, Normalisation, normalise
+from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
 from chexseg_jax.saliency.thresholds import GRID, best_thresholds, pooled_iou, threshold_counts
-from chexseg_jax.stages.artifact import artifact, plain
+from chexseg_jax.saved_model import Restored, restore, save_model
 from chexseg_jax.stages.cams import digest
 from chexseg_jax.stages.classifier import init
 from chexseg_jax.training import losses, optim
-from chexseg_jax.training.checkpoint import Restored, restore, save_model
-from chexseg_jax.training.distributed import on_first
 from chexseg_jax.training.inference import map_batches, probabilities_of
 from chexseg_jax.training.loop import Init, Loss, fit
 from chexseg_jax.training.profiling import Profile

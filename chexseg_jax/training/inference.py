@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from chexseg_jax.data.ahead import ahead
 from chexseg_jax.data.pipeline import in_order
-from chexseg_jax.data.transforms import Normalisation, normalise
+from chexseg_jax.models.normalisation import Normalisation, normalise
 from chexseg_jax.progress import progress
 from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate
 

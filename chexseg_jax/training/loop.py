@@ -25,9 +25,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from chexseg_jax.errors import InputError
+from chexseg_jax.processes import on_first
 from chexseg_jax.progress import progress, say
 from chexseg_jax.training.checkpoint import Checkpoints
-from chexseg_jax.training.distributed import on_first
 from chexseg_jax.training.metrics_log import MetricsLog
 from chexseg_jax.training.profiling import MeasuredStep, Profile
 from chexseg_jax.training.sharding import DATA_AXIS, check_divides, data_mesh, replicate, split_batch

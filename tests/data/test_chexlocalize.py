@@ -21,8 +21,8 @@ from chexseg_jax.data.chexlocalize import (
     write_annotations,
     write_segmentations,
 )
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import TASKS
 
 masks = hnp.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)))
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chexseg_jax.data import chexpert
+from chexseg_jax.data.taxonomy import LABELS
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import LABELS
 
 NAN = float("nan")
 TRAIN = "CheXpert-v1.0-small/train"

@@ -19,8 +19,8 @@ from chexseg_jax.data.images import (
     unfit_mask,
     unpack_masks,
 )
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import TASKS
 
 sides = st.integers(1, 70)
 masks = hnp.arrays(bool, st.tuples(sides, sides))

@@ -3,8 +3,8 @@ import pytest
 
 from chexseg_jax.data.prepared import ImageSource, LabelSource, MaskSource, Prepared, task_labels
 from chexseg_jax.data.records import Records
+from chexseg_jax.data.taxonomy import LABELS, TASKS
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import LABELS, TASKS
 
 
 @pytest.fixture

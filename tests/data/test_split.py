@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chexseg_jax.data.split import split_expert
+from chexseg_jax.data.taxonomy import COMMON_TASKS, TASKS
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import COMMON_TASKS, TASKS
 
 LESION, CARDIOMEGALY = TASKS.index("Lung Lesion"), TASKS.index("Cardiomegaly")
 

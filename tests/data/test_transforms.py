@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from chexseg_jax.data.images import pack_masks
-from chexseg_jax.data.transforms import CHEXPERT, IMAGENET, augment, normalise, unpack_masks, view
+from chexseg_jax.data.transforms import augment, unpack_masks, view
+from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET, normalise
 
 
 def test_normalise_is_the_published_arithmetic():

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from chexseg_jax.data.chexlocalize import write_segmentations
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.errors import run_command
 from chexseg_jax.evaluation.__main__ import main
-from chexseg_jax.pathologies import TASKS
 
 
 def run(monkeypatch, *arguments):

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chexseg_jax.data.chexlocalize import read_segmentations, write_segmentations
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.iou import per_image
 from chexseg_jax.evaluation.published import compare, hits, number, write_results
-from chexseg_jax.pathologies import TASKS
 
 IMAGES, SIZE = 9, (36, 52)
 

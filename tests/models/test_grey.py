@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from golden.peers import distance, jit, peer
 
-from chexseg_jax.data.transforms import CHEXPERT, IMAGENET, normalise
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.grey import grey_stem
+from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET, normalise
 
 RADIOGRAPHS = np.random.default_rng(0).integers(0, 256, (2, 96, 96)).astype(np.uint8)
 

@@ -10,10 +10,10 @@ from PIL import Image
 from chexseg_jax.data.chexlocalize import Segmentations, encode_masks
 from chexseg_jax.data.images import pack_masks
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.paper.gallery import Gallery
 from chexseg_jax.paper.page import write_page
 from chexseg_jax.paper.tables import Table
-from chexseg_jax.pathologies import TASKS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SIZE, IMAGES = 32, 30

@@ -7,10 +7,10 @@ from ml_collections import ConfigDict
 from chexseg_jax import models
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
-from chexseg_jax.data.transforms import CHEXPERT
-from chexseg_jax.pathologies import LABELS
+from chexseg_jax.data.taxonomy import LABELS
+from chexseg_jax.models.normalisation import CHEXPERT
+from chexseg_jax.saved_model import save_model
 from chexseg_jax.stages.cams import digest, make_cams
-from chexseg_jax.training.checkpoint import save_model
 
 
 @pytest.fixture(scope="module")

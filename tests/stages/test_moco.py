@@ -9,10 +9,10 @@ from flax import linen as nn
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import ImageSource
-from chexseg_jax.data.transforms import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.layers import BatchNorm, Conv
 from chexseg_jax.models.moco import Embedder
+from chexseg_jax.models.normalisation import CHEXPERT
 from chexseg_jax.stages.moco import moco_init, moco_loss
 from chexseg_jax.training import optim
 from chexseg_jax.training.loop import fit

@@ -9,9 +9,9 @@ from chexseg_jax.data.chexlocalize import empty
 from chexseg_jax.data.images import fit_image, read_grey, unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.errors import InputError
+from chexseg_jax.sources import open_sources
 from chexseg_jax.stages import prepare as stage
 from chexseg_jax.stages.prepare import prepare
-from chexseg_jax.stages.sources import open_sources
 
 SETTINGS = ConfigDict({"size": 32, "views": "both", "max_missing": 0.0})
 
@@ -109,7 +109,7 @@ def test_what_processes_left_out_in_their_shares_counts_together(sources, tmp_pa
     def stop(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("chexseg_jax.stages.artifact.on_first", lambda work, *a, **more: work(*a, **more))
+    monkeypatch.setattr("chexseg_jax.artifact.on_first", lambda work, *a, **more: work(*a, **more))
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for index, wait, error, told in (
         (1, stop, KeyboardInterrupt, None),  # written, and waiting for the other

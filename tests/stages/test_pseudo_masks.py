@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 from chexseg_jax.data.images import Frame, pack_masks, resize_map, unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import write_rows
+from chexseg_jax.data.taxonomy import LABELS, TASKS, label_name
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import LABELS, TASKS, label_name
 from chexseg_jax.saliency.thresholds import otsu
 from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks, positive_tasks
 

@@ -8,10 +8,10 @@ import pytest
 from chexseg_jax import models
 from chexseg_jax.data.images import pack_masks
 from chexseg_jax.data.prepared import Prepared
-from chexseg_jax.data.transforms import IMAGENET
-from chexseg_jax.pathologies import COMMON_TASKS, TASKS
+from chexseg_jax.data.taxonomy import COMMON_TASKS, TASKS
+from chexseg_jax.models.normalisation import IMAGENET
+from chexseg_jax.saved_model import restore, save_model
 from chexseg_jax.stages.segmentation import _evaluation, from_start
-from chexseg_jax.training.checkpoint import restore, save_model
 
 SIZE = 32
 

@@ -8,10 +8,10 @@ import pytest
 
 import chexseg_jax
 from chexseg_jax import models
-from chexseg_jax.data.transforms import IMAGENET, normalise
+from chexseg_jax.data.taxonomy import LABELS
 from chexseg_jax.errors import InputError
-from chexseg_jax.pathologies import LABELS
-from chexseg_jax.training.checkpoint import save_model
+from chexseg_jax.models.normalisation import IMAGENET, normalise
+from chexseg_jax.saved_model import save_model
 
 
 @pytest.fixture(scope="module")

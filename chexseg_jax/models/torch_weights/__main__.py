@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from chexseg_jax.data.transforms import CHEXPERT, IMAGENET, Normalisation
+from chexseg_jax.data.taxonomy import CHEXSEG_LABELS, CHEXSEG_TASKS, LABELS, TASKS
 from chexseg_jax.errors import InputError, refuse, run_command
 from chexseg_jax.models.grey import grey_normalisation, grey_stem, input_channels
+from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET, Normalisation
 from chexseg_jax.models.torch_weights import files, from_torch, to_torch
-from chexseg_jax.pathologies import CHEXSEG_LABELS, CHEXSEG_TASKS, LABELS, TASKS
 from chexseg_jax.progress import say
-from chexseg_jax.training.checkpoint import restore, save_model
+from chexseg_jax.saved_model import restore, save_model
 
 EPILOG = """\
 import: IN is a file of torchvision, segmentation-models-pytorch (0.1.x or 0.6), Lightning, MoCo or IRNet weights

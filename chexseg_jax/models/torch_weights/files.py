@@ -23,8 +23,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from chexseg_jax.data.files import written_aside
 from chexseg_jax.errors import InputError, first_line
+from chexseg_jax.files import written_aside
 
 #: Endings of a pickled file, which torch reads and writes.
 PICKLED = (".pth", ".pt", ".ckpt", ".tar", ".bin")

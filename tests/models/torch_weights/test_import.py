@@ -13,10 +13,10 @@ from golden.peers import distance, images, irn, jit, nchw, peer
 from safetensors.numpy import save_file
 
 import chexseg_jax
-from chexseg_jax.data.transforms import CHEXPERT, IMAGENET
+from chexseg_jax.data.taxonomy import CHEXSEG_LABELS, CHEXSEG_TASKS, LABELS, TASKS
 from chexseg_jax.errors import run_command
+from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET
 from chexseg_jax.models.torch_weights.__main__ import main
-from chexseg_jax.pathologies import CHEXSEG_LABELS, CHEXSEG_TASKS, LABELS, TASKS
 
 
 def command(monkeypatch, *arguments) -> int:

@@ -1,0 +1,27 @@
+"""How a network's inputs are normalised: mean and standard deviation travel with the weights."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation per channel, of intensities in [0, 1]; they travel with a model's weights."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+#: For encoders trained on CheXpert (one value for all three channels).
+CHEXPERT = Normalisation((0.5020,) * 3, (0.085585,) * 3)
+#: For encoders from ImageNet, and the published choice for all others.
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def normalise(
+    images: UInt8[Array, "B S S"] | Float[Array, "B S S"], by: Normalisation
+) -> Float[Array, "B S S c"]:
+    """Grey intensities in [0, 255] to normalised float32 channels, as many as `by` has (three, or one)."""
+    scaled = images.astype(jnp.float32)[..., None] / 255
+    return (scaled - jnp.asarray(by.mean)) / jnp.asarray(by.std)

@@ -1,0 +1,1 @@
+"""Reports: one writer for what any run shows."""

@@ -1,0 +1,129 @@
+import csv
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chexseg_jax.data import chexpert
+from chexseg_jax.data.chexlocalize import read_annotations, read_segmentations
+from chexseg_jax.data.layout import check_layout
+from chexseg_jax.data.taxonomy import LABELS, TASKS, label_name
+from chexseg_jax.errors import InputError
+from chexseg_jax.phantom import MARKER, make, write
+
+TINY = {"train": 14, "valid": 5, "test": 5, "size": 64, "seed": 1}
+
+
+def hashes(root):
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_same_seed_same_bytes_whatever_the_processes(tmp_path):
+    one = hashes(make(tmp_path / "one", **TINY, processes=1))
+    assert hashes(make(tmp_path / "two", **TINY, processes=2)) == one
+    other = hashes(make(tmp_path / "other", **TINY | {"seed": 2}, processes=1))
+    images = [name for name in one if name.endswith(".jpg")]
+    assert len(images) == 24
+    assert not any(one[name] == other.get(name) for name in images)
+
+
+def test_the_layout_is_a_downloads(tree):
+    layout = check_layout(tree)
+    assert layout.second_reader
+    for split, rows in (("train", 60), ("valid", 40), ("test", 80)):
+        assert len(chexpert.read_labels(layout.tables[split], root=tree)) == rows
+    found = {str(path.relative_to(tree)) for path in tree.rglob("*.jpg")}
+    listed = {
+        row["Path"] for name in ("train.csv", "valid.csv", "test_labels.csv") for row in table(tree / name)
+    }
+    assert found == listed
+    assert tuple(table(tree / "test_labels.csv")[0]) == ("Path", *LABELS)
+    assert "synthetic" in (tree / MARKER).read_text()
+
+
+@pytest.mark.parametrize(("name", "file"), [("val", "valid.csv"), ("test", "test_labels.csv")])
+def test_masks_fit_images_labels_and_outlines(tree, name, file):
+    masks = read_segmentations(tree / f"gt_segmentations_{name}.json")
+    outlines = read_annotations(tree / f"gt_annotations_{name}.json")
+    rows = table(tree / file)
+    assert len(masks) == len(outlines) == len(rows)
+    for row in rows:
+        image_id = "_".join(row["Path"].removesuffix(".jpg").split("/")[2:])
+        with Image.open(tree / row["Path"]) as image:
+            assert image.mode == "L"
+            assert masks.size(image_id) == outlines[image_id].size == image.size[::-1]
+        drawn = masks.masks(image_id)
+        np.testing.assert_array_equal(drawn.any((0, 1)), [row[label_name(task)] == "1.0" for task in TASKS])
+        np.testing.assert_array_equal(drawn, outlines[image_id].masks())
+
+
+def test_train_has_masks_for_judging_and_noisy_labels(tree):
+    masks = read_segmentations(tree / "phantom_train_masks.json")
+    rows = table(tree / "train.csv")
+    assert len(masks) == len(rows)
+    assert {row[name] for row in rows for name in LABELS} == {"", "1.0", "0.0", "-1.0"}
+    right = [
+        masks.mask("_".join(row["Path"].removesuffix(".jpg").split("/")[2:]), task).any()
+        for row in rows
+        for task in TASKS
+        if row[label_name(task)] == "1.0"
+    ]
+    assert 0.85 < np.mean(right) <= 1.0
+
+
+def test_sizes_vary_like_real_ones(tree):
+    sizes = {Image.open(path).size for path in tree.rglob("*.jpg")}
+    assert {min(size) for size in sizes} == {96}
+    assert any(w > h for w, h in sizes)
+    assert any(h > w for w, h in sizes)
+
+
+def test_what_is_no_phantom_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("...")
+    with pytest.raises(InputError, match="no phantom"):
+        make(tmp_path, **TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_broken_run_leaves_nothing_and_the_old_phantom_as_it_was(tmp_path, monkeypatch):
+    out = make(tmp_path / "out", train=2, valid=1, test=1, size=64)
+    before = hashes(out)
+    monkeypatch.setattr(write, "_write_masks", lambda *_: 1 / 0)
+    for place in (out, tmp_path / "new"):
+        with pytest.raises(ZeroDivisionError):
+            make(place, train=2, valid=1, test=1, size=64, seed=9)
+    assert hashes(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("named", [".", "../link"])
+def test_a_folder_by_another_name_is_that_folder(named, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to("out")
+    monkeypatch.chdir(tmp_path / "out")
+    make(named, train=2, valid=1, test=1, size=64)
+    assert (tmp_path / "out" / write.MARKER).is_file()
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"processes": -1}, {"train": 0}, {"size": 10}, {"seed": -1}, {"conspicuity": 0.0}]
+)
+def test_wrong_numbers_are_named(tmp_path, wrong):
+    with pytest.raises(InputError, match=f"{next(iter(wrong))}="):
+        make(tmp_path / "out", **TINY | wrong)
+
+
+def test_workers_need_no_jax():
+    code = "import sys, chexseg_jax.phantom.__main__; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

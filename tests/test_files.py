@@ -1,0 +1,27 @@
+import pytest
+
+from chexseg_jax.files import written_aside
+
+
+def test_the_file_appears_whole(tmp_path):
+    path = tmp_path / "new" / "scores.csv"
+    with written_aside(path) as file:
+        file.write("a\n")
+        assert not path.exists()
+    assert path.read_text() == "a\n"
+    assert [p.name for p in path.parent.iterdir()] == ["scores.csv"]
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text("old")
+    with pytest.raises(RuntimeError):
+        half_written(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def half_written(path):
+    with written_aside(path) as file:
+        file.write("half of the new")
+        raise RuntimeError

@@ -1,0 +1,352 @@
+"""Topologies give the same: one device, two, and two processes of two devices each, which are real processes here.
+
+This file is also the program that they run: `python test_distributed.py OUTPUT SESSION [PORT PROCESS]`.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from training import test_loop
+
+from chexseg_jax import models
+from chexseg_jax import processes
+from chexseg_jax.artifact import artifact
+from chexseg_jax.data.mixture import shuffled
+from chexseg_jax.data.pipeline import batches
+from chexseg_jax.data.prepared import ImageSource
+from chexseg_jax.data.taxonomy import LABELS
+from chexseg_jax.errors import InputError
+from chexseg_jax.models.deeplab import ASPP
+from chexseg_jax.models.layers import BatchNorm, Conv, Kit, max_pool, resize_bilinear
+from chexseg_jax.models.moco import Embedder
+from chexseg_jax.models.normalisation import CHEXPERT
+from chexseg_jax.saved_model import restore, save_model
+from chexseg_jax.stages.classifier import classifier_loss, init, logits_of
+from chexseg_jax.stages.irnet import boundary_loss
+from chexseg_jax.stages.moco import moco_init, moco_loss
+from chexseg_jax.stages.segmentation import segmentation_loss
+from chexseg_jax.training import loop, optim
+from chexseg_jax.training.inference import map_batches
+from chexseg_jax.training.metrics_log import read_metrics
+from chexseg_jax.training.sharding import DATA_AXIS, data_mesh
+
+ROOT = Path(__file__).parents[2]
+STEPS, BATCH, SIZE, ROWS = 20, 16, 32, 40
+TRAININGS = ("classifier", "segmentation", "irnet", "moco")
+#: Code that compiles fast: how fast it runs is of no interest on so little.
+QUICK = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+DRAW = np.random.default_rng(0)
+FOREGROUND, OTHERS = DRAW.integers(0, 1024, (2, ROWS, SIZE // 4, SIZE // 4), dtype=np.uint32)
+ARRAYS = {
+    "image": DRAW.integers(0, 256, (ROWS, SIZE, SIZE), dtype=np.uint8),
+    "targets": DRAW.integers(0, 2, (ROWS, 14)).astype(np.float32),
+    "weights": DRAW.integers(0, 2, (ROWS, 14)).astype(np.float32),
+    "masks": DRAW.integers(0, 1024, (ROWS, SIZE, SIZE), dtype=np.uint16),
+    "seeds": FOREGROUND | (OTHERS & ~FOREGROUND) << 16,  # a third kind, neither, is to be ignored
+}
+
+
+class Rows:
+    """Random access to some of `ARRAYS`."""
+
+    def __init__(self, *names: str):
+        self.names = names
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, row: int) -> dict:
+        return {name: ARRAYS[name][row] for name in self.names}
+
+
+class Tiny(nn.Module):
+    """A convolution and its normalisation, then what a training needs of a network."""
+
+    head: str
+    axis_name: str | None = DATA_AXIS
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = max_pool(Conv(8, 3, 2)(images))
+        if self.head == "irnet":  # whose statistics are frozen
+            x = nn.relu(nn.GroupNorm(2)(BatchNorm()(x, False)))
+            return None, {"edge": Conv(1, use_bias=True)(x), "displacement": Conv(2)(x)}
+        x = BatchNorm(self.axis_name)(x, train, relu=True)
+        if self.head == "segmentation":
+            x = ASPP(8, 0.5, Kit(axis_name=self.axis_name))(x, train)
+            return resize_bilinear(Conv(10)(x), (SIZE, SIZE), align_corners=True), {}
+        return nn.Dense(14)(x.mean((1, 2))), {"features": x}
+
+
+def training(name: str) -> dict:
+    """What `fit` takes for it: the losses and optimizers are the stages' own."""
+    module = Tiny(name, None if name == "moco" else DATA_AXIS)
+    start = init(module, SIZE)
+    match name:
+        case "classifier":
+            infer = logits_of(module, CHEXPERT)
+
+            def evaluate(variables):
+                logits = map_batches(infer, variables, ImageSource(ARRAYS["image"]), batch_size=16)
+                spread = float(np.concatenate(list(logits)).std())
+                return {"spread": -spread if jax.process_index() else spread}  # nobody may ask the second
+
+            own = {
+                "loss": classifier_loss(module, CHEXPERT, augmented=False),
+                "optimizer": optim.adam(1e-4),
+                "evaluate": evaluate,
+                "best": "spread",
+            }
+            names = ("image", "targets", "weights")
+        case "segmentation":
+            own = {
+                "loss": segmentation_loss(module, CHEXPERT, augmented=True),
+                "optimizer": optim.adam(1e-4),
+            }
+            names = ("image", "masks")
+        case "irnet":
+            own = {
+                "loss": boundary_loss(module, CHEXPERT, radius=3, augmented=True),
+                "optimizer": optim.sgd(0.1, steps=STEPS),
+            }
+            names = ("image", "seeds")
+        case "moco":
+            embedder = Embedder(module)
+            start = moco_init(embedder, SIZE, queue=3 * BATCH)
+            settings = {"temperature": 0.2, "key_momentum": 0.9, "norm_group": 2, "crop": 0.5, "size": SIZE}
+            own = {
+                "loss": moco_loss(embedder, CHEXPERT, **settings),
+                "optimizer": optim.sgd_cosine(0.03, steps=STEPS),
+            }
+            names = ("image",)
+    stream = batches(shuffled(Rows(*names), seed=0), batch_size=BATCH)
+    return {"init": start, "batches": stream, "batch_size": BATCH, "seed": 0, "checkpoint_every": 10, **own}
+
+
+def fit(name: str, directory: Path, steps: int, devices: int):
+    """Trains `name` below `directory`, or goes on there."""
+    mesh = data_mesh(jax.devices()[:devices])
+    return loop.fit(name, steps=steps, directory=directory / name, mesh=mesh, **training(name))
+
+
+def two_processes(directory: Path) -> dict:
+    """What is done on two processes; each returns what it saw."""
+    seen = {}
+    fit("moco", directory / "chain", 10, 4)
+
+    def train(part: Path) -> None:
+        state = fit(part.name.partition("-")[0], part, STEPS, 4)
+        if "evaluate" in training(part.name.partition("-")[0]):
+            seen["best"] = int(state.step)
+            about = {"name": "tiny", "num_classes": 14, "options": {}, "size": SIZE, "tasks": LABELS}
+            save_model(part, state.variables, normalisation=CHEXPERT, **about)
+
+    for name in TRAININGS:
+        artifact(directory / "processes", name, {}, train, collective=True)
+    models.create = lambda *_, **__: Tiny("classifier")
+    (folder,) = (directory / "processes").glob("classifier-*")
+    seen["predicted"] = restore(folder).predict(ARRAYS["image"][:4]).round(4).tolist()
+
+    def alone(part: Path) -> None:
+        (part / f"made by {jax.process_index()}").touch()
+
+    seen["alone"] = [path.name for path in artifact(directory, "alone", {}, alone).glob("made by *")]
+
+    def fails(part: Path) -> None:
+        raise InputError("no such file")
+
+    try:
+        artifact(directory, "fails", {}, fails)
+    except InputError as error:
+        seen["failure"] = str(error)
+
+    loop._LOG_EVERY = 4
+    stream = batches(shuffled(test_loop.Points(), seed=0), batch_size=8)
+    if jax.process_index() == 1:
+        stream = test_loop.Interrupting(stream, at=6)
+    try:
+        test_loop.train(directory / "cut", 30, batch_stream=stream, checkpoint_every=30)
+    except KeyboardInterrupt:
+        seen["stopped"] = sorted(path.name for path in (directory / "cut" / "checkpoints").iterdir())
+    return seen
+
+
+def session(directory: Path, which: str) -> dict:
+    """What one of the programs does, once the others before it are done (see `work`)."""
+    loop._LOG_EVERY = 1
+    if which == "processes":
+        return two_processes(directory)
+    if which == "back":
+        fit("moco", directory / "chain", 15, 2)
+        fit("moco", directory / "chain", STEPS, 1)
+        return {}
+    devices = int(which)
+    for name in TRAININGS:
+        fit(name, directory / which, STEPS, devices)
+    if devices == 1:
+        fit("moco", directory / "chain", 5, devices)
+    return {}
+
+
+def launch(directory: Path, *runs: tuple[str, ...]) -> list[dict]:
+    """Runs programs at once, each given its session and how it joins the others; returns what each saw."""
+    environment = os.environ | {
+        "XLA_FLAGS": os.environ["XLA_FLAGS"] + QUICK,
+        "JAX_COMPILATION_CACHE_DIR": str(directory / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+    }
+    outputs = [directory / "-".join(run) for run in runs]
+    running = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(output), *run],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=output.with_suffix(".log").open("w"),
+        )
+        for run, output in zip(runs, outputs, strict=True)
+    ]
+    try:
+        for process, output in zip(running, outputs, strict=True):
+            assert process.wait(300) == 0, output.with_suffix(".log").read_text()[-4000:]
+    finally:
+        for process in running:  # one that lost its partner would wait for it
+            process.kill()
+    return [json.loads(output.with_suffix(".json").read_text()) for output in outputs]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> tuple[Path, list[dict]]:
+    """The folder of all trainings, and what the two processes saw."""
+    directory = tmp_path_factory.mktemp("topologies")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    launch(directory, ("1",), ("2",))
+    seen = launch(directory, ("processes", port, "0"), ("processes", port, "1"))
+    launch(directory, ("back",))
+    return directory, seen
+
+
+def losses(directory: Path, name: str) -> list[float]:
+    (log,) = directory.glob(f"{name}*/**/metrics.jsonl")
+    lines = [line for line in read_metrics(log) if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    # MoCo's first queue is empty: with nothing to tell apart, its first loss is zero but for rounding.
+    return [line["loss"] for line in lines][name == "moco" :]
+
+
+@pytest.mark.parametrize("topology", ["2", "processes"])
+@pytest.mark.parametrize("name", TRAININGS)
+def test_losses_do_not_depend_on_the_topology(name, topology, work):
+    one, other = (losses(work[0] / which, name) for which in ("1", topology))
+    np.testing.assert_allclose(other, one, rtol=1e-5)
+    assert np.ptp(one) > 0.01
+
+
+def test_a_checkpoint_goes_on_on_any_topology(work):
+    """From one device to two processes, to two devices and back to one. MoCo's state has the most to lose."""
+    one, chain = (losses(work[0] / which, "moco") for which in ("1", "chain"))
+    np.testing.assert_allclose(chain, one, rtol=1e-5)
+
+
+def test_processes_agree_on_the_best_checkpoint_and_on_the_model(work):
+    first, second = work[1]
+    assert first["best"] == second["best"]
+    assert first["predicted"] == second["predicted"]
+    assert np.shape(first["predicted"]) == (4, 14)
+
+
+def test_a_signal_to_one_process_stops_both_at_one_step_with_a_checkpoint(work):
+    """The second was asked at step 6; they look at every fourth."""
+    assert [seen["stopped"] for seen in work[1]] == [["8"], ["8"]]
+
+
+def test_what_is_no_training_happens_once_and_fails_everywhere(work):
+    first, second = work[1]
+    assert first["alone"] == second["alone"] == ["made by 0"]
+    assert first["failure"] == "no such file"
+    assert second["failure"] == "process 0 ended with InputError: no such file"
+
+
+#: As SLURM describes the only task of a job.
+ALONE = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
+
+
+@pytest.mark.parametrize("cluster", [{}, ALONE], ids=["no cluster", "one SLURM task"])
+def test_one_process_needs_nobody_and_has_all_devices(cluster):
+    lines = (
+        "import jax",
+        "from chexseg_jax import processes as distributed",
+        "processes.start()",
+        "assert not jax.distributed.is_initialized()",
+        "assert processes.on_first(divmod, 7, 2) == (3, 1)",
+    )
+    # It starts before JAX does.
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, env=os.environ | cluster)
+
+
+def test_several_that_cannot_join_are_told_so():
+    ran = subprocess.run(
+        [sys.executable, "-c", "from chexseg_jax import processes as distributed; processes.start()"],
+        env=os.environ | {"OMPI_COMM_WORLD_SIZE": "8"},  # as Open MPI 5 tells it, without what JAX looks for
+        capture_output=True,
+        text=True,
+    )
+    assert "InputError: one of 8 processes, which JAX cannot join under this Open MPI by itself" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "own"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "3", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, [0]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, [0, 1]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_STEP_TASKS_PER_NODE": "1"}, [0, 1]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_STEP_TASKS_PER_NODE": "2,1"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, [0, 1]),
+        (
+            {
+                "CUDA_VISIBLE_DEVICES": "0,1",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+                "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+            },
+            None,
+        ),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, None),
+        ({}, None),
+    ],
+)
+def test_a_process_has_the_gpus_that_are_its_own(environment, own):
+    assert processes.own_devices(environment) == own
+
+
+if __name__ == "__main__":
+    output, which, *join = sys.argv[1:]
+    match join:
+        case [port, "0"]:
+            processes.start(f"localhost:{port}", 2, 0)
+        case [port, _]:  # the other one hears of it as Open MPI would tell
+            os.environ |= {
+                "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
+                "JAX_COORDINATOR_PORT": port,
+                "OMPI_COMM_WORLD_SIZE": "2",
+                "OMPI_COMM_WORLD_RANK": "1",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+            }
+            processes.start()
+    Path(output).with_suffix(".json").write_text(json.dumps(session(Path(output).parent, which)))
