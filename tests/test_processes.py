@@ -1,6 +1,6 @@
 """Topologies give the same: one device, two, and two processes of two devices each, which are real processes here.
 
-This file is also the program that they run: `python test_distributed.py OUTPUT SESSION [PORT PROCESS]`.
+This file is also the program that they run: `python test_processes.py OUTPUT SESSION [PORT PROCESS]`.
 """
 
 import json
@@ -291,7 +291,7 @@ ALONE = {
 def test_one_process_needs_nobody_and_has_all_devices(cluster):
     lines = (
         "import jax",
-        "from chexseg_jax import processes as distributed",
+        "from chexseg_jax import processes",
         "processes.start()",
         "assert not jax.distributed.is_initialized()",
         "assert processes.on_first(divmod, 7, 2) == (3, 1)",
@@ -302,7 +302,7 @@ def test_one_process_needs_nobody_and_has_all_devices(cluster):
 
 def test_several_that_cannot_join_are_told_so():
     ran = subprocess.run(
-        [sys.executable, "-c", "from chexseg_jax import processes as distributed; processes.start()"],
+        [sys.executable, "-c", "from chexseg_jax import processes; processes.start()"],
         env=os.environ | {"OMPI_COMM_WORLD_SIZE": "8"},  # as Open MPI 5 tells it, without what JAX looks for
         capture_output=True,
         text=True,

@@ -1,45 +1,225 @@
-"""The ten segmentation tasks, the fourteen CheXpert labels, and the names they go by in files."""
+"""The task set of a data set: which label columns its tables have, which tasks are segmented, what they are called.
 
-from collections.abc import Iterable
+CheXpert's fourteen labels and CheXlocalize's ten tasks are the built-in one (`CHEXPERT`). A `tasks.toml` beside the
+data gives any other; `read_taxonomy` documents the file.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from chexseg_jax.errors import InputError
 
-#: The ten pathologies that CheXlocalize annotates, in the order of every task axis in this package.
-TASKS: tuple[str, ...] = (
-    "Airspace Opacity",
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Enlarged Cardiomediastinum",
-    "Lung Lesion",
-    "Pleural Effusion",
-    "Pneumothorax",
-    "Support Devices",
+#: What a task that a segmentations file does not list for an image means: no pixel of it, or no knowledge of it.
+Missing = Literal["empty", "unknown"]
+
+MAX_TASKS = 64
+FILE = "tasks.toml"
+
+#: One colour a task, repeated from the twelfth on; most colour-blind readers can tell them apart on grey.
+PALETTE = (
+    *("#e6c229", "#4cc9f0", "#f72585", "#80ed99", "#f4a261", "#b388eb"),
+    *("#ff4d4d", "#4895ef", "#00f5d4", "#ffffff", "#c0ca33", "#ff9ff3"),
 )
 
-#: CheXpert's fourteen label columns, in the order of the published CSVs and of every classifier's output.
-LABELS: tuple[str, ...] = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """Label columns and tasks, in the order of every label axis (L) and task axis (K).
+
+    Attributes:
+      labels: the label columns of the tables, in the order of a classifier's outputs.
+      tasks: what is segmented, 1 to 64; masks may overlap.
+      label_of: task -> the label that speaks for it; a task without an entry has a label of its own name.
+      aliases: other names in files -> a task's or label's own name.
+      common: tasks frequent enough in a small validation set to choose a checkpoint by.
+      colours: one `#rrggbb` a task.
+      missing: see `Missing`.
+
+    Raises:
+      InputError: naming the entry that is wrong.
+    """
+
+    labels: tuple[str, ...]
+    tasks: tuple[str, ...]
+    label_of: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    common: tuple[str, ...] = ()
+    colours: tuple[str, ...] = ()
+    missing: Missing = "empty"
+
+    def __post_init__(self):
+        if not 1 <= len(self.tasks) <= MAX_TASKS:
+            raise InputError(f"{len(self.tasks)} tasks: a task set has 1 to {MAX_TASKS}")
+        for kind, names in (("label", self.labels), ("task", self.tasks)):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise InputError(f"{kind} {twice[0]!r} is listed twice")
+        if unknown := sorted({*self.label_of, *self.common} - {*self.tasks}):
+            raise InputError(f"{unknown[0]!r} is not a task; the tasks are {', '.join(self.tasks)}")
+        for task in self.tasks:
+            if self.label_of.get(task, task) not in self.labels:
+                raise InputError(
+                    f"task {task!r} has no label {self.label_of.get(task, task)!r}; the labels are "
+                    f"{', '.join(self.labels)}; label_of names a task's label"
+                )
+        if self.missing not in get_args(Missing):
+            raise InputError(f"missing={self.missing!r} must be one of {', '.join(get_args(Missing))}")
+        if not self.colours:
+            colours = tuple(PALETTE[k % len(PALETTE)] for k in range(len(self.tasks)))
+            object.__setattr__(self, "colours", colours)
+        if len(self.colours) != len(self.tasks):
+            raise InputError(f"{len(self.colours)} colours for {len(self.tasks)} tasks")
+
+    def task(self, name: str) -> str:
+        """The canonical name of a task: `Lung Opacity` (CheXpert) is `Airspace Opacity` (CheXlocalize).
+
+        Raises:
+          InputError: for a name that is not a task.
+        """
+        task = self._canonical(name)
+        if task not in self.tasks:
+            speaking = [t for t in self.tasks if self.label_of.get(t, t) == task]
+            if len(speaking) != 1:
+                others = f" (or {', '.join(self._other_names)})" if self._other_names else ""
+                raise InputError(f"unknown task {name!r}; the tasks are {', '.join(self.tasks)}{others}")
+            task = speaking[0]
+        return task
+
+    def label(self, name: str) -> str:
+        """The label column of a label or task.
+
+        Raises:
+          InputError: for a name that is neither.
+        """
+        label = self._canonical(name)
+        if label not in self.labels:
+            if label not in self.tasks:
+                raise InputError(f"unknown label {name!r}; the labels are {', '.join(self.labels)}")
+            label = self.label_of[label]
+        return label
+
+    @cached_property
+    def label_indices(self) -> list[int]:
+        """For each task, the position of its label among `labels`: picks the tasks out of a classifier's output."""
+        return [self.labels.index(self.label(task)) for task in self.tasks]
+
+    @property
+    def planes(self) -> int:
+        """Bytes that the masks of all tasks take in one pixel, a bit each."""
+        return -(-len(self.tasks) // 8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it; `Taxonomy.from_dict` is the inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Taxonomy":
+        """A taxonomy from lists and tables as JSON and TOML have them.
+
+        Raises:
+          InputError: naming an entry that is unknown, missing or of the wrong type.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        if unknown := sorted(values.keys() - fields):
+            raise InputError(f"unknown entry {unknown[0]!r}; the known ones are {', '.join(fields)}")
+        if lacking := sorted({"labels", "tasks"} - values.keys()):
+            raise InputError(f"no entry {lacking[0]!r}")
+        for name, value in values.items():
+            table = name in ("label_of", "aliases")
+            kind = Mapping if table else str if name == "missing" else (list, tuple)
+            items = value.values() if table and isinstance(value, Mapping) else value
+            if not isinstance(value, kind) or not all(isinstance(item, str) for item in items):
+                what = "a table of strings" if table else "a string" if kind is str else "a list of strings"
+                raise InputError(f"{name} must be {what}, not {str(value)[:60]!r}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def named(self, values: Iterable[float]) -> dict[str, float | None]:
+        """{task: value to four decimals, or None for nan}, as JSON files hold scores."""
+        return {
+            task: None if np.isnan(value) else round(float(value), 4)
+            for task, value in zip(self.tasks, values, strict=True)
+        }
+
+    @property
+    def _other_names(self) -> list[str]:
+        return [*self.aliases, *(label for task, label in self.label_of.items() if label != task)]
+
+    def _canonical(self, name: str) -> str:
+        return self.aliases.get(name, name)
+
+
+def read_taxonomy(root: Path) -> Taxonomy:
+    """The task set of the data below `root`: its `tasks.toml`, or CheXpert's where there is none.
+
+    The file has the attributes of `Taxonomy` as entries; `labels` and `tasks` are required:
+
+        labels = ["Nodule", "Fracture", "No Finding"]
+        tasks = ["Nodule", "Rib Fracture"]
+        missing = "unknown"          # a task that an image's masks do not list was not annotated
+        [label_of]
+        "Rib Fracture" = "Fracture"
+
+    Raises:
+      InputError: naming the file and the entry that is wrong.
+    """
+    path = Path(root) / FILE
+    if not path.exists():
+        return CHEXPERT
+    try:
+        return Taxonomy.from_dict(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from None
+
+
+#: CheXpert's fourteen label columns, in the order of the published tables, and CheXlocalize's ten tasks. The common
+#: tasks are the published code's choice.
+CHEXPERT = Taxonomy(
+    labels=(
+        "No Finding",
+        "Enlarged Cardiomediastinum",
+        "Cardiomegaly",
+        "Lung Opacity",
+        "Lung Lesion",
+        "Edema",
+        "Consolidation",
+        "Pneumonia",
+        "Atelectasis",
+        "Pneumothorax",
+        "Pleural Effusion",
+        "Pleural Other",
+        "Fracture",
+        "Support Devices",
+    ),
+    tasks=(
+        "Airspace Opacity",
+        "Atelectasis",
+        "Cardiomegaly",
+        "Consolidation",
+        "Edema",
+        "Enlarged Cardiomediastinum",
+        "Lung Lesion",
+        "Pleural Effusion",
+        "Pneumothorax",
+        "Support Devices",
+    ),
+    label_of={"Airspace Opacity": "Lung Opacity"},
+    common=("Enlarged Cardiomediastinum", "Support Devices", "Cardiomegaly", "Atelectasis"),
 )
 
-#: The outputs of CheXseg's own PyTorch program, whose order is another: its constants.py, `CHEXPERT_TASKS` and
+#: The order of the outputs of CheXseg's own PyTorch program: its constants.py, `CHEXPERT_TASKS` and
 #: `CHEXPERT_SEGMENTATION_CLASSES`.
-CHEXSEG_LABELS: tuple[str, ...] = (*LABELS[:3], "Lung Lesion", "Lung Opacity", *LABELS[5:])
-CHEXSEG_TASKS: tuple[str, ...] = (
+CHEXSEG_LABELS = (*CHEXPERT.labels[:3], "Lung Lesion", "Lung Opacity", *CHEXPERT.labels[5:])
+CHEXSEG_TASKS = (
     "Enlarged Cardiomediastinum",
     "Cardiomegaly",
     "Lung Lesion",
@@ -52,41 +232,20 @@ CHEXSEG_TASKS: tuple[str, ...] = (
     "Support Devices",
 )
 
-#: Tasks frequent enough in 50 images to choose a checkpoint by (the published code's choice).
-COMMON_TASKS: tuple[str, ...] = (
-    "Enlarged Cardiomediastinum",
-    "Support Devices",
-    "Cardiomegaly",
-    "Atelectasis",
-)
-
-_ALIASES = {"Lung Opacity": "Airspace Opacity"}
+# Until every room reads its tasks from the data.
+TASKS, LABELS, COMMON_TASKS = CHEXPERT.tasks, CHEXPERT.labels, CHEXPERT.common
 
 
 def task_name(name: str) -> str:
-    """The task's canonical name: `Lung Opacity` (CheXpert) is `Airspace Opacity` (CheXlocalize).
-
-    Raises:
-      InputError: for a name that is none of the ten tasks.
-    """
-    task = _ALIASES.get(name, name)
-    if task not in TASKS:
-        raise InputError(f"unknown pathology {name!r}; the ten are: {', '.join(TASKS)} (or Lung Opacity)")
-    return task
+    """`Taxonomy.task` of CheXpert's."""
+    return CHEXPERT.task(name)
 
 
 def label_name(name: str) -> str:
-    """CheXpert's column name of a label or task: the inverse alias of `task_name`.
-
-    Raises:
-      InputError: for a name that is none of the fourteen labels.
-    """
-    label = {task: alias for alias, task in _ALIASES.items()}.get(name, name)
-    if label not in LABELS:
-        raise InputError(f"unknown label {name!r}; the fourteen: {', '.join(LABELS)} (or Airspace Opacity)")
-    return label
+    """`Taxonomy.label` of CheXpert's."""
+    return CHEXPERT.label(name)
 
 
 def label_indices(names: Iterable[str] = TASKS) -> list[int]:
-    """Positions in `LABELS` of the given tasks or labels: picks the tasks out of a classifier's output."""
+    """Positions of the given tasks or labels among CheXpert's labels."""
     return [LABELS.index(label_name(name)) for name in names]
