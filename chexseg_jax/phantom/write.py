@@ -15,6 +15,7 @@ from PIL import Image
 
 from chexseg_jax.data.chexlocalize import Rle, encode, write_annotations, write_segmentations
 from chexseg_jax.data.chexpert import COLUMNS, TEST_COLUMNS, write_labels
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.files import aside_of
 from chexseg_jax.phantom.contours import Polygon, trace
@@ -147,14 +148,14 @@ def _write_masks(root: Path, outputs: Sequence[_Output]) -> None:
     )
 
     def write(name: str, masks: dict[str, dict[str, Rle]]) -> None:
-        write_segmentations(root / name, masks)
+        write_segmentations(root / name, masks, CHEXPERT)
 
     write("phantom_train_masks.json", {i: output.masks for i, output in train.items()})
     write("hb_segmentations_test.json", {i: output.reading for i, output in test.items()})
     for name, split in (("val", valid), ("test", test)):
         write(f"gt_segmentations_{name}.json", {i: output.masks for i, output in split.items()})
         drawn = {i: (*output.size, output.polygons) for i, output in split.items()}
-        write_annotations(root / f"gt_annotations_{name}.json", drawn)
+        write_annotations(root / f"gt_annotations_{name}.json", drawn, CHEXPERT)
 
 
 def _check(
