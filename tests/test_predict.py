@@ -2,14 +2,19 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import chexseg_jax
+from chexseg_jax import models
 from chexseg_jax.data.chexlocalize import read_segmentations
+from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.errors import InputError
+from chexseg_jax.models.normalisation import Normalisation
 from chexseg_jax.predict import find_images, main
+from chexseg_jax.saved_model import save_model
 from chexseg_jax.training.inference import probabilities_of
 
 
@@ -33,6 +38,30 @@ def test_masks_at_full_size_and_one_overlay_per_image(tiny_run, tmp_path):
         "alone.png",
         "patient1_study2_view1_frontal.png",
     }
+
+
+def test_a_model_of_other_tasks(tmp_path):
+    taxonomy = Taxonomy(labels=("Nodule",), tasks=("Nodule",), missing="unknown")
+    module = models.create("deeplabv3plus_resnet18", num_classes=1)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
+    save_model(
+        tmp_path,
+        variables,
+        name="deeplabv3plus_resnet18",
+        num_classes=1,
+        options={},
+        size=32,
+        tasks=taxonomy.tasks,
+        taxonomy=taxonomy,
+        normalisation=Normalisation((0.5,) * 3, (0.1,) * 3),
+        thresholds={"Nodule": 0.5},
+    )
+    image = write(tmp_path / "a.png", (50, 40))
+    main(["--checkpoint", str(tmp_path), "--out", str(tmp_path / "out"), str(image)])
+    predicted = read_segmentations(tmp_path / "out" / "segmentations.json", taxonomy)
+    assert predicted.masks("a").shape == (50, 40, 1)
+    assert (tmp_path / "out" / "a.png").exists()
 
 
 def test_an_unreadable_image_leaves_no_files(tiny_run, tmp_path):
