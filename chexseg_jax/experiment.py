@@ -122,7 +122,10 @@ class Run:
           InputError: see `settings.check` and `open_sources`.
         """
         check(config)
-        if config.kind not in ("classifier", "moco"):  # else segmentation, the last training, would fail after hours
+        if config.kind not in (
+            "classifier",
+            "moco",
+        ):  # else segmentation, the last training, would fail after hours
             check_divides(config.segmentation.batch_size, data_mesh(), name="config.segmentation.batch_size=")
         profile = Profile.parse(**config.profile)
         config = ConfigDict({key: value for key, value in config.items() if key not in ("profile", "shard")})

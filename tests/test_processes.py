@@ -16,8 +16,7 @@ import pytest
 from flax import linen as nn
 from training import test_loop
 
-from chexseg_jax import models
-from chexseg_jax import processes
+from chexseg_jax import models, processes
 from chexseg_jax.artifact import artifact
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
