@@ -14,8 +14,7 @@ from chexseg_jax.data.prepared import ImageSource, Prepared
 from chexseg_jax.data.records import write_rows
 from chexseg_jax.data.taxonomy import label_indices
 from chexseg_jax.models.normalisation import normalise
-from chexseg_jax.saliency.gradcam import grad_cam
-from chexseg_jax.saliency.gradcam import normalise as scaled
+from chexseg_jax.saliency.gradcam import grad_cam, scale_to_unit
 from chexseg_jax.saved_model import restore
 from chexseg_jax.training.inference import map_batches
 
@@ -52,7 +51,7 @@ def make_cams(
             if not config.mirror:
                 return straight
             mirrored = maps(batch["image"][:, :, ::-1])[:, :, ::-1]
-            return (scaled(straight) + scaled(mirrored)) / 2
+            return (scale_to_unit(straight) + scale_to_unit(mirrored)) / 2
 
         chosen = Prepared.load(images).take(rows)
 

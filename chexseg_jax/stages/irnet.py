@@ -27,7 +27,7 @@ from chexseg_jax.irnet.random_walk import propagate
 from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND, IGNORE, seeds
 from chexseg_jax.models.normalisation import Normalisation, normalise
 from chexseg_jax.progress import say
-from chexseg_jax.saliency.gradcam import over_pictures
+from chexseg_jax.saliency.gradcam import scale_within_picture
 from chexseg_jax.saved_model import restore, save_model
 from chexseg_jax.stages.cams import digest
 from chexseg_jax.stages.classifier import init
@@ -163,7 +163,7 @@ def walk_maps(
         walk = {"radius": config.radius, "beta": config.beta, "exp_times": config.exp_times}
 
         def whole(variables, batch):
-            saliency, _ = over_pictures(batch["map"], batch["window"], prepared.size, stride=STRIDE)
+            saliency, _ = scale_within_picture(batch["map"], batch["window"], prepared.size, stride=STRIDE)
             edge, field = boundaries(model.module, variables, normalise(batch["image"], model.normalisation))
             if config.instances:
                 return edge, saliency, field, jax.vmap(centroids)(field)
@@ -283,7 +283,7 @@ def _seed_planes(config: ConfigDict) -> Callable:
 
     def planes(_, batch):
         size = batch["image"].shape[1]
-        saliency, picture = over_pictures(batch["map"], batch["window"], size, stride=STRIDE)
+        saliency, picture = scale_within_picture(batch["map"], batch["window"], size, stride=STRIDE)
         if config.crf:
             grey = jax.image.resize(batch["image"].astype(jnp.float32), saliency.shape[:3], "linear")
             refined = jax.vmap(lambda *image: crf_seeds(*image, **limits))

@@ -22,7 +22,7 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.iou import Counts, mean, per_image
 from chexseg_jax.evaluation.iou import counts as counts_of
 from chexseg_jax.progress import say
-from chexseg_jax.saliency.gradcam import over_pictures
+from chexseg_jax.saliency.gradcam import scale_within_picture
 from chexseg_jax.saliency.thresholds import best_thresholds, mean_iou, otsu, threshold_counts
 from chexseg_jax.saved_model import restore
 from chexseg_jax.stages.cams import digest
@@ -191,7 +191,7 @@ def _scored(
 def _scores(
     maps: Records, windows: Int32[np.ndarray, "N 4"], size: int
 ) -> Iterator[tuple[Float[np.ndarray, "B S S 10"], Bool[np.ndarray, "B S S 1"]]]:
-    at_size = jax.jit(over_pictures, static_argnums=2)
+    at_size = jax.jit(scale_within_picture, static_argnums=2)
     for start in range(0, len(maps), _BATCH):
         rows = slice(start, start + _BATCH)
         yield jax.device_get(at_size(maps[rows], windows[rows], size))
@@ -261,7 +261,7 @@ def mask_planes(size: int) -> Callable:
     """The function of a batch that makes its masks, as bit-planes: two bytes a pixel come back, not forty."""
 
     def planes(_, batch):
-        scores, _ = over_pictures(batch["map"], batch["window"], size)
+        scores, _ = scale_within_picture(batch["map"], batch["window"], size)
         limits, gate = (batch[name][:, None, None, :] for name in ("limits", "gate"))
         return pack_masks((scores > limits) & gate)
 
