@@ -23,7 +23,7 @@ from chexseg_jax.progress import say
 from chexseg_jax.report import figures
 from chexseg_jax.report.score_table import score_table
 from chexseg_jax.report.tables import markdown, number
-from chexseg_jax.saliency.gradcam import normalise
+from chexseg_jax.saliency.gradcam import scale_to_unit
 from chexseg_jax.sources import Sources
 from chexseg_jax.stages.pseudo_masks import positive_tasks
 from chexseg_jax.stages.scores import load_counts
@@ -311,7 +311,7 @@ def _saliency(path: Path, sources: Sources, saliency: Sequence[Path], pseudo: Pa
         if edges.exists():
             drawn = Records.open(edges)
             columns.append(("boundary", [drawn[row].astype(np.float32) for row, _ in cells]))
-        scaled = [np.asarray(normalise(maps[row][None]))[0, ..., k] for row, k in cells]
+        scaled = [np.asarray(scale_to_unit(maps[row][None]))[0, ..., k] for row, k in cells]
         columns.append(("walk" if edges.exists() else "Grad-CAM", scaled))
     figures.draw_saliency(
         path,
