@@ -27,7 +27,7 @@ from chexseg_jax.saliency.gradcam import normalise
 from chexseg_jax.sources import Sources
 from chexseg_jax.stages.pseudo_masks import positive_tasks
 from chexseg_jax.stages.scores import load_counts
-from chexseg_jax.training.metrics_log import read_metrics
+from chexseg_jax.training.loggers import read_metrics
 from chexseg_jax.training.profiling import performance
 
 _SHOWN_IMAGES = 6

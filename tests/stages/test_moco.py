@@ -84,7 +84,7 @@ def test_the_momentum_encoder_follows_the_query_encoder(tmp_path):
 
 
 def test_it_learns_to_tell_images_apart(tmp_path):
-    from chexseg_jax.training.metrics_log import read_metrics
+    from chexseg_jax.training.loggers import read_metrics
 
     train(tmp_path, 300)
     last = read_metrics(tmp_path / "metrics.jsonl")[-10:]
