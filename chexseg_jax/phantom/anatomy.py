@@ -5,12 +5,13 @@ add up along the beam as they do in a radiograph: ribs are seen through the hear
 because a round thing is steep where it begins.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool
 
 from chexseg_jax.phantom.geometry import Camera, Map, Stroke, blur, clouds, curve, dome, draw, ramp
+from chexseg_jax.phantom.patient import Patient
 from chexseg_jax.phantom.skeleton import frontal_bones
 from chexseg_jax.phantom.vessels import vessel_tree
 
@@ -22,60 +23,6 @@ LUNG = 0.27
 
 #: Lung thinner than this is hidden behind something: no part of the visible lung field.
 VISIBLE = 0.06
-
-
-@dataclass(frozen=True)
-class Patient:
-    """What stays the same over all studies and views of a patient."""
-
-    number: int  # also seeds the vessels, so that they stay the same too
-    sex: str
-    age: int
-    width: float  # half-width of the thorax
-    apex: float  # v of the lungs' tips
-    base: float  # v of the right diaphragm's dome
-    dome_left: float  # how much lower the left dome is
-    heart: float  # size of a healthy heart
-    tilt: float  # of the heart's axis, radians
-    pedicle: float  # width of the great vessels
-    knob: float  # how far the aortic knob juts out
-    habitus: float  # 0 slim .. 1 obese
-    breast: float  # 0 none
-    rib_spacing: float
-    rib_phase: float
-    arms: float  # how far the arms are held from the chest
-    sway: float  # of the spine
-    stomach: float  # size of the stomach bubble, 0 none
-
-    @classmethod
-    def sample(cls, rng: np.random.Generator, number: int) -> "Patient":
-        """Draws a patient."""
-        sex = str(rng.choice(["Male", "Female"], p=[0.56, 0.44]))
-        habitus = float(rng.beta(2.0, 2.6))
-        return cls(
-            number=number,
-            sex=sex,
-            age=int(np.clip(rng.normal(60, 17), 18, 90)),
-            width=rng.uniform(0.92, 1.04),
-            apex=rng.uniform(-1.02, -0.93),
-            base=rng.uniform(0.50, 0.68),
-            dome_left=rng.uniform(0.03, 0.12),
-            heart=rng.uniform(0.88, 1.03),
-            tilt=rng.uniform(0.45, 0.85),
-            pedicle=rng.uniform(0.88, 1.1),
-            knob=rng.uniform(0.04, 0.11),
-            habitus=habitus,
-            breast=float(rng.uniform(0.4, 1.0) * (0.6 + 0.6 * habitus)) if sex == "Female" else 0.0,
-            rib_spacing=rng.uniform(0.185, 0.215),
-            rib_phase=rng.uniform(-0.05, 0.05),
-            arms=rng.uniform(0.0, 1.0),
-            sway=rng.uniform(-0.04, 0.04),
-            stomach=rng.uniform(0.6, 1.2) if rng.random() < 0.75 else 0.0,
-        )
-
-    def shallow(self, breath: float, magnify: float) -> "Patient":
-        """The same patient, less deeply breathed in (`breath`, units) and with the heart magnified, as on AP films."""
-        return replace(self, base=self.base - breath, heart=self.heart * magnify)
 
 
 @dataclass(frozen=True)

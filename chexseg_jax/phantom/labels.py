@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chexseg_jax.data.taxonomy import LABELS, TASKS, label_name
+from chexseg_jax.data.taxonomy import CHEXPERT
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,14 @@ def true_labels(present: Collection[str], rng: np.random.Generator) -> Labels:
 
     Half of the consolidations are pneumonia. No Finding is 1 when nothing but devices is there.
     """
-    labels: Labels = dict.fromkeys(LABELS, 0.0)
-    for task in TASKS:
-        labels[label_name(task)] = float(task in present)
+    labels: Labels = dict.fromkeys(CHEXPERT.labels, 0.0)
+    for task in CHEXPERT.tasks:
+        labels[CHEXPERT.label(task)] = float(task in present)
     pneumonia = 0.5 if "Consolidation" in present else 0.1 if "Airspace Opacity" in present else 0.0
     labels["Pneumonia"] = float(rng.random() < pneumonia)
-    labels["No Finding"] = float(not any(labels[name] for name in LABELS if name != "Support Devices"))
+    labels["No Finding"] = float(
+        not any(labels[name] for name in CHEXPERT.labels if name != "Support Devices")
+    )
     return labels
 
 
@@ -79,4 +81,4 @@ def mined_labels(truth: Labels, rng: np.random.Generator) -> Labels:
         labels["Lung Opacity"] = 1.0
     clean = not any(value for name, value in labels.items() if name != "Support Devices")
     labels["No Finding"] = 1.0 if clean and rng.random() < _CLEAN else None
-    return {name: labels[name] for name in LABELS}
+    return {name: labels[name] for name in CHEXPERT.labels}

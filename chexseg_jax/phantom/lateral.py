@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from chexseg_jax.phantom.anatomy import WATER, Patient, Scene
+from chexseg_jax.phantom.anatomy import WATER, Scene
 from chexseg_jax.phantom.geometry import Camera, Map, clouds, curve, dome, draw, ramp
+from chexseg_jax.phantom.patient import Patient
 from chexseg_jax.phantom.vessels import vessel_tree
 
 

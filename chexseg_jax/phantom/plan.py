@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chexseg_jax.data.taxonomy import TASKS
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.phantom.render import OPACITIES
 
 #: Share of studies with a finding: (train, valid and test). CheXpert's and CheXlocalize's, rounded. That of Airspace
@@ -131,13 +131,13 @@ def plan(split: str, images: int, seed: int, *, first: int | None = None) -> lis
 def _findings(patients: list[int], train: bool, rng: np.random.Generator) -> list[tuple[str, ...]]:
     """The findings of every study; `patients` tells whose each is."""
     _, who = np.unique(patients, return_inverse=True)
-    chronic = rng.standard_normal((who.max(initial=0) + 1, 2 + len(TASKS)))
-    acute = rng.standard_normal((len(patients), 2 + len(TASKS)))
+    chronic = rng.standard_normal((who.max(initial=0) + 1, 2 + len(CHEXPERT.tasks)))
+    acute = rng.standard_normal((len(patients), 2 + len(CHEXPERT.tasks)))
     hidden = math.sqrt(_CHRONIC) * chronic[who] + math.sqrt(1 - _CHRONIC) * acute
-    has = np.zeros((len(patients), len(TASKS)), bool)
-    for k, task in enumerate(TASKS):
+    has = np.zeros((len(patients), len(CHEXPERT.tasks)), bool)
+    for k, task in enumerate(CHEXPERT.tasks):
         loading = np.array(_LOADINGS[task])
         score = hidden[:, :2] @ loading + math.sqrt(1 - loading @ loading) * hidden[:, 2 + k]
         share = max(PREVALENCE[task][0 if train else 1], SCARCE)
         has[np.argsort(-score, kind="stable")[: max(1, math.ceil(share * len(patients)))], k] = True
-    return [tuple(task for task, on in zip(TASKS, row, strict=True) if on) for row in has]
+    return [tuple(task for task, on in zip(CHEXPERT.tasks, row, strict=True) if on) for row in has]

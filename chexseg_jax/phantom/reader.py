@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
-from chexseg_jax.data.taxonomy import TASKS
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.phantom.anatomy import Scene
 from chexseg_jax.phantom.geometry import clouds
 from chexseg_jax.phantom.render import View, render
@@ -46,12 +46,12 @@ def second_reading(
     view: View, scene: Scene, masks: Mapping[str, Bool[np.ndarray, "H W"]]
 ) -> dict[str, Bool[np.ndarray, "H W"]]:
     """The second reader's ten masks of a view, given the scene and the true ones."""
-    return {task: _reading(view, scene, task, masks[task]) for task in TASKS}
+    return {task: _reading(view, scene, task, masks[task]) for task in CHEXPERT.tasks}
 
 
 def _reading(view: View, scene: Scene, task: str, truth: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     habit = _HABITS[task]
-    rng = view.rng(4, view.study, view.number, TASKS.index(task))
+    rng = view.rng(4, view.study, view.number, CHEXPERT.tasks.index(task))
     luck = rng.random()
     if not truth.any():
         if luck >= habit.claim:

@@ -6,23 +6,32 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from chexseg_jax.data.taxonomy import TASKS
-from chexseg_jax.phantom import findings as draw_finding
-from chexseg_jax.phantom.anatomy import Patient, Scene, frontal
+from chexseg_jax.data.taxonomy import CHEXPERT
+from chexseg_jax.phantom.anatomy import Scene, frontal
 from chexseg_jax.phantom.devices import support_devices
 from chexseg_jax.phantom.film import Film, expose
-from chexseg_jax.phantom.findings import Finding
+from chexseg_jax.phantom.findings import (
+    Finding,
+    airspace_opacity,
+    atelectasis,
+    consolidation,
+    edema,
+    lung_lesion,
+    pleural_effusion,
+    pneumothorax,
+)
 from chexseg_jax.phantom.geometry import Camera, Map
 from chexseg_jax.phantom.lateral import lateral
+from chexseg_jax.phantom.patient import Patient
 
 _DRAWN = {
-    "Airspace Opacity": draw_finding.airspace_opacity,
-    "Atelectasis": draw_finding.atelectasis,
-    "Consolidation": draw_finding.consolidation,
-    "Edema": draw_finding.edema,
-    "Lung Lesion": draw_finding.lung_lesion,
-    "Pleural Effusion": draw_finding.pleural_effusion,
-    "Pneumothorax": draw_finding.pneumothorax,
+    "Airspace Opacity": airspace_opacity,
+    "Atelectasis": atelectasis,
+    "Consolidation": consolidation,
+    "Edema": edema,
+    "Lung Lesion": lung_lesion,
+    "Pleural Effusion": pleural_effusion,
+    "Pneumothorax": pneumothorax,
     "Support Devices": support_devices,
 }
 
@@ -74,7 +83,7 @@ def render(view: View) -> Rendered:
     film = Film.sample(rng, ap=view.ap, habitus=patient.habitus)
     breath, magnify = rng.uniform(0.02, 0.15), rng.uniform(1.02, 1.06)
     if view.ap:
-        patient = patient.shallow(breath, magnify)
+        patient = patient.breathe_out(breath, magnify)
     scene = _scene(view, patient, camera)
     drawn = {
         task: _DRAWN[task](_stream(view, task), scene, view.conspicuity)
@@ -124,7 +133,7 @@ def _attenuation(scene: Scene, drawn: Iterable[Finding]) -> Map:
 
 def _masks(view: View, scene: Scene, drawn: Mapping[str, Finding]) -> dict[str, Bool[np.ndarray, "H W"]]:
     """The ten masks; Airspace Opacity is the union of its kinds."""
-    masks = {task: np.zeros(scene.u.shape, bool) for task in TASKS}
+    masks = {task: np.zeros(scene.u.shape, bool) for task in CHEXPERT.tasks}
     masks |= {task: finding.mask for task, finding in drawn.items()}
     if "Cardiomegaly" in view.findings:
         masks["Cardiomegaly"] = scene.heart
@@ -136,4 +145,4 @@ def _masks(view: View, scene: Scene, drawn: Mapping[str, Finding]) -> dict[str, 
 
 
 def _stream(view: View, task: str) -> np.random.Generator:
-    return view.rng(3, view.study, TASKS.index(task))
+    return view.rng(3, view.study, CHEXPERT.tasks.index(task))

@@ -1,16 +1,12 @@
 """Bones of the frontal view, as attenuation: ribs, clavicles, shoulder blades, humeri, spine."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from chexseg_jax.phantom.geometry import Map, curve, dome, ramp
-
-if TYPE_CHECKING:
-    from chexseg_jax.phantom.anatomy import Patient
+from chexseg_jax.phantom.patient import Patient
 
 
-def frontal_bones(patient: "Patient", u: Map, v: Map, outer: Map, *, ap: bool, pixel: float) -> Map:
+def frontal_bones(patient: Patient, u: Map, v: Map, outer: Map, *, ap: bool, pixel: float) -> Map:
     """All bones of a frontal view.
 
     Args:
@@ -29,7 +25,7 @@ def frontal_bones(patient: "Patient", u: Map, v: Map, outer: Map, *, ap: bool, p
     ).astype(np.float32)
 
 
-def _ribs(patient: "Patient", u: Map, v: Map, outer: Map, pixel: float) -> Map:
+def _ribs(patient: Patient, u: Map, v: Map, outer: Map, pixel: float) -> Map:
     """Posterior arcs (from the spine up, out and down) and anterior arcs (from the flank down and in).
 
     All ribs are one periodic function: straightened by their common shape, they are bands at whole numbers.
@@ -58,7 +54,7 @@ def _bands(q: Map, gap: float, half: float, count: int, pixel: float) -> Map:
     return 0.27 * tube + 0.17 * rim
 
 
-def _spine(patient: "Patient", u: Map, v: Map) -> Map:
+def _spine(patient: Patient, u: Map, v: Map) -> Map:
     """Vertebral bodies with end plates and pedicles, slightly swayed."""
     centre = patient.sway * np.sin(2.2 * v + 0.6)
     off = np.abs(u - centre)
@@ -72,7 +68,7 @@ def _spine(patient: "Patient", u: Map, v: Map) -> Map:
     return body + 0.14 * pedicles + 0.10 * process
 
 
-def _clavicles(patient: "Patient", u: Map, v: Map, ap: bool) -> Map:
+def _clavicles(patient: Patient, u: Map, v: Map, ap: bool) -> Map:
     """S-shaped, from the sternum out to the shoulder; on AP films they lie higher."""
     a = np.abs(u)
     bends = [(0.08, 0.27), (0.2, 0.22), (0.45, 0.13), (0.75, 0.01), (1.0, -0.05), (1.2, -0.04), (1.4, -0.07)]

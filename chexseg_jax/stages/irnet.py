@@ -24,7 +24,7 @@ from chexseg_jax.data.transforms import augment
 from chexseg_jax.irnet.instances import centroids, instances
 from chexseg_jax.irnet.losses import irnet_loss
 from chexseg_jax.irnet.random_walk import propagate
-from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND, IGNORE, crf_seeds, seeds
+from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND, IGNORE, seeds
 from chexseg_jax.models.normalisation import Normalisation, normalise
 from chexseg_jax.progress import say
 from chexseg_jax.saliency.gradcam import over_pictures
