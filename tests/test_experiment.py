@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 
 import chexseg_jax
 from chexseg_jax import experiment
-from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.artifact import Store
+from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.chexpert import positive_tasks
 from chexseg_jax.data.images import read_grey, unfit_map
 from chexseg_jax.data.prepared import Prepared
@@ -300,8 +300,6 @@ def test_a_few_unreadable_training_images_are_counted_named_and_left_out(
     download, tiny_config, tmp_path, capsys
 ):
     from chexseg_jax.data.prepared import Prepared
-    from chexseg_jax.sources import open_sources
-    from chexseg_jax.stages.prepare import prepare
 
     config = tiny_config.copy_and_resolve_references()
     config.root = str(download)

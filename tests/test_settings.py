@@ -36,7 +36,11 @@ def test_the_configs_values_pass(file, arg):
         ("data.size", 250, "a multiple of 4 for IRNet"),
         ("irnet.radius", 20, "config.data.size=128 must be at least 156 for config.irnet.radius"),
         ("irnet.dtype", "bf16", "config.irnet.dtype='bf16' must be one of float32, bfloat16"),
-        ("segmentation.options.dtype", "float16", "config.segmentation.options.dtype='float16' must be one of"),
+        (
+            "segmentation.options.dtype",
+            "float16",
+            "config.segmentation.options.dtype='float16' must be one of",
+        ),
         ("trunk.model", "resnet18", "config.trunk.model='resnet18' must be one of resnet50"),
         ("moco.queue", 0, "config.moco.queue=0 must be at least 1"),
         ("moco.epochs", 0.0, "more than 0"),

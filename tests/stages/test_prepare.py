@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from chexseg_jax.data.chexlocalize import empty
 from chexseg_jax.artifact import Store
+from chexseg_jax.data.chexlocalize import empty
 from chexseg_jax.data.images import fit_image, read_grey
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.errors import InputError

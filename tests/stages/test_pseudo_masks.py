@@ -130,7 +130,7 @@ def test_the_pseudo_set_is_drawn_among_images_with_a_positive_task(folders):
     weak = Prepared.load(folders / "weak")
     assert choose_pseudo_set(weak, count=2, uncertainty="zeros", seed=0).tolist() == [0, 1]
     with pytest.raises(
-        InputError, match="10 pseudo-masks need as many images .* only 2 of the 3 weakly labelled images"
+        InputError, match=r"10 pseudo-masks need as many images .* only 2 of the 3 weakly labelled images"
     ):
         choose_pseudo_set(weak, count=10, uncertainty="zeros", seed=0)
     assert len(choose_pseudo_set(weak, count=1, uncertainty="zeros", seed=0)) == 1
