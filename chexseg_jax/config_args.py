@@ -77,7 +77,12 @@ def parse_flags(argv: list[str]) -> list[str]:
     """
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError) as error:  # the last three: a wrong --config.x.y
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:  # the last three: a wrong --config.x.y
         raise InputError(_flag_error(error, argv)) from None
     file = flags.FLAGS["config"].config_filename
     if rest[1:]:
@@ -105,7 +110,9 @@ def _flag_error(error: BaseException, argv: list[str]) -> str:
     setting = str(text).strip("'\"")
     if not setting.isidentifier():
         return str(text)
-    flag = next((f for a in argv if (f := a.partition("=")[0]).endswith(f".{setting}")), f"--config.{setting}")
+    flag = next(
+        (f for a in argv if (f := a.partition("=")[0]).endswith(f".{setting}")), f"--config.{setting}"
+    )
     return f"{flag}: no such setting; arguments, such as recipe=plus, go after the colon"
 
 

@@ -15,7 +15,7 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
 from chexseg_jax.pseudo import LABELLERS, Images
-from chexseg_jax.report.run import Made, write_classifier_report, write_moco_report, write_report
+from chexseg_jax.report.runs import Made, report_classifier, report_moco, report_segmentation
 from chexseg_jax.settings import check
 from chexseg_jax.sources import Sources, open_sources
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
@@ -47,17 +47,17 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     match config.kind:
         case "classifier":
             trained = one.classifier(config.classifier)
-            return on_first(write_classifier_report, workdir, config, sources, trained, one.auroc(trained))
+            return on_first(report_classifier, workdir, config, sources, trained, one.auroc(trained))
         case "moco":
             trained, start = one.moco(), one.moco_start()
             probes = {"MoCo": one.probe(trained), "random weights": one.probe(None)}
             if start:
                 probes["ImageNet, its start"] = one.probe(start)
-            return on_first(write_moco_report, workdir, config, sources, trained, probes)
+            return on_first(report_moco, workdir, config, sources, trained, probes)
         case "segmentation":
             replace(one, store=one.store.plan()).segmentation()  # missing inputs fail here, not after hours
             made = one.segmentation()
-            return on_first(write_report, workdir, config, sources, test=one.data.test, made=made)
+            return on_first(report_segmentation, workdir, config, sources, test=one.data.test, made=made)
     raise InputError(f"config.kind={config.kind!r} must be one of classifier, moco, segmentation")
 
 
@@ -122,7 +122,10 @@ class Run:
           InputError: see `settings.check` and `open_sources`.
         """
         check(config)
-        if config.kind not in ("classifier", "moco"):  # else segmentation, the last training, would fail after hours
+        if config.kind not in (
+            "classifier",
+            "moco",
+        ):  # else segmentation, the last training, would fail after hours
             check_divides(config.segmentation.batch_size, data_mesh(), name="config.segmentation.batch_size=")
         profile = Profile.parse(**config.profile)
         config = ConfigDict({key: value for key, value in config.items() if key not in ("profile", "shard")})

@@ -159,7 +159,9 @@ def restore(directory: str | Path) -> Restored:
     try:
         card = json.loads((directory / "model.json").read_text())
     except ValueError as error:
-        raise InputError(f"{directory / 'model.json'}: truncated or corrupt ({error}); copy the folder again") from None
+        raise InputError(
+            f"{directory / 'model.json'}: truncated or corrupt ({error}); copy the folder again"
+        ) from None
     if not (directory / "variables").is_dir():
         raise InputError(f"{directory}: has no variables/, the weights; copy the folder again")
     module = models.create(card["name"], num_classes=card["num_classes"], **card["options"])

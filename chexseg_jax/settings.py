@@ -15,7 +15,7 @@ INIT_TITLES = {"random": "random", "imagenet": "ImageNet", "moco": "MoCo-CXR", "
 
 
 class Setting(NamedTuple):
-    """What a table varies: share of expert examples, initialisation, labeller ("" for p = 1), number of pseudo-masks."""
+    """What a table varies: share of expert examples, initialisation, labeller and number of pseudo-masks."""
 
     p: float
     init: str
@@ -129,7 +129,9 @@ def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
 
     trainings = ("classifier", "encoder", "trunk", "moco", "irnet", "segmentation")
     uses_irnet = "irnet" in (config.pseudo, *(config.grid.pseudo if config.kind.startswith("table") else ()))
-    least_size = 8 * config.irnet.radius - 4  # a pair's pixels lie up to the radius apart, on a map of a quarter
+    least_size = (
+        8 * config.irnet.radius - 4
+    )  # a pair's pixels lie up to the radius apart, on a map of a quarter
     return [
         ("init", *one_of(*INIT_TITLES)),
         ("pseudo", *one_of("", *LABELLERS)),
@@ -147,13 +149,20 @@ def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
         *((f"{name}.checkpoint_every", *at_least(1)) for name in trainings),
         *((f"{name}.steps", *at_least(1)) for name in ("irnet", "segmentation")),
         *((f"{name}.epochs", "more than 0", lambda n: n > 0) for name in trainings[:4]),
-        *((f"{name}.options.dtype", *one_of("float32", "bfloat16")) for name in (*trainings[:4], "segmentation")),
+        *(
+            (f"{name}.options.dtype", *one_of("float32", "bfloat16"))
+            for name in (*trainings[:4], "segmentation")
+        ),
         ("irnet.dtype", *one_of("float32", "bfloat16")),
         ("data.size", *at_least(32)),
         *(
             [
                 ("data.size", "a multiple of 4 for IRNet", lambda size: size % 4 == 0),
-                ("data.size", f"at least {least_size} for config.irnet.radius", lambda size: size >= least_size),
+                (
+                    "data.size",
+                    f"at least {least_size} for config.irnet.radius",
+                    lambda size: size >= least_size,
+                ),
             ]
             if uses_irnet
             else []

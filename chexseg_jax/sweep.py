@@ -21,7 +21,7 @@ from chexseg_jax.paper.output import write_paper
 from chexseg_jax.paper.results import Results
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
-from chexseg_jax.report.run import Made, open_run
+from chexseg_jax.report.runs import Made, open_run
 from chexseg_jax.settings import Trial, trials
 
 

@@ -47,7 +47,11 @@ LAPTOP: dict[str, Any] = {
         "checkpoint_every": 40,
     },
     "segmentation.options": {"aspp_dropout": 0.1},
-    "counts": (100, 300, 763),  # pseudo-masks of a table; the phantom has no more images with a positive label
+    "counts": (
+        100,
+        300,
+        763,
+    ),  # pseudo-masks of a table; the phantom has no more images with a positive label
 }
 
 PAPER: dict[str, Any] = {
@@ -137,7 +141,7 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
             "seed": args.seed,
             "root": args.root,
             "scale": args.scale,
-            # The run: see settings.Setting. refreshes: how often it trains on, with its own predictions as pseudo-masks.
+            # The run, see settings.Setting. refreshes: how often it retrains on its own predictions.
             **{"p": 1.0, "init": "chexpert", "pseudo": "", "pseudo_count": 0, "trial": 0, "refreshes": 0},
             # A table: its grid of runs; shard i/n takes every n-th run from the i-th.
             "grid": {"p": (), "init": (), "pseudo": tuple(LABELLERS), "count": ()},
@@ -228,7 +232,9 @@ def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
         ("weights", not args.weights or imagenet, "init=imagenet, start=imagenet or trunk=imagenet"),
     ):
         if not used:
-            raise InputError(f"{argument}={args[argument]} applies only with {needs}: give that too, or neither")
+            raise InputError(
+                f"{argument}={args[argument]} applies only with {needs}: give that too, or neither"
+            )
     config = Trial(setting, args.trial).config(base(name, "segmentation", args))
     if args.smoke:
         shrink(config)
@@ -277,4 +283,3 @@ def shrink(config: ConfigDict) -> None:
     config.irnet.update(steps=5, checkpoint_every=5)
     config.segmentation.update(steps=10, checkpoint_every=10)
     config.scores.bootstrap = 100
-

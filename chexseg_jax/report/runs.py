@@ -29,7 +29,7 @@ from chexseg_jax.report.score_table import score_table
 from chexseg_jax.report.tables import Table, number
 from chexseg_jax.report.writer import Listing, Picture, Report, Section, write_report
 from chexseg_jax.sources import Sources
-from chexseg_jax.training.metrics_log import read_metrics
+from chexseg_jax.training.loggers import read_metrics
 from chexseg_jax.training.profiling import performance
 
 _OVERLAY_IMAGES = 6

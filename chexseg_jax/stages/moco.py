@@ -198,7 +198,7 @@ def moco_loss(
 
 
 def _everywhere(x: jax.Array) -> jax.Array:
-    """Gather the rows of all devices, as a sum, because JAX can infer that a sum is replicated, as the queue must be."""
+    """Gather the rows of all devices: by a sum, which JAX infers to be replicated, as the queue must be."""
     place = (jax.lax.axis_index(DATA_AXIS) * len(x), *(0,) * (x.ndim - 1))
     zeros = jnp.zeros((jax.lax.axis_size(DATA_AXIS) * len(x), *x.shape[1:]), x.dtype)
     return jax.lax.psum(jax.lax.dynamic_update_slice(zeros, x, place), DATA_AXIS)
@@ -246,9 +246,7 @@ def probe_encoder(
     best: tuple[float, dict[str, np.ndarray]] = (-1.0, {})
     for penalty in PENALTIES:
         probe = fit_probe(features["train"], targets, weights, penalty=penalty)
-        values = {
-            name: auroc(apply_probe(features[name], probe), sets[name].task_labels) for name in splits
-        }
+        values = {name: auroc(apply_probe(features[name], probe), sets[name].task_labels) for name in splits}
         best = max(best, (float(np.nanmean(values[judge])), values), key=lambda scored: scored[0])
     scores = {name: taxonomy.named(values) for name, values in best[1].items()}
     (part / "auroc.json").write_text(json.dumps(scores, indent=1))
@@ -263,7 +261,5 @@ def mean_features(
         _, out = module.apply(variables, normalise(batch["image"], normalisation))
         return at_least_float32(out["features"]).mean((1, 2))
 
-    batched = map_batches(
-        features, variables, Examples(image=images.images), batch_size=32, what="features"
-    )
+    batched = map_batches(features, variables, Examples(image=images.images), batch_size=32, what="features")
     return np.concatenate(list(batched))

@@ -130,7 +130,9 @@ def _tune(
     has_mask, taxonomy = annotated.has_mask(), annotated.taxonomy
     thresholds = None
     if rule == "tuned":
-        parts = [threshold_counts(scores, truth, known) for scores, _, truth, known in _scored(annotated, maps)]
+        parts = [
+            threshold_counts(scores, truth, known) for scores, _, truth, known in _scored(annotated, maps)
+        ]
         iou = mean_iou(*(np.concatenate(c) for c in zip(*parts, strict=True)), has_mask)
         thresholds = best_thresholds(iou, fallback=_FALLBACK).astype(np.float32)
     elif rule != "otsu":

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float32, Int
 
 from chexseg_jax.data.ahead import map_ahead
 from chexseg_jax.data.chexlocalize import Rle, Segmentations, empty, encode, write_segmentations

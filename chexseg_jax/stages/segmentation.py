@@ -168,7 +168,9 @@ def _evaluation(infer: Callable, validation: Prepared) -> Callable[[Mapping[str,
     if not judged or len(judged) < len(common):
         # Other data have other common tasks: on the NIH sample a single heart would choose the checkpoint.
         judged = list(map(int, np.flatnonzero(has_mask)))
-        say(f"checkpoints are chosen by {', '.join(tasks[k] for k in judged)}, the tasks with validation masks")
+        say(
+            f"checkpoints are chosen by {', '.join(tasks[k] for k in judged)}, the tasks with validation masks"
+        )
 
     def evaluate(variables: Mapping[str, Any]) -> dict[str, float]:
         iou = pooled_iou(*task_counts(infer, variables, validation))[:, judged]
