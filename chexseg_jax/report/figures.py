@@ -113,7 +113,7 @@ def draw_curves(path: Path, metrics: Mapping[str, Sequence[Mapping[str, float | 
 
     Args:
       path: the file to write.
-      metrics: training's name -> its lines, see `metrics_log.read_metrics`.
+      metrics: training's name -> its lines, see `loggers.read_metrics`.
     """
     figure = new_figure(9.0, 2.6 * len(metrics))
     axes = figure.subplots(len(metrics), 2, squeeze=False)
