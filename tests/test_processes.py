@@ -38,7 +38,7 @@ from chexseg_jax.training.loggers import read_metrics
 from chexseg_jax.training.sharding import DATA_AXIS, data_mesh
 from chexseg_jax.training.state import initial_variables
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 STEPS, BATCH, SIZE, ROWS = 20, 16, 32, 40
 TRAININGS = ("classifier", "segmentation", "irnet", "moco")
 #: Code that compiles fast: how fast it runs is of no interest on so little.
