@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from chexseg_jax.errors import InputError
+
 
 def aside_of(path: Path) -> Path:
     """Return a name beside `path` that is unique to this process: on a shared disk, process ids repeat."""
@@ -32,3 +34,16 @@ def written_aside(path: str | Path) -> Iterator[TextIO]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def make_folder(path: Path, name: str) -> None:
+    """Make a folder that a user named, with its parents.
+
+    Raises:
+      InputError: for a path that is a file or cannot be written; `name` is the flag.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "is a file; give a folder" if path.is_file() else f"{error.strerror}; give a writable folder"
+        raise InputError(f"{name}={path}: {reason}") from None

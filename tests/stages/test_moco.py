@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
-from chexseg_jax.data.prepared import ImageSource
+from chexseg_jax.data.prepared import Examples
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.layers import BatchNorm, Conv
 from chexseg_jax.models.moco import Embedder
@@ -43,7 +43,7 @@ def train(directory, steps, *, checkpoint_every=100, norm_group=4, devices=2):
             embedder, CHEXPERT, temperature=0.2, key_momentum=0.9, norm_group=norm_group, crop=0.8, size=16
         ),
         optimizer=optim.sgd_cosine(0.03, steps=300),
-        batches=batches(shuffled(ImageSource(IMAGES), seed=0), batch_size=BATCH),
+        batches=batches(shuffled(Examples(image=IMAGES), seed=0), batch_size=BATCH),
         batch_size=BATCH,
         steps=steps,
         seed=0,
