@@ -37,7 +37,7 @@ def main() -> None:
     )
     if arguments.side is None:
         difference = _difference(arguments.threads)
-        print(f"\nRelative difference of both tools' maps of two 96 px images, same weights: {difference:.1e}.")
+        print(f"\nMaps of two 96 px images from the same weights, relative difference: {difference:.1e}.")
 
 
 def ours(images: np.ndarray, weights: dict[str, np.ndarray] | None = None) -> tuple[str, Callable[[], Any]]:
