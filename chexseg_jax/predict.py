@@ -121,7 +121,10 @@ def _predict_into(part: Path, model: Restored, images: dict[str, Path], batch_si
             codes[name] = encode_masks(masks, model.taxonomy)
             side = min(_OVERLAY, max(image.shape))
             column = ("prediction", [fit_mask(masks, side)])
-            draw_overlays(part / f"{name}.png", [fit_image(image, side)], [name], [column], title=name)
+            radiograph = fit_image(image, side)
+            draw_overlays(
+                part / f"{name}.png", [radiograph], [name], [column], taxonomy=model.taxonomy, title=name
+            )
     write_segmentations(part / "segmentations.json", codes, model.taxonomy)
 
 

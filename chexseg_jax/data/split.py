@@ -1,11 +1,33 @@
-"""The split of the expert-annotated images into training and validation."""
+"""Splits: a data set's own, as its files hold them, and that of the expert images into training and validation."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from chexseg_jax.data.chexlocalize import Segmentations
+from chexseg_jax.data.chexpert import Studies
 from chexseg_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split as its files hold it.
+
+    Attributes:
+      name: train, valid or test.
+      studies: the table's rows.
+      segmentations: the radiologists' masks; None for the weakly labelled split.
+      second_reader: another radiologist's masks of the same images, if any.
+      fingerprint: changes with the files, see `sources.fingerprint`; it stands for the split in artifacts' names.
+    """
+
+    name: str
+    studies: Studies
+    segmentations: Segmentations | None
+    second_reader: Segmentations | None
+    fingerprint: str
 
 
 def split_expert(

@@ -3,7 +3,7 @@
 All of them read and write NHWC, and compute what the PyTorch modules of the same names compute: padding is
 symmetric and explicit (XLA's `SAME` is not, at stride 2), batch normalisation keeps the unbiased variance.
 
-`Conv` has two lowerings of one function with one set of parameters, see `convolutions`.
+Speed on a CPU is `cpu`'s concern.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from chexseg_jax.models.convolutions import WORTHWHILE, convolution, dense, pointwise, shifted_depthwise
+from chexseg_jax.models.cpu import convolve
 
 #: Variance 2 / fan_in (He et al., 2015, arXiv 1502.01852).
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -40,7 +40,7 @@ class Conv(nn.Module):
       depthwise: one kernel per channel (`features` equals the channels in) and no mixing.
       use_bias: adds a bias per channel.
       dtype: of the computation, or its name; parameters are float32.
-      cpu_kernels: True for dots and shifted sums, False for the convolution op, None to choose by backend.
+      cpu_kernels: True for the CPU's lowerings, False for the convolution op, None to choose by backend (see `cpu`).
     """
 
     features: int
@@ -59,15 +59,14 @@ class Conv(nn.Module):
         channels = 1 if self.depthwise else x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, channels, self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        on_cpu = jax.default_backend() == "cpu" if self.cpu_kernels is None else self.cpu_kernels
-        if on_cpu and self.size == 1:
-            y = pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
-        elif on_cpu and self.depthwise and self.stride == 1:
-            y = shifted_depthwise(x, kernel[:, :, 0], self.dilation)
-        elif on_cpu and not self.depthwise and x.shape[1] * x.shape[2] >= WORTHWHILE:
-            y = dense(x, kernel, self.stride, self.dilation)
-        else:
-            y = convolution(x, kernel, self.stride, self.dilation, depthwise=self.depthwise)
+        y = convolve(
+            x,
+            kernel,
+            self.stride,
+            self.dilation,
+            depthwise=self.depthwise,
+            cpu_kernels=self.cpu_kernels,
+        )
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y

@@ -171,7 +171,9 @@ def test_a_damaged_chunk_is_named_and_made_again(tmp_path, how):
     records._reader.cache_clear()
     found = Records.open(tmp_path / "x")
     np.testing.assert_array_equal(found[:4], VALUES[:4])
-    with pytest.raises(InputError, match=r"x.00001.array_record: .*; delete .* and rerun the command") as error:
+    with pytest.raises(
+        InputError, match=r"x.00001.array_record: .*; delete .* and rerun the command"
+    ) as error:
         found[5]
     assert "\n" not in str(error.value)
     made = []

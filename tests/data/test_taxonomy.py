@@ -67,7 +67,10 @@ def test_a_taxonomy_survives_json():
         ('labels = ["a"]\ntasks = ["a"]\ncommon = ["c"]', "'c' is not a task"),
         ('labels = ["a"]\ntasks = ["a"]\nmissing = "absent"', "must be one of empty, unknown"),
         ('labels = ["a"]\ntasks = ["a"]\ncolors = ["#fff"]', "unknown entry 'colors'"),
-        ('labels = ["a"]\ntasks = ["a"]\ncolours = []\nlabel_of = ["a"]', "label_of must be a table of strings"),
+        (
+            'labels = ["a"]\ntasks = ["a"]\ncolours = []\nlabel_of = ["a"]',
+            "label_of must be a table of strings",
+        ),
     ],
 )
 def test_a_wrong_tasks_file_is_refused_by_name(tmp_path, text, complaint):

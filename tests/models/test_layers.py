@@ -27,35 +27,6 @@ def value_and_pullback(f, *arguments):
     return y, *pull_back(jnp.asarray(normal(*y.shape, seed=9), y.dtype))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"features": 5},
-        {"features": 5, "stride": 2, "use_bias": True},
-        {"features": 4, "size": 3, "depthwise": True},
-        {"features": 4, "size": 3, "depthwise": True, "dilation": 3},
-        {
-            "features": 4,
-            "size": 3,
-            "depthwise": True,
-            "dilation": 8,
-        },  # reaches past the width, not the height
-        {"features": 4, "size": 3, "depthwise": True, "dilation": 24},  # the centre tap alone
-    ],
-)
-def test_cpu_kernels_are_the_convolution_op(options):
-    x = normal(2, 9, 7, 4)
-    params = Conv(**options).init(jax.random.key(0), x)["params"]
-    (y, *gradients), (y_op, *gradients_op) = (
-        value_and_pullback(
-            lambda p, x, m=Conv(**options, cpu_kernels=on): m.apply({"params": p}, x), params, x
-        )
-        for on in (True, False)
-    )
-    np.testing.assert_allclose(y, y_op, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradients, gradients_op)
-
-
 def test_stride_pads_both_sides():
     """A 3x3 convolution at stride 2 is the stride-1 one at every second pixel; XLA's SAME is not."""
     x = normal(1, 6, 8, 2)

@@ -1,11 +1,13 @@
-"""Convolution, NHWC, with torch's padding: the op, and lowerings that are faster where XLA runs on a CPU.
+"""Everything that is done for speed on a CPU alone.
 
-XLA on CPU runs some convolutions, and most of their gradients by the kernel, far below the machine's speed. Dots it
-runs well. The functions below compute what `convolution` does by dots and shifted multiply-adds, forward or backward;
-docs/profiling.md has the figures. A GPU's convolution op needs no such help.
+XLA on CPU runs some convolutions, and most of their kernel gradients, far below the machine's speed. It runs matrix
+products well. The lowerings below compute the same as the convolution op by products and shifted multiply-adds;
+docs/profiling.md has the figures. A GPU's convolution op needs no help.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +15,59 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-#: Pixels of a map from which on `dense` is ahead. Below, the op's gradient is as fast and compiles sooner.
+#: Pixels of a map from which `dense` is faster. Below, the op's gradient is as fast and compiles sooner.
 WORTHWHILE = 400
 
 
-def convolution(
+def on_cpu(cpu_kernels: bool | None = None) -> bool:
+    """Whether to compute in the CPU's way: `cpu_kernels`, or by backend if it is None."""
+    return jax.default_backend() == "cpu" if cpu_kernels is None else cpu_kernels
+
+
+def map_images(
+    function: Callable[[Float[Array, "b height width c"]], Any], images: Float[Array, "b height width c"]
+) -> Any:
+    """`function(images)`, one image at a time on a CPU, whose caches then hold all maps of the image.
+
+    Args:
+      function: maps a batch of images to arrays with a leading batch axis. Images must not depend on each other.
+      images: the batch.
+    """
+    if not on_cpu():
+        return function(images)
+    return lax.map(lambda image: jax.tree.map(lambda y: y[0], function(image[None])), images)
+
+
+def convolve(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "s s i k"],
+    stride: int = 1,
+    dilation: int = 1,
+    *,
+    depthwise: bool = False,
+    cpu_kernels: bool | None = None,
+) -> Float[Array, "b i j k"]:
+    """Convolution, NHWC, with torch's padding: `dilation * (s - 1) / 2` zeros on every side, s odd.
+
+    Args:
+      x: the map.
+      kernel: i = c channels in, or i = 1 and k = c with `depthwise`.
+      stride: of the output grid; the output side is `ceil(side / stride)`.
+      dilation: distance between taps, in pixels.
+      depthwise: one kernel per channel.
+      cpu_kernels: see `on_cpu`.
+    """
+    if on_cpu(cpu_kernels):
+        if depthwise and stride == 1:
+            return shifted_depthwise(x, kernel[:, :, 0], dilation)
+        if not depthwise and kernel.shape[0] == 1:
+            return pointwise(x[:, ::stride, ::stride], kernel[0, 0])
+        if not depthwise and x.shape[1] * x.shape[2] >= WORTHWHILE:
+            return dense(x, kernel, stride, dilation)
+    return convolution_op(x, kernel, stride, dilation, depthwise=depthwise)
+
+
+def convolution_op(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "s s i k"],
     stride: int = 1,
@@ -25,7 +75,7 @@ def convolution(
     *,
     depthwise: bool = False,
 ) -> Float[Array, "b i j k"]:
-    """XLA's convolution op, with `dilation * (size - 1) / 2` zeros on every side."""
+    """XLA's convolution op."""
     reach = dilation * (kernel.shape[0] // 2)
     return lax.conv_general_dilated(
         x,
@@ -41,22 +91,22 @@ def convolution(
 def dense(
     x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], stride: int = 1, dilation: int = 1
 ) -> Float[Array, "b i j k"]:
-    """`convolution` whose gradient by the kernel is one matrix product an image."""
+    """`convolution_op` whose kernel gradient is one matrix product per image."""
     return _dense(x, _own(kernel, x), stride, dilation)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _dense(x, kernel, stride, dilation):
-    return convolution(x, kernel, stride, dilation)
+    return convolution_op(x, kernel, stride, dilation)
 
 
 def _dense_forward(x, kernel, stride, dilation):
-    return convolution(x, kernel, stride, dilation), (x, kernel)
+    return convolution_op(x, kernel, stride, dilation), (x, kernel)
 
 
 def _dense_backward(stride, dilation, saved, dy):
     x, kernel = saved
-    (dx,) = jax.linear_transpose(lambda x: convolution(x, kernel, stride, dilation), x)(dy)
+    (dx,) = jax.linear_transpose(lambda x: convolution_op(x, kernel, stride, dilation), x)(dy)
     return dx, _kernel_gradient(x, dy, kernel, stride, dilation)
 
 
@@ -64,10 +114,10 @@ _dense.defvjp(_dense_forward, _dense_backward)
 
 
 def _kernel_gradient(x, dy, kernel, stride, dilation):
-    """sum_p x[stride p + dilation t] dy[p] for every tap t: pixels meet what lies under the taps around them."""
+    """sum_p x[stride p + dilation t] dy[p] for every tap t."""
     size = kernel.shape[0]
     reach = dilation * (size // 2)
-    # At stride 1 it is as well sum_q x[q] dy[q - dilation t]; what is copied once a tap is the map of fewer channels.
+    # At stride 1 this equals sum_q x[q] dy[q - dilation t]. Copy the map of fewer channels once per tap.
     turned = stride == 1 and dy.shape[-1] <= x.shape[-1]
     copied, read = (dy, x) if turned else (x, dy)
     copied = jnp.pad(copied, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
@@ -85,7 +135,7 @@ def _kernel_gradient(x, dy, kernel, stride, dilation):
         )
         return total + product, None
 
-    # One image at a time: the patches of all would go through memory, nine times the map.
+    # One image at a time: the patches of a whole batch, nine times the map, would not fit in the caches.
     wide = jnp.promote_types(kernel.dtype, jnp.float32)
     total = _own(jnp.zeros((rows, size * size * copied.shape[-1]), wide), x)
     total, _ = lax.scan(add_image, total, (copied, read))
@@ -95,17 +145,18 @@ def _kernel_gradient(x, dy, kernel, stride, dilation):
 
 
 def _own(weights: Float[Array, "*s"], x: Float[Array, "b h w c"]) -> Float[Array, "*s"]:
-    """`weights` as this device's own, as `x` is.
+    """`weights` with the sharding type of `x`.
 
-    Under `shard_map` weights are replicated and maps are not, which a custom gradient must not see. Adding zeros of
-    the map's type makes them each device's own; that step's transpose sums the devices' gradients.
+    Under `shard_map`, weights are replicated and maps vary by device, and a custom gradient needs both to be of one
+    type. Adding a zero of the map's type makes the weights vary; the transpose of this step sums their gradients
+    over devices.
     """
     return weights + jnp.zeros_like(x[0, 0, 0, 0])
 
 
 def pointwise(x: Float[Array, "b h w c"], kernel: Float[Array, "c k"]) -> Float[Array, "b h w k"]:
     """A 1x1 convolution as one matrix product."""
-    # The explicit reshape matters for the weight's gradient: XLA's CPU dot is fast on matrices only.
+    # Reshape explicitly for the kernel's gradient: XLA's CPU dot is fast on matrices only.
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
@@ -133,7 +184,7 @@ def _depthwise_backward(dilation, saved, dy):
         taps = {tap: (view * dy).sum((0, 1, 2)) for tap, view in _shifts(x[None], kernel.shape[0], dilation)}
         return jnp.stack([taps.get(tap, jnp.zeros_like(kernel[tap])) for tap in np.ndindex(kernel.shape[:2])])
 
-    # Nine reductions over one image at a time find it in the cache; over the whole batch each waits for memory (2-3x).
+    # One image at a time stays in the caches for all nine reductions; a whole batch takes 2 to 3 times as long.
     dkernel = lax.map(kernel_gradient, (x, dy)).sum(0).reshape(kernel.shape)
     return _depthwise(dy, kernel[::-1, ::-1], dilation), dkernel
 
@@ -142,10 +193,10 @@ _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _shifts(x: Array, size: int, dilation: int) -> list[tuple[tuple[int, int], Array]]:
-    """What each tap of a kernel sees, padded with zeros. A tap whose whole view is padding is left out."""
+    """Each tap's view of the zero-padded map; taps that see nothing but padding are left out."""
     height, width = x.shape[1:3]
     reach = [dilation * (i - size // 2) for i in range(size)]
-    # At rate 36 on a 20x20 map the centre is the only tap left.
+    # At rate 36 on a 20x20 map, only the centre tap is left.
     top = max(r for r in reach if r < height)
     left = max(r for r in reach if r < width)
     padded = jnp.pad(x, ((0, 0), (top, top), (left, left), (0, 0)))

@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from chexseg_jax.models import cpu
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def output_and_gradients(function, *arguments):
+    y, pull_back = jax.vjp(function, *arguments)
+    return y, *pull_back(jnp.asarray(normal(*y.shape, seed=1)))
+
+
+@pytest.mark.parametrize(
+    ("size", "features", "stride", "dilation"),
+    [
+        (3, 3, 1, 1),  # the gradient copies the map of fewer channels
+        (3, 5, 1, 1),
+        (3, 3, 1, 2),
+        (3, 3, 1, 9),
+        (3, 3, 2, 1),
+        (7, 5, 2, 1),
+    ],
+)
+def test_dense_equals_the_convolution_op_and_so_do_its_gradients(size, features, stride, dilation):
+    x, kernel = normal(2, 9, 7, 4), normal(size, size, 4, features, seed=2)
+    ours, op = (
+        output_and_gradients(lambda x, k, f=function: f(x, k, stride, dilation), x, kernel)
+        for function in (cpu.dense, cpu.convolution_op)
+    )
+    for a, b in zip(ours, op, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        ((1, 1, 4, 5), {}),
+        ((1, 1, 4, 5), {"stride": 2}),
+        ((3, 3, 1, 4), {"depthwise": True}),
+        ((3, 3, 1, 4), {"depthwise": True, "stride": 2}),
+        ((3, 3, 1, 4), {"depthwise": True, "dilation": 3}),
+        ((3, 3, 1, 4), {"depthwise": True, "dilation": 8}),  # reaches past the width, not the height
+        ((3, 3, 1, 4), {"depthwise": True, "dilation": 24}),  # the centre tap alone
+        ((3, 3, 4, 5), {}),
+    ],
+)
+def test_both_lowerings_agree(kernel, options):
+    x, kernel = normal(2, 9, 7, 4), normal(*kernel, seed=2)
+    ours, op = (
+        output_and_gradients(lambda x, k, on=on: cpu.convolve(x, k, **options, cpu_kernels=on), x, kernel)
+        for on in (True, False)
+    )
+    for a, b in zip(ours, op, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_images_are_mapped_one_at_a_time():
+    seen = []
+
+    def function(images):
+        seen.append(images.shape)
+        return {"twice": 2 * images, "mean": images.mean((1, 2))}
+
+    x = normal(3, 4, 5, 2)
+    mapped = cpu.map_images(function, jnp.asarray(x))
+    assert seen == [(1, 4, 5, 2)]
+    np.testing.assert_array_equal(mapped["twice"], 2 * x)
+    np.testing.assert_allclose(mapped["mean"], x.mean((1, 2)), atol=1e-6)
