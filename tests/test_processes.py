@@ -81,7 +81,7 @@ class Tiny(nn.Module):
             return None, {"edge": Conv(1, use_bias=True)(x), "displacement": Conv(2)(x)}
         x = BatchNorm(self.axis_name)(x, train, relu=True)
         if self.head == "segmentation":
-            x = ASPP(8, 0.5, Kit(axis_name=self.axis_name))(x, train)
+            x = ASPP(0.5, Kit(axis_name=self.axis_name))(x, train)
             return resize_bilinear(Conv(10)(x), (SIZE, SIZE), align_corners=True), {}
         return nn.Dense(14)(x.mean((1, 2))), {"features": x}
 

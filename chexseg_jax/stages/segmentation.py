@@ -21,7 +21,7 @@ from chexseg_jax.data.prepared import MaskSource, Prepared
 from chexseg_jax.data.taxonomy import COMMON_TASKS, TASKS
 from chexseg_jax.data.transforms import augment
 from chexseg_jax.data.transforms import unpack_masks as unpack_on_device
-from chexseg_jax.models.deeplab import with_encoder
+from chexseg_jax.models.encoders import with_encoder
 from chexseg_jax.models.normalisation import IMAGENET, Normalisation, normalise
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
@@ -184,7 +184,7 @@ def from_start(module: nn.Module, size: int, start: Restored | None) -> Init:
             return params, model_state
         if start.variables["params"].keys() == params.keys():
             return start.variables["params"], {"batch_stats": start.variables["batch_stats"]}
-        variables = with_encoder({"params": params, **model_state}, start.variables)
+        variables = with_encoder({"params": params, **model_state}, start.variables, head=start.module.head)
         return variables["params"], {"batch_stats": variables["batch_stats"]}
 
     return initial
