@@ -47,7 +47,7 @@ def ours(images: np.ndarray, weights: dict[str, np.ndarray] | None = None) -> tu
 
     from chexseg_jax import models
     from chexseg_jax.models.torch_weights import from_torch
-    from chexseg_jax.saliency.gradcam import grad_cam, normalise, upsample
+    from chexseg_jax.saliency.gradcam import grad_cam, scale_to_unit, upsample
 
     module = models.create("densenet121", num_classes=CLASSES)
     if weights is None:
@@ -58,7 +58,7 @@ def ours(images: np.ndarray, weights: dict[str, np.ndarray] | None = None) -> tu
     @jax.jit
     def maps(variables: Any, images: Any) -> Any:
         _, raw = grad_cam(module, variables, images)
-        return normalise(upsample(normalise(raw), images.shape[1:3]))  # twice, as the peer does
+        return scale_to_unit(upsample(scale_to_unit(raw), images.shape[1:3]))  # twice, as the peer does
 
     placed = jnp.asarray(images)
     return jax.devices()[0].device_kind, lambda: np.asarray(maps(variables, placed))

@@ -1,4 +1,4 @@
-"""Artifacts: what a stage makes, in a folder named by a hash of all that determined it."""
+"""The store of artifacts: each is the output of one stage, in a folder named by a hash of the stage's inputs."""
 
 import hashlib
 import json
@@ -6,69 +6,89 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from chexseg_jax.processes import on_first, wait_for_all
 from chexseg_jax.progress import say
 
-#: Raise a stage's version (of all whose name begins so; 1 where it is not listed) with a change of the code that
-#: changes what it makes of the same key: what older code made is then no longer found.
-VERSIONS = {"probe": 2, "pseudo-masks": 3, "irnet": 3, "walks": 2}
-#: What a training goes on from: of no use once its stage is whole, and three quarters of its bytes.
+#: Training checkpoints, three quarters of an artifact's bytes; deleted once the stage has finished.
 _CHECKPOINTS = "checkpoints"
 _PACKAGES = ("chexseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def artifact(
-    store: Path,
-    stage: str,
-    key: Mapping[str, Any],
-    make: Callable[[Path], None],
-    *,
-    collective: bool = False,
-) -> Path:
-    """The finished artifact of a stage: found, or made by `make`.
+@dataclass(frozen=True)
+class Store:
+    """A folder of artifacts.
 
-    Of several runs that want the same artifact at once, on one machine or on several with a common file system, one
-    makes it and the others wait: who makes it holds a file lock, which falls with its process where the file system
-    has locks (flock).
-
-    `make` works in `<name>.part`, which is renamed when it returns; a folder without that ending is therefore
-    whole. What a kill leaves in `.part` is there when the stage runs again, so a training goes on from its
-    checkpoints.
-
-    Args:
-      store: the folder of all artifacts.
-      stage: the first part of the folder's name.
-      key: all that determines the result: the stage's configuration and its inputs' names. JSON values.
-      make: writes the artifact into the (existing) folder it is given.
-      collective: whether `make` is the work of all processes, as a training is. Else the first one makes it, on its
-        own devices, and the others wait.
-
-    Returns:
-      The folder; its `artifact.json` holds the key, the time taken and the versions used.
+    Attributes:
+      folder: of all artifacts.
+      planning: whether `make` only names artifacts, to learn what a run needs without computing it.
     """
-    key = plain(key)
-    if version := next((number for name, number in VERSIONS.items() if stage.startswith(name)), None):
-        key["version"] = version
-    directory = store / f"{stage}-{config_digest(key)}"
-    lock = FileLock(store / ".locks" / directory.name)
-    try:
-        if on_first(_found, directory, lock):
-            say(f"{stage}: found {directory.name}")
+
+    folder: Path
+    planning: bool = False
+
+    def plan(self) -> "Store":
+        """The same store for planning."""
+        return replace(self, planning=True)
+
+    def make(
+        self,
+        name: str,
+        stage: Callable[..., None],
+        *,
+        version: int = 1,
+        collective: bool = False,
+        apart: Mapping[str, Any] | None = None,
+        **inputs: Any,
+    ) -> Path:
+        """Return the finished artifact of a stage, reused or computed by `stage(part, **inputs, **apart)`.
+
+        The hash of `inputs` names the artifact: a path counts by its name, an array by its digest, an object with a
+        `fingerprint` by that. `stage` works in the folder `part`, `NAME-HASH.part`, which is renamed when it returns,
+        so a folder without that ending is complete. A killed stage leaves `.part` behind, and training resumes from its
+        checkpoints.
+
+        If several runs need the same artifact at once, on one machine or on several with a common file system, one
+        makes it under a file lock and the others wait. The lock is released with its process where the file system
+        supports locks (flock).
+
+        Args:
+          name: the first part of the folder's name.
+          stage: a plain function of the folder and its inputs.
+          version: raised when the stage's code changes the result of the same inputs.
+          collective: whether all processes work on it, as in a training. Otherwise the first process makes it on its
+            own devices while the others wait.
+          apart: arguments that do not change the result, such as what to profile.
+          **inputs: everything that determines the result.
+
+        Returns:
+          The folder. Its `artifact.json` holds the inputs, the time taken and the package versions.
+        """
+        key = plain(inputs) | ({"version": version} if version > 1 else {})
+        directory = self.folder / f"{name}-{config_digest(key)}"
+        if self.planning:
             return directory
-        return _make(directory, stage, key, make, collective)
-    finally:
-        lock.release()
+        lock = FileLock(self.folder / ".locks" / directory.name)
+        try:
+            if on_first(_found, directory, lock):
+                say(f"{name}: reusing {directory.name}")
+            else:
+                _make(directory, name, key, lambda part: stage(part, **inputs, **(apart or {})), collective)
+        finally:
+            lock.release()
+        return directory
 
 
 def _found(directory: Path, lock: FileLock) -> bool:
-    """Whether the artifact is there; if it is not, `lock` is ours on return, and so is the making."""
+    """Whether the artifact exists; if not, this process holds `lock` on return and has to make it."""
     if directory.exists():
         return True
     Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
@@ -76,28 +96,28 @@ def _found(directory: Path, lock: FileLock) -> bool:
         lock.acquire(blocking=False)
     except Timeout:
         say(
-            f"another run is making {directory.name}; waiting for it (should there be none any more, delete "
+            f"another run is making {directory.name}; waiting for it (if no such run exists any more, delete "
             f"{lock.lock_file})"
         )
         lock.acquire()
-    # A network's file system may remember for a minute that a name was not there; it looks again for a listing.
+    # A network file system may cache for a minute that a name does not exist; listing the folder asks again.
     return directory.name in os.listdir(directory.parent)
 
 
 def _make(
-    directory: Path, stage: str, key: Mapping[str, Any], make: Callable[[Path], None], collective: bool
-) -> Path:
+    directory: Path, name: str, key: Mapping[str, Any], work: Callable[[Path], None], collective: bool
+) -> None:
     part = directory.with_name(f"{directory.name}.part")
     on_first(part.mkdir, parents=True, exist_ok=True)
-    say(f"{stage}: making {directory.name}")
+    say(f"{name}: making {directory.name}")
     start = time.monotonic()
     if collective:
-        make(part)
+        work(part)
         wait_for_all(directory.name)
     else:
-        on_first(make, part)
+        on_first(work, part)
     seconds = time.monotonic() - start
-    card = {"stage": stage, "key": key, "seconds": round(seconds, 1), "versions": versions()}
+    card = {"stage": name, "key": key, "seconds": round(seconds, 1), "versions": versions()}
 
     def finish() -> None:
         (part / "artifact.json").write_text(json.dumps(card, indent=1))
@@ -105,8 +125,7 @@ def _make(
         shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)
 
     on_first(finish)
-    say(f"{stage}: done in {seconds:.1f} s")
-    return directory
+    say(f"{name}: done in {seconds:.1f} s")
 
 
 def config_digest(config: Mapping[str, Any] | ConfigDict) -> str:
@@ -115,16 +134,25 @@ def config_digest(config: Mapping[str, Any] | ConfigDict) -> str:
 
 
 def plain(value: Any) -> Any:
-    """ConfigDicts, tuples and paths as JSON knows them."""
+    """A value as JSON has it: artifacts by name, arrays by digest, an object with a `fingerprint` by that.
+
+    Raises:
+      TypeError: for any other object.
+    """
     match value:
         case ConfigDict() | Mapping():
             return {str(k): plain(v) for k, v in value.items()}
         case list() | tuple():
             return [plain(v) for v in value]
         case Path():
-            return str(value)
-        case _:
+            return value.name
+        case np.ndarray():
+            return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:12]
+        case None | bool() | int() | float() | str():
             return value
+        case _ if hasattr(value, "fingerprint"):
+            return value.fingerprint
+    raise TypeError(f"{type(value).__name__} cannot be part of an artifact's key")
 
 
 def versions() -> dict[str, str]:

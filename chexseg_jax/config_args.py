@@ -1,13 +1,14 @@
-"""The `:arg` grammar of `--config=configs/semi.py:p=0.9,init=chexpert`: typed by defaults, unknown keys refused.
+"""The command line's `--config=FILE:key=value,...` and `--config.x.y=value`: typed, and refused in one line.
 
-`ml_collections.config_flags` hands everything after the file's colon to `get_config(arg)` as one string;
-`parse` turns it into typed values.
+`ml_collections.config_flags` hands everything after the file's colon to `get_config(arg)` as one string; `parse` turns
+it into typed values. `parse_flags` turns the errors of the flags into `InputError`.
 """
 
 import re
 from dataclasses import dataclass
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from chexseg_jax.errors import InputError
 
@@ -24,7 +25,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Within:
-    """A float argument inside the closed interval [low, high]."""
+    """A float argument in the closed interval [low, high]."""
 
     default: float
     low: float
@@ -35,7 +36,7 @@ Argument = float | int | str | bool | OneOf | Within
 
 
 def parse(arg: str | None, **defaults: Argument) -> ConfigDict:
-    """Reads `key=value,key=value`; each value takes the type of the key's default.
+    """Parse `key=value,key=value`; each value takes the type of the key's default.
 
     A comma ends a value only before another `key=` or switch, so paths may hold commas. A switch is the bare name of a
     key that is false by default, and turns it on.
@@ -48,9 +49,9 @@ def parse(arg: str | None, **defaults: Argument) -> ConfigDict:
       A locked ConfigDict with one entry per known key.
 
     Raises:
-      InputError: for a key that is not known (the known ones are listed) or a value that does not fit.
+      InputError: for an unknown key (the known ones are listed) or a value of the wrong type or range.
     """
-    given: dict[str, str] = {}
+    texts: dict[str, str] = {}
     switches = [key for key, default in defaults.items() if default is False]
     ends = "|".join([r"\w+=", *(rf"{switch}(?:,|$)" for switch in switches)])
     for part in re.split(f",(?={ends})", arg) if arg else []:
@@ -61,11 +62,58 @@ def parse(arg: str | None, **defaults: Argument) -> ConfigDict:
             raise InputError(f"config argument {part!r} is not key=value; {_known(defaults)}")
         if key not in defaults:
             raise InputError(f"unknown config argument {key!r}; {_known(defaults)}")
-        if key in given:
+        if key in texts:
             raise InputError(f"config argument {key!r} is given twice")
-        given[key] = text
-    values = {key: _value(key, given.get(key), default) for key, default in defaults.items()}
+        texts[key] = text
+    values = {key: _value(key, texts.get(key), default) for key, default in defaults.items()}
     return ConfigDict(values).lock()
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse absl's flags and the one of `config_flags`, called `config`.
+
+    Raises:
+      InputError: for a wrong flag, setting or argument, in one line.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:  # the last three: a wrong --config.x.y
+        raise InputError(_flag_error(error, argv)) from None
+    file = flags.FLAGS["config"].config_filename
+    if rest[1:]:
+        raise InputError(
+            f"{rest[1]!r} is not a flag; arguments go after the colon, --config=configs/semi.py:p=0.9"
+        )
+    if not isinstance(flags.FLAGS.config, ConfigDict):
+        raise InputError(f"{file}: no such config; see configs/")
+    if wrong := {"root", "scale"} & config_flags.get_override_values(flags.FLAGS["config"]).keys():
+        raise InputError(
+            f"--config.{min(wrong)}: other settings follow from it; give it after the colon, {file}:{min(wrong)}=..."
+        )
+    return rest
+
+
+def _flag_error(error: BaseException, argv: list[str]) -> str:
+    link: BaseException | None = error
+    while link is not None:  # config_flags wraps what get_config raises
+        if isinstance(link, InputError):
+            return str(link)
+        link = link.__cause__ or link.__context__
+    text: object = error
+    while isinstance(text, KeyError):  # whose str() is quoted
+        text = text.args[0]
+    setting = str(text).strip("'\"")
+    if not setting.isidentifier():
+        return str(text)
+    flag = next(
+        (f for a in argv if (f := a.partition("=")[0]).endswith(f".{setting}")), f"--config.{setting}"
+    )
+    return f"{flag}: no such setting; arguments, such as recipe=plus, go after the colon"
 
 
 def _value(key: str, text: str | None, default: Argument) -> float | int | str | bool:
@@ -74,7 +122,7 @@ def _value(key: str, text: str | None, default: Argument) -> float | int | str |
             if text is None:
                 return values[0]
             if text not in values:
-                raise InputError(f"config argument {key}={text!r} is none of {', '.join(values)}")
+                raise InputError(f"config argument {key}={text!r} must be one of {', '.join(values)}")
             return text
         case Within(value, low, high):
             number = value if text is None else _number(key, text, float)
@@ -85,7 +133,7 @@ def _value(key: str, text: str | None, default: Argument) -> float | int | str |
             if text is None:
                 return default
             if text.lower() not in ("true", "false"):
-                raise InputError(f"config argument {key}={text!r} is neither true nor false")
+                raise InputError(f"config argument {key}={text!r} must be true or false")
             return text.lower() == "true"
         case int() | float():
             return default if text is None else _number(key, text, type(default))
@@ -97,11 +145,11 @@ def _number(key: str, text: str, kind: type) -> float | int:
     try:
         return kind(text)
     except ValueError:
-        raise InputError(f"config argument {key}={text!r} is not of type {kind.__name__}") from None
+        raise InputError(f"config argument {key}={text!r} must be of type {kind.__name__}") from None
 
 
 def _known(defaults: dict[str, Argument]) -> str:
-    def shown(key: str, default: Argument) -> str:
+    def describe(key: str, default: Argument) -> str:
         match default:
             case OneOf(values):
                 return f"{key}={'|'.join(values)}"
@@ -112,4 +160,5 @@ def _known(defaults: dict[str, Argument]) -> str:
             case _:
                 return f"{key}={default!r}"
 
-    return "the known ones, with their defaults: " + ", ".join(shown(k, d) for k, d in defaults.items())
+    known = ", ".join(describe(key, default) for key, default in defaults.items())
+    return f"the known ones, with their defaults: {known}"

@@ -1,4 +1,4 @@
-"""How a user's mistake is told: one line that names the file, row or value and the mend; exit code 2."""
+"""User-facing errors: one line naming the file, row or value, and the fix; exit code 2."""
 
 import sys
 from collections.abc import Callable
@@ -6,32 +6,32 @@ from typing import NoReturn
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: a file, a row, a value, an argument. The message is one line."""
+    """A file, row, value or argument of the user is wrong. The message is one line."""
 
 
 class DamagedError(InputError):
-    """A file of ours that this process cannot read; of several processes, others may have read it whole."""
+    """A file that this program wrote and this process cannot read; other processes may have read it."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of some library says, without what follows; its type where it says nothing."""
+    """Return the first line of a library's exception, or its type if the message is empty."""
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
 def tell(error: InputError) -> None:
-    """Prints it as one line on stderr."""
+    """Print the error as one line on stderr."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
 def refuse(message: str) -> NoReturn:
-    """For `parser.error`: argparse's usage and message are several lines."""
+    """Replace `parser.error`: argparse would print several lines."""
     raise InputError(f"{message}; --help lists the flags")
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command's `main`; an `InputError` becomes one line on stderr and exit code 2.
+    """Run a command's `main`; an `InputError` becomes one line on stderr and exit code 2.
 
-    Anything else is a defect of ours and keeps its traceback.
+    Any other exception is a bug and keeps its traceback.
     """
     try:
         main()
@@ -39,5 +39,5 @@ def run_command(main: Callable[[], None]) -> None:
         tell(error)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; what is finished stays, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; rerun the command to resume, finished stages are reused", file=sys.stderr)
         sys.exit(130)

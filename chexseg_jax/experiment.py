@@ -1,22 +1,25 @@
-"""The chain of stages behind a configuration, from radiographs to a report."""
+"""One run: the chain of stages behind a configuration, from radiographs to a report."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from chexseg_jax.artifact import Store
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.split import split_expert
+from chexseg_jax.errors import InputError
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
-from chexseg_jax.report.run import Made, write_classifier_report, write_moco_report, write_report
+from chexseg_jax.pseudo import LABELLERS, Images
+from chexseg_jax.report.runs import Made, report_classifier, report_moco, report_segmentation
 from chexseg_jax.settings import check
 from chexseg_jax.sources import Sources, open_sources
-from chexseg_jax.stages.cams import make_cams
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
-from chexseg_jax.stages.imagenet import import_imagenet
-from chexseg_jax.stages.irnet import train_irnet, walk_maps
+from chexseg_jax.stages.imagenet import find_weights, import_imagenet
 from chexseg_jax.stages.moco import pretrain_moco, probe_encoder
 from chexseg_jax.stages.prepare import prepare
 from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks, refresh_pseudo_masks
@@ -27,201 +30,217 @@ from chexseg_jax.training.sharding import check_divides, data_mesh
 
 
 def run(config: ConfigDict, workdir: Path) -> Path:
-    """Runs what `config` asks for; stages that are finished already are reused.
+    """Run a configuration of kind classifier, moco or segmentation; finished stages are reused.
 
-    Of several processes all run it, on one file system: trainings, and what goes over whole sets, are everybody's work,
-    the rest the first one's.
+    All processes of a run call this, on one file system: they share trainings and passes over whole sets, and the
+    first process does the rest.
 
     Args:
-      config: made by a file of `configs/`; `config.segmentation` absent asks for the classifier alone.
-      workdir: takes `artifacts/` (one folder a stage) and `runs/` (one folder a configuration, with the report).
+      config: made by a file of `configs/`.
+      workdir: receives `artifacts/` (one folder a stage) and `runs/` (one folder a configuration, with the report).
 
     Returns:
-      The run's folder, with `report.md` in it.
+      The run's folder, with `report.md` and `report.html`.
     """
-    chain = Chain.open(config, workdir)
-    config, sources = chain.config, chain.data.sources
-    if config.name == "moco":
-        trained = chain.moco()
-        probes = {"MoCo": chain.probe(trained), "random weights": chain.probe(None)}
-        if start := chain.moco_start():
-            probes["ImageNet, where it began"] = chain.probe(start)
-        return on_first(write_moco_report, workdir, config, sources, trained, probes)
-    if "segmentation" not in config:
-        trained = chain.classifier(config.classifier)
-        return on_first(write_classifier_report, workdir, config, sources, trained, chain.auroc(trained))
-    chain.given()  # what is missing is told now, not after the classifiers' hours
-    return on_first(write_report, workdir, config, sources, test=chain.data.test, made=chain.segmentation())
+    one = Run.open(config, workdir)
+    config, sources = one.config, one.data.sources
+    match config.kind:
+        case "classifier":
+            trained = one.classifier(config.classifier)
+            return on_first(report_classifier, workdir, config, sources, trained, one.auroc(trained))
+        case "moco":
+            trained, start = one.moco(), one.moco_start()
+            probes = {"MoCo": one.probe(trained), "random weights": one.probe(None)}
+            if start:
+                probes["ImageNet, its start"] = one.probe(start)
+            return on_first(report_moco, workdir, config, sources, trained, probes)
+        case "segmentation":
+            replace(one, store=one.store.plan()).segmentation()  # missing inputs fail here, not after hours
+            made = one.segmentation()
+            return on_first(report_segmentation, workdir, config, sources, test=one.data.test, made=made)
+    raise InputError(f"config.kind={config.kind!r} must be one of classifier, moco, segmentation")
 
 
 @dataclass(frozen=True)
 class Data:
-    """The radiographs, prepared: what all runs on them share.
+    """The prepared radiographs, shared by all runs on them.
 
     Attributes:
-      sources: where they come from.
+      sources: their origin.
       weak, expert, test: artifacts of `prepare`.
+      validation_share, split_seed: of the split of the expert images.
     """
 
     sources: Sources
     weak: Path
     expert: Path
     test: Path
+    validation_share: float
+    split_seed: int
 
     @classmethod
-    def open(cls, store: Path, config: ConfigDict) -> "Data":
-        """Reads, or makes, what `config` names."""
+    def open(cls, store: Store, config: ConfigDict) -> "Data":
+        """Open, or make and prepare, the data of a configuration."""
         sources = open_sources(store, config)
-        splits = sources.train, sources.valid, sources.test
-        return cls(sources, *(prepare(store, config.data, split) for split in splits))
+        settings = ConfigDict({key: config.data[key] for key in ("size", "views", "max_missing")})
+        prepared = (
+            store.make(f"prepare-{split.name}", prepare, collective=True, config=settings, split=split)
+            for split in (sources.train, sources.valid, sources.test)
+        )
+        return cls(sources, *prepared, config.data.validation_share, config.split_seed)
+
+    @cached_property
+    def expert_rows(self) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " V"]]:
+        """The training and the validation rows of the expert images."""
+        expert = Prepared.load(self.expert)
+        tasks = expert.taxonomy.tasks
+        common = [tasks.index(task) for task in expert.taxonomy.common]
+        return split_expert(expert.has_mask(), common, share=self.validation_share, seed=self.split_seed)
 
 
 @dataclass(frozen=True)
-class Chain:
-    """The stages of one configuration, each method an artifact made or found.
+class Run:
+    """The stages of one configuration; each method returns an artifact, reused or made.
 
     Attributes:
-      store: the folder of artifacts.
-      config: see `run`; without `profile`, which names nothing.
-      data: see `Data`.
-      profile: what is looked into as trainings run.
+      store: of artifacts.
+      config: see `run`; without `profile` and `shard`, which do not change results.
+      data: the prepared radiographs.
+      profile: what to profile in trainings.
     """
 
-    store: Path
+    store: Store
     config: ConfigDict
     data: Data
     profile: Profile
 
     @classmethod
-    def open(cls, config: ConfigDict, workdir: Path) -> "Chain":
-        """Checks the configuration and reads the data; trains nothing.
+    def open(cls, config: ConfigDict, workdir: Path) -> "Run":
+        """Check the configuration and open the data; train nothing.
 
         Raises:
           InputError: see `settings.check` and `open_sources`.
         """
         check(config)
-        if "segmentation" in config:  # the last training, and the one with the smallest batch
+        if config.kind not in (
+            "classifier",
+            "moco",
+        ):  # else segmentation, the last training, would fail after hours
             check_divides(config.segmentation.batch_size, data_mesh(), name="config.segmentation.batch_size=")
         profile = Profile.parse(**config.profile)
-        config = ConfigDict({key: value for key, value in config.items() if key != "profile"})
+        config = ConfigDict({key: value for key, value in config.items() if key not in ("profile", "shard")})
         where = config.root or "the phantom (synthetic radiographs, made here)"
         say(f"{config.name}: {config.scale} scale on {where}")
         if profile != Profile():
-            say("profile: of each training that is still to do; one that is found finished is not traced")
-        store = workdir / "artifacts"
+            say("profile: applies to trainings that are still to run; finished ones are not traced")
+        store = Store(workdir / "artifacts")
         return cls(store, config, Data.open(store, config), profile)
 
-    def given(self) -> dict[str, str]:
-        """Names of the artifacts that come straight from the user's files: a result is theirs alone.
-
-        Raises:
-          InputError: where ImageNet's weights are needed, and are not there.
-        """
-        config = self.config
-        names = {name: getattr(self.data, name).name for name in ("weak", "expert", "test")}
-        if config.init == "imagenet" or (config.init == "moco" and config.moco.start == "imagenet"):
-            names["imagenet"] = self._imagenet(config.encoder.model).name
-        if config.pseudo == "irnet" and config.trunk_init == "imagenet":
-            names["trunk"] = self._imagenet("resnet50").name
-        return names
-
-    def classifier(self, settings: ConfigDict) -> Path:
+    def classifier(self, config: ConfigDict) -> Path:
         """A classifier trained on the weak labels."""
-        return train_classifier(
-            self.store,
-            settings,
+        return self.store.make(
+            f"classifier-{config.model}",
+            train_classifier,
+            collective=True,
+            apart={"profile": self.profile},
+            config=config,
             uncertainty=self.config.data.uncertainty,
             weak=self.data.weak,
             expert=self.data.expert,
             seed=self.config.seed,
-            profile=self.profile,
         )
 
-    def auroc(self, trained: Path) -> Path:
-        """What a classifier scores."""
-        return score_classifier(self.store, classifier=trained, splits=self._judging())
+    def auroc(self, classifier: Path) -> Path:
+        """A classifier's scores."""
+        return self.store.make("auroc", score_classifier, classifier=classifier, splits=self._judges)
+
+    def imagenet(self, model: str) -> Path:
+        """A ResNet trained on ImageNet."""
+        config = self.config.imagenet
+        return self.store.make(
+            f"imagenet-{model}",
+            import_imagenet,
+            model=model,
+            weights=on_first(find_weights, config.weights, model),
+            stride_on=config.stride_on,
+            size=self.config.data.size,
+        )
 
     def moco(self) -> Path:
         """An encoder trained without labels."""
-        return pretrain_moco(
-            self.store,
-            self.config.moco,
+        model = self.config.encoder.model
+        return self.store.make(
+            f"moco-{model}",
+            pretrain_moco,
+            collective=True,
+            apart={"profile": self.profile},
+            config=self.config.moco,
+            model=model,
             images=self.data.weak,
             start=self.moco_start(),
             seed=self.config.seed,
-            profile=self.profile,
         )
 
     def moco_start(self) -> Path | None:
-        """The encoder that `moco` goes on from; None for random weights."""
-        return self._imagenet(self.config.moco.model) if self.config.moco.start == "imagenet" else None
+        """The encoder that MoCo starts from; None for random weights."""
+        return self.imagenet(self.config.encoder.model) if self.config.moco.start == "imagenet" else None
 
     def probe(self, encoder: Path | None) -> Path:
-        """What a linear probe of an encoder scores; None: of one with random weights."""
-        return probe_encoder(
-            self.store,
+        """The linear-probe scores of an encoder, or of random weights."""
+        config = self.config
+        random = {"model": config.encoder.model, "options": config.moco.options, "seed": config.seed}
+        return self.store.make(
+            "probe",
+            probe_encoder,
+            version=2,
             encoder=encoder,
-            network=self.config.moco,
-            uncertainty=self.config.data.uncertainty,
+            random=None if encoder else ConfigDict(random),
+            uncertainty=config.data.uncertainty,
             train=self.data.weak,
-            splits=self._judging(),
-            seed=self.config.seed,
+            splits=self._judges,
         )
 
     def segmentation(self) -> Made:
-        """Everything that leads to a segmentation's scores."""
+        """All artifacts that lead to a segmentation's scores."""
         config, data = self.config, self.data
-        train_rows, validation_rows = split_expert(
-            Prepared.load(data.expert).shown(), share=config.data.validation_share, seed=config.split_seed
-        )
-        judged = {}
-        encoder = self._encoder()
-        if config.init in ("chexpert", "moco"):
-            judged[encoder] = self.auroc(encoder) if config.init == "chexpert" else self.probe(encoder)
-        pseudo, maps, walkers = None, [], []
+        judged: dict[Path, Path] = {}
+        start = self._encoder()
+        if start and config.init in ("chexpert", "moco"):
+            judged[start] = self.auroc(start) if config.init == "chexpert" else self.probe(start)
+        pseudo, steps, trainings = None, {}, ()
         if config.p < 1:
-            saliency = self.classifier(config.classifier)
-            judged = {saliency: self.auroc(saliency), **judged}
-            pseudo, maps, walkers = self._pseudo_masks(saliency, train_rows)
-
-        def train(masks: Path | None, start: Path | None) -> Path:
-            return train_segmentation(
-                self.store,
-                config.segmentation,
-                p=config.p,
-                expert=data.expert,
-                train_rows=train_rows,
-                validation_rows=validation_rows,
-                pseudo=masks,
-                start=start,
-                seed=config.seed + config.trial,
-                profile=self.profile,
-            )
-
-        models, refreshed = [train(pseudo, encoder)], []
+            classifier = self.classifier(config.classifier)
+            judged = {classifier: self.auroc(classifier), **judged}
+            pseudo, steps, trainings = self._pseudo_masks(classifier)
+        models, refreshed = [self._train(pseudo, start)], []
         for _ in range(config.refreshes if pseudo else 0):
-            masks = refresh_pseudo_masks(
-                self.store,
+            masks = self.store.make(
+                "refreshed-masks",
+                refresh_pseudo_masks,
+                collective=True,
                 model=models[-1],
                 pseudo=(pseudo, *refreshed)[-1],
                 uncertainty=config.data.uncertainty,
                 gate=config.pseudo_masks.gate,
             )
             refreshed.append(masks)
-            models.append(train(masks, models[-1]))
-        model = models[-1]
-        scores = score_segmentation(
-            self.store,
-            config.scores,
-            model=model,
+            models.append(self._train(masks, models[-1]))
+        scores = self.store.make(
+            "scores",
+            score_segmentation,
+            batch_size=config.scores.batch_size,
+            model=models[-1],
             test=data.test,
-            truth=data.sources.test.segmentations,
-            second_reader=data.sources.second_reader,
+            split=data.sources.test,
             expert=data.expert,
-            train_rows=train_rows,
+            train_rows=data.expert_rows[0],
             pseudo=pseudo,
         )
-        return Made(judged, (*judged, *walkers, *models), maps, pseudo, refreshed, model, scores)
+        return Made(judged, (*judged, *trainings, *models), steps, pseudo, refreshed, models[-1], scores)
+
+    @property
+    def _judges(self) -> dict[str, Path]:
+        return {"valid": self.data.expert, "test": self.data.test}
 
     def _encoder(self) -> Path | None:
         match self.config.init:
@@ -230,65 +249,53 @@ class Chain:
             case "moco":
                 return self.moco()
             case "imagenet":
-                return self._imagenet(self.config.encoder.model)
-            case "random":
-                return None
+                return self.imagenet(self.config.encoder.model)
+        return None
 
-    def _imagenet(self, model: str) -> Path:
-        return import_imagenet(self.store, self.config.imagenet, model=model, size=self.config.data.size)
-
-    def _judging(self) -> dict[str, Path]:
-        return {"valid": self.data.expert, "test": self.data.test}
-
-    def _pseudo_masks(self, saliency: Path, train_rows: Sequence[int]) -> tuple[Path, list[Path], list[Path]]:
-        """The pseudo-masks; the maps that they came from, first to last; what was trained on the way."""
+    def _pseudo_masks(self, classifier: Path) -> tuple[Path, dict[str, Path], tuple[Path, ...]]:
+        """The pseudo-masks, the maps that led to them by title, and the networks trained on the way."""
         config, data = self.config, self.data
+        labeller = LABELLERS[config.pseudo]
         rows = choose_pseudo_set(
             Prepared.load(data.weak),
             count=config.pseudo_count,
             uncertainty=config.data.uncertainty,
             seed=config.seed + config.trial,
         )
-        sets = {"weak": (data.weak, rows), "expert": (data.expert, train_rows)}
-        maps = {
-            name: make_cams(self.store, config.cams, classifier=saliency, images=images, rows=rows)
-            for name, (images, rows) in sets.items()
-        }
-        shown, walkers = [maps["weak"]], []
-        if config.pseudo == "irnet":
-            if config.trunk_init == "imagenet":
-                trunk = self._imagenet("resnet50")
-            else:
-                trunk = self.classifier(config.trunk)
-                walkers.append(trunk)
-            network = train_irnet(
-                self.store,
-                config.irnet,
-                uncertainty=config.data.uncertainty,
-                trunk=trunk,
-                images=data.weak,
-                rows=rows,
-                maps=maps["weak"],
-                seed=config.seed,
-                profile=self.profile,
-            )
-            walkers.append(network)
-            maps = {
-                name: walk_maps(
-                    self.store, config.walk, network=network, images=images, rows=rows, maps=maps[name]
-                )
-                for name, (images, rows) in sets.items()
-            }
-            shown.append(maps["weak"])
-        pseudo = make_pseudo_masks(
-            self.store,
-            config.pseudo_masks,
+        sets = {"weak": Images(data.weak, rows), "expert": Images(data.expert, data.expert_rows[0])}
+        saliency = labeller.maps(self, classifier, sets)
+        pseudo = self.store.make(
+            "pseudo-masks",
+            make_pseudo_masks,
+            version=3,
+            collective=True,
+            threshold=labeller.parse_threshold(config.pseudo_masks.threshold),
+            gate=config.pseudo_masks.gate,
+            uncertain=config.pseudo_masks.uncertain,
             uncertainty=config.data.uncertainty,
             weak=data.weak,
             weak_rows=rows,
-            weak_maps=maps["weak"],
+            weak_maps=saliency.maps["weak"],
             expert=data.expert,
-            expert_rows=train_rows,
-            expert_maps=maps["expert"],
+            expert_rows=data.expert_rows[0],
+            expert_maps=saliency.maps["expert"],
         )
-        return pseudo, shown, walkers
+        return pseudo, dict(saliency.steps), tuple(saliency.trainings)
+
+    def _train(self, pseudo: Path | None, start: Path | None) -> Path:
+        config, (train_rows, validation_rows) = self.config, self.data.expert_rows
+        return self.store.make(
+            "segmentation",
+            train_segmentation,
+            collective=True,
+            apart={"profile": self.profile},
+            config=config.segmentation,
+            encoder=config.encoder.model,
+            p=config.p,
+            expert=self.data.expert,
+            train_rows=train_rows,
+            validation_rows=validation_rows,
+            pseudo=pseudo,
+            start=start,
+            seed=config.seed + config.trial,
+        )

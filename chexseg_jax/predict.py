@@ -1,131 +1,131 @@
-"""Images to masks: `python -m chexseg_jax.predict --checkpoint DIR --out DIR IMAGE...`.
+"""Segment radiographs: `python -m chexseg_jax.predict --checkpoint DIR --out DIR IMAGE...`.
 
-Writes `segmentations.json` (CheXlocalize's format, at each image's full size) and one overlay PNG an image.
+Writes `segmentations.json` (CheXlocalize's format, at each image's full size) and one overlay PNG per image.
 """
 
 import argparse
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
 
-from chexseg_jax.data.chexlocalize import write_segmentations
+from chexseg_jax.data.chexlocalize import encode_masks, write_segmentations
 from chexseg_jax.data.images import fit_image, fit_mask, read_grey, unfit_map
-from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.errors import InputError, refuse, run_command
 from chexseg_jax.progress import say, track
 from chexseg_jax.report.figures import draw_overlays
 from chexseg_jax.saved_model import Restored, restore
 
-#: Side of an overlay's pictures, in pixels.
+#: Longest side of the images in an overlay, in pixels.
 _OVERLAY = 768
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m chexseg_jax.predict", description=__doc__)
-    parser.add_argument("--checkpoint", required=True, help="a run's folder, or a segmentation's artifact")
+    parser.add_argument("--checkpoint", required=True, help="folder of a run or of a segmentation's artifact")
     parser.add_argument("--out", required=True, type=Path, help="folder for segmentations.json and overlays")
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="radiographs, or folders of them"
     )
-    parser.error = refuse
-    given = parser.parse_args(arguments)
-    if given.out.exists() and not given.out.is_dir():
-        raise InputError(f"--out {given.out}: is a file; give a folder")
-    model = restore(given.checkpoint)
-    if tuple(model.tasks) != TASKS or not model.thresholds:
+    parser.error = refuse  # type: ignore[method-assign]  # argparse prints several lines
+    flags = parser.parse_args(arguments)
+    if flags.out.exists() and not flags.out.is_dir():
+        raise InputError(f"--out {flags.out}: is a file; give a folder")
+    model = restore(flags.checkpoint)
+    if not model.thresholds or model.tasks != model.taxonomy.tasks:
         raise InputError(
-            f"{given.checkpoint}: holds a {model.config.name}, not a segmentation of the ten tasks"
+            f"{flags.checkpoint}: holds a {model.config.name}, not a segmentation; give a segmentation's folder"
         )
-    scores = Path(given.checkpoint, "scores.json")  # beside the model in a run's folder
+    scores = Path(flags.checkpoint, "scores.json")  # a run's folder has it beside the model
     if data := scores.exists() and json.loads(scores.read_text()).get("data"):
-        say(f"{given.checkpoint}: a model trained on {data}")
-    predict(model, find_images(given.images), given.out)
+        say(f"{flags.checkpoint}: a model trained on {data}")
+    predict(model, find_images(flags.images), flags.out)
 
 
 def find_images(paths: Sequence[Path]) -> dict[str, Path]:
-    """Image id -> file, for files and for the JPEGs and PNGs below folders.
+    """Map image ids to files, for image files and for the JPEGs and PNGs below folders.
 
-    Ids are CheXlocalize's (`patient64541_study1_view1_frontal`) for files laid out as CheXpert's, else the
-    file's name without its ending.
+    Ids are CheXlocalize's (`patient64541_study1_view1_frontal`) for files laid out like CheXpert's; otherwise the file
+    name without its suffix.
 
     Raises:
-      InputError: for a path that is not there, a folder without images, and two images of one id.
+      InputError: for a missing file, a folder without images, or two images with the same id.
     """
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for path in paths:
         files = [path]
         if path.is_dir():
             files = sorted(f for f in path.rglob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png"))
             if not files:
-                raise InputError(f"{path}: a folder without a .jpg or .png")
+                raise InputError(f"{path}: a folder without a .jpg or .png; give a folder of radiographs")
         for file in files:
             if not file.is_file():
-                raise InputError(f"{file}: no such image")
+                raise InputError(f"{file}: no such image; check the path")
             parts = file.absolute().parts[-3:]
             chexpert = parts[0].startswith("patient") and parts[1].startswith("study")
             image_id = "_".join((*parts[:2], file.stem)) if chexpert else file.stem
-            if image_id in found:
+            if image_id in images:
                 raise InputError(
-                    f"{file}: its id {image_id} is that of {found[image_id]}; predict them apart"
+                    f"{file}: has the id of {images[image_id]}, {image_id}; predict them separately"
                 )
-            found[image_id] = file
-    return found
+            images[image_id] = file
+    return images
 
 
 def predict(model: Restored, images: dict[str, Path], out: Path, *, batch_size: int = 8) -> None:
-    """Writes `out/segmentations.json` and `out/ID.png` for each image.
+    """Write `out/segmentations.json` and `out/ID.png` for each image.
 
     Args:
       model: a segmentation with thresholds.
       images: id -> file.
-      out: the folder, made if need be.
-      batch_size: images read and predicted at a time.
+      out: the folder, created if missing.
+      batch_size: number of images read and predicted at a time.
 
     Raises:
-      InputError: for an image that cannot be read; nothing is written then.
+      InputError: for an unreadable image; nothing is written then.
     """
-    limits = np.array([model.thresholds[task] for task in TASKS])
-    names = list(images)
-
-    def masks(overlays: Path) -> Iterator[tuple[str, Bool[np.ndarray, "H W 10"]]]:
-        for start in track(
-            range(0, len(names), batch_size), "predicting batches", -(-len(names) // batch_size)
-        ):
-            batch = names[start : start + batch_size]
-            pixels = [read_grey(images[name]) for name in batch]
-            for name, image, maps in zip(
-                batch, pixels, model.predict(pixels, batch_size=batch_size), strict=True
-            ):
-                full = unfit_map(maps, image.shape) > limits
-                side = min(_OVERLAY, max(image.shape))
-                shown = ("prediction", [fit_mask(full, side)])
-                draw_overlays(overlays / f"{name}.png", [fit_image(image, side)], [name], [shown], title=name)
-                yield name, full
-
     fresh = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # Within it: the folder around it may be on another disk, or not ours to write to.
+        # Inside `out`: its parent may be on another disk, or not writable.
         scratch = tempfile.TemporaryDirectory(dir=out, prefix=".part.")
     except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}; give a folder to write to") from None
+        raise InputError(f"--out {out}: {error.strerror}; give a writable folder") from None
     try:
-        with scratch as aside:
-            write_segmentations(Path(aside) / "segmentations.json", masks(Path(aside)))
-            for file in Path(aside).iterdir():
+        with scratch as part:
+            _predict_into(Path(part), model, images, batch_size)
+            for file in Path(part).iterdir():
                 file.replace(out / file.name)
     except BaseException:
         if fresh:
-            with contextlib.suppress(OSError):  # something is in it by now
+            with contextlib.suppress(OSError):  # not empty: another process has written into it
                 out.rmdir()
         raise
-    say(f"{len(names)} images: {out / 'segmentations.json'}")
+    say(f"{len(images)} images: {out / 'segmentations.json'}")
+
+
+def _predict_into(part: Path, model: Restored, images: dict[str, Path], batch_size: int) -> None:
+    limits = np.array([model.thresholds[task] for task in model.taxonomy.tasks])
+    names, codes = list(images), {}
+    starts = range(0, len(names), batch_size)
+    for start in track(starts, "predicting batches", len(starts)):
+        batch = names[start : start + batch_size]
+        pixels = [read_grey(images[name]) for name in batch]
+        probabilities = model.predict(pixels, batch_size=batch_size)
+        for name, image, maps in zip(batch, pixels, probabilities, strict=True):
+            masks = unfit_map(maps, image.shape) > limits
+            codes[name] = encode_masks(masks, model.taxonomy)
+            side = min(_OVERLAY, max(image.shape))
+            column = ("prediction", [fit_mask(masks, side)])
+            radiograph = fit_image(image, side)
+            draw_overlays(
+                part / f"{name}.png", [radiograph], [name], [column], taxonomy=model.taxonomy, title=name
+            )
+    write_segmentations(part / "segmentations.json", codes, model.taxonomy)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,14 @@ from ml_collections import ConfigDict
 
 from chexseg_jax import models
 from chexseg_jax.data.images import fit_image
-from chexseg_jax.data.prepared import ImageSource
+from chexseg_jax.data.prepared import Examples
+from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.errors import DamagedError, InputError, first_line
+from chexseg_jax.models.encoders import with_encoder
 from chexseg_jax.models.normalisation import Normalisation
 from chexseg_jax.training.inference import map_batches, probabilities_of
+from chexseg_jax.training.loop import Init
+from chexseg_jax.training.state import initial_variables
 
 
 def save_model(
@@ -31,20 +35,22 @@ def save_model(
     size: int,
     tasks: Sequence[str],
     normalisation: Normalisation,
+    taxonomy: Taxonomy | None = None,
     thresholds: Mapping[str, float] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a model that `restore` opens: its variables by Orbax, and `model.json` with all that goes with them.
+    """Write a model that `restore` opens: its variables by Orbax, and `model.json` with its metadata.
 
-    Of several processes the first one writes, and waits for none.
+    Only the first of several processes writes; it waits for none.
 
     Args:
       directory: an existing folder.
       variables: the Flax collections.
-      name, num_classes, options: what `models.create` is called with.
-      size: side of the square images it was trained on, in pixels.
+      name, num_classes, options: the arguments of `models.create`.
+      size: side of the square training images, in pixels.
       tasks: names of the output channels, in order.
-      normalisation: mean and std its inputs are normalised by.
+      normalisation: mean and std of the inputs.
+      taxonomy: labels and tasks of the training data; None if unknown.
       thresholds: probability above which a pixel belongs to a task.
       config: the training's configuration, for the record.
     """
@@ -59,6 +65,7 @@ def save_model(
         "size": size,
         "tasks": list(tasks),
         "normalisation": normalisation._asdict(),
+        **({"taxonomy": taxonomy.to_dict()} if taxonomy else {}),
         "thresholds": dict(thresholds or {}),
         "config": dict(config or {}),
     }
@@ -66,7 +73,7 @@ def save_model(
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    """Of this process alone: a model is read and written where no other process need come along."""
+    """A checkpointer of this process alone: saving and restoring a model involves no other process."""
     this = jax.process_index()
     return ocp.StandardCheckpointer(
         multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
@@ -75,7 +82,7 @@ def _checkpointer() -> ocp.StandardCheckpointer:
 
 @dataclass(frozen=True)
 class Restored:
-    """A trained model and all that goes with it.
+    """A trained model and its metadata.
 
     Attributes:
       module: the Flax module; `module.apply(variables, images, train=False) -> (logits, out)`.
@@ -83,7 +90,8 @@ class Restored:
       config: `name`, `num_classes`, `options`, `size` and `config` (the training's) as saved.
       tasks: names of the output channels.
       thresholds: task -> probability above which a pixel belongs to it (segmentations only).
-      normalisation: what `module`'s inputs are normalised by.
+      normalisation: of the module's inputs.
+      taxonomy: labels and tasks of the training data.
     """
 
     module: nn.Module
@@ -92,31 +100,32 @@ class Restored:
     tasks: tuple[str, ...]
     thresholds: Mapping[str, float]
     normalisation: Normalisation
+    taxonomy: Taxonomy = CHEXPERT
 
     def predict(
         self, images: UInt8[np.ndarray, "B H W"] | Sequence[UInt8[np.ndarray, "H W"]], *, batch_size: int = 8
     ) -> Float[np.ndarray, "B *S K"]:
-        """Sigmoid probabilities of grey radiographs of any size.
+        """Predict sigmoid probabilities for grey radiographs of any size.
 
         Args:
           images: intensities 0 to 255; each is letterboxed to the training size S.
           batch_size: images at a time.
 
         Returns:
-          [B,S,S,K] for a segmentation (`data.images.unfit_map` takes a map back to full size), [B,K] for a classifier.
+          [B,S,S,K] for a segmentation (`data.images.unfit_map` resamples a map to full size), [B,L] for a classifier.
 
         Raises:
-          InputError: for anything but grey bytes: no guess is made of what other numbers stand for; and for a
-            network without outputs, such as MoCo's encoder: its features are `module.apply(...)[1]["features"]`.
+          InputError: for images that are not grey bytes, since the scale of other numbers cannot be known; and for a
+            network without outputs, such as MoCo's encoder, whose features are `module.apply(...)[1]["features"]`.
         """
         if not self.config.num_classes:
-            raise InputError(f"a {self.config.name} without outputs predicts nothing; see Restored.module")
+            raise InputError(f"a {self.config.name} without outputs cannot predict; see Restored.module")
         images = [np.asarray(image) for image in images]
         for number, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 2:
                 raise InputError(
-                    f"image {number} is {image.dtype} {list(image.shape)}: give grey uint8 [height, width], as "
-                    "chexseg_jax.data.images.read_grey makes them of any file"
+                    f"image {number} is {image.dtype} {list(image.shape)}: give grey uint8 [height, width], as read by "
+                    "chexseg_jax.data.images.read_grey"
                 )
         if not images:
             raise InputError("no image to predict: give at least one")
@@ -125,20 +134,20 @@ class Restored:
         batches = map_batches(
             probabilities_of(self.module, self.normalisation),
             self.variables,
-            ImageSource(fitted),
+            Examples(image=fitted),
             batch_size=min(batch_size, len(fitted)),
         )
         return np.concatenate(list(batches))
 
 
 def restore(directory: str | Path) -> Restored:
-    """Opens a model that a stage, or an import of weights, has written.
+    """Open a model that a stage, or an import of weights, has saved.
 
     Args:
-      directory: holds `model.json` and `variables/`, or is a run's folder with a `model/` in it.
+      directory: a folder with `model.json` and `variables/`, or a run's folder with a `model/` in it.
 
     Raises:
-      InputError: where it holds no model, or half of one.
+      InputError: for a folder without a complete model.
     """
     directory = Path(directory)
     if not (directory / "model.json").exists() and (directory / "model" / "model.json").exists():
@@ -150,12 +159,22 @@ def restore(directory: str | Path) -> Restored:
     try:
         card = json.loads((directory / "model.json").read_text())
     except ValueError as error:
-        raise InputError(f"{directory / 'model.json'}: not whole ({error}); copy the folder again") from None
+        raise InputError(
+            f"{directory / 'model.json'}: truncated or corrupt ({error}); copy the folder again"
+        ) from None
     if not (directory / "variables").is_dir():
         raise InputError(f"{directory}: has no variables/, the weights; copy the folder again")
     module = models.create(card["name"], num_classes=card["num_classes"], **card["options"])
-    channels = len(card["normalisation"]["mean"])
-    images = jax.ShapeDtypeStruct((1, card["size"], card["size"], channels), np.float32)
+    normalisation = Normalisation(*(tuple(card["normalisation"][key]) for key in Normalisation._fields))
+    variables = _read_variables(directory / "variables", module, card["size"], len(normalisation.mean))
+    tasks, thresholds = tuple(card.pop("tasks")), card.pop("thresholds")
+    # Models saved before task sets travelled with the data are all of CheXpert's.
+    taxonomy = Taxonomy.from_dict(card.pop("taxonomy")) if "taxonomy" in card else CHEXPERT
+    return Restored(module, variables, ConfigDict(card), tasks, thresholds, normalisation, taxonomy)
+
+
+def _read_variables(folder: Path, module: nn.Module, size: int, channels: int) -> Mapping[str, Any]:
+    images = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
@@ -163,15 +182,36 @@ def restore(directory: str | Path) -> Restored:
     )
     try:
         with _checkpointer() as checkpointer:
-            variables = checkpointer.restore(directory.absolute() / "variables", abstract)
-    except jax.errors.JaxRuntimeError:  # such as a device that is full
+            return checkpointer.restore(folder.absolute(), abstract)
+    except jax.errors.JaxRuntimeError:  # such as a full device
         raise
-    # By which of its files is not whole it is a ValueError, a JSONDecodeError or a plain Exception. What else it may be
-    # is seen as the cause.
+    # Orbax raises a ValueError, a JSONDecodeError or a plain Exception, depending on the damaged file.
     except Exception as error:
         raise DamagedError(
-            f"{directory / 'variables'}: not whole ({first_line(error)}); copy the folder again"
+            f"{folder}: truncated or corrupt ({first_line(error)}); copy the folder again"
         ) from error
-    by = Normalisation(*(tuple(card["normalisation"][key]) for key in Normalisation._fields))
-    tasks, thresholds = tuple(card.pop("tasks")), card.pop("thresholds")
-    return Restored(module, variables, ConfigDict(card), tasks, thresholds, by)
+
+
+def stride_option(start: Restored | None) -> dict[str, str]:
+    """The option of a ResNet that belongs to its weights: the convolution of a block that has the stride."""
+    options = start.config.options.items() if start else ()
+    return {key: value for key, value in options if key == "stride_on"}
+
+
+def initialise_from(start: Restored | None, module: nn.Module, size: int) -> Init:
+    """Initial variables of a module with a part `encoder`, from a saved model of the same module or of its encoder.
+
+    Anything missing from `start` (everything, if it is None) is initialised randomly.
+    """
+
+    def initial(key: jax.Array) -> tuple[Any, Any]:
+        channels = len(start.normalisation.mean) if start else 3
+        params, model_state = initial_variables(module, size, channels)(key)
+        if start is None:
+            return params, model_state
+        saved = dict(start.variables)
+        if saved["params"].keys() != params.keys():
+            saved = with_encoder({"params": params, **model_state}, saved, head=start.module.head)
+        return saved.pop("params"), saved
+
+    return initial

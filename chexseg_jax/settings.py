@@ -1,20 +1,21 @@
-"""What tells runs of the chain apart: a setting and a trial; and how a table lists them."""
+"""The values that a configuration may have, and the runs of a table."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from chexseg_jax.data.chexpert import parse_policy
 from chexseg_jax.errors import InputError
+from chexseg_jax.pseudo import LABELLERS
 
-#: As tables and legends name them.
-PSEUDO_TITLES = {"cam": "CAM", "irnet": "IRNet"}
+#: Initialisations of the segmentation's encoder, as tables and legends name them.
 INIT_TITLES = {"random": "random", "imagenet": "ImageNet", "moco": "MoCo-CXR", "chexpert": "CheXpert"}
 
 
 class Setting(NamedTuple):
-    """What a table varies: share of expert examples, initialisation, pseudo-masks (with p = 1 "") and their number."""
+    """What a table varies: share of expert examples, initialisation, labeller and number of pseudo-masks."""
 
     p: float
     init: str
@@ -23,8 +24,8 @@ class Setting(NamedTuple):
 
     @classmethod
     def of(cls, p: float, init: str, pseudo: str, count: int) -> "Setting":
-        """With p = 1 there are no pseudo-masks, whatever is said of them."""
-        p = float(p)  # a run is named by its values: 0 and 0.0 would be two
+        """A setting without pseudo-masks for p = 1, whatever the last two arguments are."""
+        p = float(p)  # the value is part of a run's name, where 0 and 0.0 would differ
         return cls(p, init, pseudo, count) if p < 1 else cls(1.0, init, "", 0)
 
     @property
@@ -35,170 +36,135 @@ class Setting(NamedTuple):
 
     @property
     def words(self) -> str:
-        """As a person says it: `semi-supervised, p = 0.9, 100 CAM pseudo-masks, CheXpert`."""
+        """Human-readable description: `semi-supervised, p = 0.9, 100 CAM pseudo-masks, CheXpert encoder`."""
         kind = (
             "fully supervised" if self.p == 1 else "weakly supervised" if self.p == 0 else "semi-supervised"
         )
         share = f"p = {self.p:g}" if 0 < self.p < 1 else ""
-        masks = f"{self.count} {PSEUDO_TITLES[self.pseudo]} pseudo-masks" if self.pseudo else ""
+        masks = f"{self.count} {LABELLERS[self.pseudo].title} pseudo-masks" if self.pseudo else ""
         return ", ".join(filter(None, (kind, share, masks, f"{INIT_TITLES[self.init]} encoder")))
 
 
 class Trial(NamedTuple):
-    """One run of a table: what sets it apart."""
+    """One run of a table."""
 
     setting: Setting
     number: int
 
     @property
     def name(self) -> str:
-        """Such as `p=0.9,cam,100,chexpert,trial=0`: of its record, and in progress lines."""
+        """Such as `p=0.9,cam,100,chexpert,trial=0`, in progress lines and file names."""
         return f"{self.setting.title},trial={self.number}"
+
+    def config(self, table: ConfigDict) -> ConfigDict:
+        """The configuration of this run alone: the table's with the run's own values."""
+        own = {
+            "kind": "segmentation",
+            "p": self.setting.p,
+            "init": self.setting.init,
+            "pseudo": self.setting.pseudo,
+            "pseudo_count": self.setting.count,
+            "trial": self.number,
+        }
+        return ConfigDict(dict(table.items()) | own)
 
 
 def trials(config: ConfigDict) -> list[Trial]:
-    """A table's runs in order: its grid, and for `weak_count` the weak models with as many pseudo-masks.
+    """A table's runs in order: its grid, and the weak models with `weak_count` pseudo-masks, if any.
 
-    Expert masks alone (p = 1) stand once for all pseudo-masks.
+    Models of expert masks alone (p = 1) occur once for all labellers and counts.
 
     Args:
-      config: `name`, `grid` (lists of `p`, `init`, `pseudo`, `count`), `weak_count` (0 for none), `trials`.
+      config: `kind`, `grid` (lists of `p`, `init`, `pseudo`, `count`), `weak_count` (0 for none), `trials`.
 
     Raises:
-      InputError: for a value that no run can have, or lists that the table has no rows and columns for.
+      InputError: for a value out of range, or lists that the table has no rows and columns for.
     """
     grid = config.grid
-    one = ("init", "count") if config.name == "table1" else ("p",)
-    for key, known in {"init": INIT_TITLES, "pseudo": PSEUDO_TITLES}.items():
-        if wrong := set(grid[key]) - set(known):
-            raise InputError(f"config.grid.{key}: {sorted(wrong)} is none of {', '.join(known)}")
+    for key, known in {"init": INIT_TITLES, "pseudo": LABELLERS}.items():
+        if wrong := sorted(set(grid[key]) - set(known)):
+            raise InputError(f"config.grid.{key}={wrong[0]!r} must be one of {', '.join(known)}")
     if not all(isinstance(p, int | float) and 0 <= p <= 1 for p in grid.p):
-        raise InputError(f"config.grid.p={tuple(grid.p)}: probabilities lie within [0, 1]")
-    if not all(isinstance(count, int) and count > 0 for count in (*grid.count, config.trials)):
-        raise InputError(
-            "config.grid.count and config.trials: numbers of pseudo-masks and of trials are whole and begin at 1"
-        )
-    if config.weak_count < 0:
-        raise InputError(f"config.weak_count={config.weak_count}: begins at 0, which is none")
+        raise InputError(f"config.grid.p={tuple(grid.p)} must be probabilities in [0, 1]")
+    for key, values in {"grid.count": grid.count, "trials": [config.trials]}.items():
+        if not all(isinstance(value, int) and value > 0 for value in values):
+            raise InputError(f"config.{key}={values} must be whole numbers of at least 1")
+    single = ("init", "count") if config.kind == "table1" else ("p",)
     for key, values in grid.items():
-        if not values or (key in one and len(values) > 1):
-            wanted = "one value" if key in one else "a value"
-            raise InputError(f"config.grid.{key}={tuple(values)}: {config.name} needs {wanted} there")
-    if config.name == "table2" and 1 in grid.p:
-        raise InputError("config.grid.p: table2 compares pseudo-masks, and with p = 1 there are none")
-    settings = list(itertools.product(grid.p, grid.init, grid.pseudo, grid.count))
+        if not values or (key in single and len(values) > 1):
+            number = "exactly one value" if key in single else "at least one value"
+            raise InputError(f"config.grid.{key}={tuple(values)}: {config.kind} needs {number}")
+    if config.kind == "table2" and 1 in grid.p:
+        raise InputError("config.grid.p: table2 compares pseudo-masks, which models of p = 1 do not use")
+    combinations = list(itertools.product(grid.p, grid.init, grid.pseudo, grid.count))
     if config.weak_count:
-        settings += itertools.product((0.0,), grid.init, grid.pseudo, (config.weak_count,))
-    settings = dict.fromkeys(Setting.of(*setting) for setting in settings)
+        combinations += itertools.product((0.0,), grid.init, grid.pseudo, (config.weak_count,))
+    settings = dict.fromkeys(Setting.of(*values) for values in combinations)
     return [Trial(setting, number) for number in range(config.trials) for setting in settings]
 
 
-#: Settings with a closed list of values.
-_CHOICES = {
-    "init": tuple(INIT_TITLES),
-    "pseudo": ("", *PSEUDO_TITLES),  # "" with p = 1
-    "trunk_init": ("", "chexpert", "imagenet"),
-    "data.views": ("frontal", "lateral", "both"),
-    "imagenet.stride_on": ("conv1", "conv2"),
-    "pseudo_masks.threshold": ("tuned", "otsu"),
-    "moco.start": ("random", "imagenet"),
-}
-#: Settings that are numbers from some least one on.
-_LEAST = {
-    "moco.queue": 1,
-    "seed": 0,
-    "split_seed": 0,
-    "trial": 0,
-    "refreshes": 0,
-    "scores.bootstrap": 1,
-    "data.size": 32,
-}
-#: The same, of any section that has it.
-_LEAST_OF_SECTIONS = {"batch_size": 1, "steps": 1, "checkpoint_every": 1}
-
-
 def check(config: ConfigDict) -> None:
-    """Refuses what a flag such as `--config.init=imagnet` can set, and no stage would notice in time.
+    """Refuse values that would fail only after hours, or be ignored in silence.
 
     Raises:
-      InputError: naming the setting.
+      InputError: naming the setting, its value and the rule.
     """
-    for path, known in _CHOICES.items():
-        if (value := _at(config, path)) is not None and value not in known:
-            raise InputError(f"config.{path}={value!r} is none of {', '.join(filter(None, known))}")
-    if "data" in config:
-        parse_policy(config.data.uncertainty)
-    if not 0 <= config.get("p", 1) <= 1:
-        raise InputError(f"config.p={config.p}: a probability lies within [0, 1]")
-    least = _LEAST | ({"pseudo_count": 1} if config.get("p", 1) < 1 else {})
-    least |= {
-        f"{section}.{key}": low
-        for section in config
-        if section != "profile"  # whose `steps` are words
-        for key, low in _LEAST_OF_SECTIONS.items()
-    }
-    for path, low in least.items():
-        if (value := _at(config, path)) is not None and value < low:
-            raise InputError(f"config.{path}={value}: begins at {low}")
-    if "segmentation" in config and config.segmentation.model != (
-        model := f"deeplabv3plus_{config.encoder.model}"
-    ):
-        raise InputError(
-            f"config.segmentation.model={config.segmentation.model!r} has another encoder than {model}: choose by "
-            "encoder=resnet18|resnet50 behind the colon"
-        )
-    for section in config:
-        for path in (f"{section}.dtype", f"{section}.options.dtype"):
-            if (dtype := _at(config, path)) not in (None, "float32", "bfloat16"):
-                raise InputError(f"config.{path}={dtype!r} is none of float32, bfloat16")
-    for section in ("classifier", "encoder", "trunk", "moco"):
-        if (epochs := _at(config, f"{section}.epochs")) is not None and epochs <= 0:
-            raise InputError(f"config.{section}.epochs={epochs}: more than 0")
-    if "irnet" in (config.get("pseudo"), *(_at(config, "grid.pseudo") or ())) and "irnet" in config:
-        # Its maps are at a quarter of the size, and a pair's pixels lie up to the radius apart to either side.
-        size, radius = config.data.size, config.irnet.radius
-        if size % 4 or size < (least := 8 * radius - 4):
-            wanted = "a multiple of 4" if size % 4 else f"at least {least} with config.irnet.radius={radius}"
-            raise InputError(f"config.data.size={size}: for IRNet {wanted}")
-    for path, wanted, why in (
-        ("trunk.model", "resnet50", "is IRNet's trunk"),
-        (
-            "moco.model",
-            _at(config, "encoder.model"),
-            "is the segmentation's encoder: choose by encoder= behind the colon",
+    parse_policy(config.data.uncertainty)
+    for path, rule, holds in _rules(config):
+        value: Any = config
+        for key in path.split("."):
+            value = value[key]
+        if not holds(value):
+            raise InputError(f"config.{path}={value!r} must be {rule}")
+
+
+def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
+    """(setting, rule in words, test)."""
+
+    def one_of(*values: str) -> tuple[str, Callable[[Any], bool]]:
+        return f"one of {', '.join(filter(None, values))}", lambda value: value in values
+
+    def at_least(least: int) -> tuple[str, Callable[[Any], bool]]:
+        return f"at least {least}", lambda value: value >= least
+
+    trainings = ("classifier", "encoder", "trunk", "moco", "irnet", "segmentation")
+    uses_irnet = "irnet" in (config.pseudo, *(config.grid.pseudo if config.kind.startswith("table") else ()))
+    least_size = (
+        8 * config.irnet.radius - 4
+    )  # a pair's pixels lie up to the radius apart, on a map of a quarter
+    return [
+        ("init", *one_of(*INIT_TITLES)),
+        ("pseudo", *one_of("", *LABELLERS)),
+        ("trunk_init", *one_of("chexpert", "imagenet")),
+        ("data.views", *one_of("frontal", "lateral", "both")),
+        ("imagenet.stride_on", *one_of("conv1", "conv2")),
+        ("pseudo_masks.uncertain", *one_of("empty", "unknown")),
+        ("moco.start", *one_of("random", "imagenet")),
+        ("trunk.model", *one_of("resnet50")),
+        ("p", "a probability in [0, 1]", lambda p: 0 <= p <= 1),
+        *((name, *at_least(0)) for name in ("seed", "split_seed", "trial", "refreshes", "weak_count")),
+        *((name, *at_least(1)) for name in ("moco.queue", "scores.bootstrap")),
+        *([("pseudo_count", *at_least(1))] if config.pseudo else []),
+        *((f"{name}.batch_size", *at_least(1)) for name in (*trainings, "walk", "cams", "scores")),
+        *((f"{name}.checkpoint_every", *at_least(1)) for name in trainings),
+        *((f"{name}.steps", *at_least(1)) for name in ("irnet", "segmentation")),
+        *((f"{name}.epochs", "more than 0", lambda n: n > 0) for name in trainings[:4]),
+        *(
+            (f"{name}.options.dtype", *one_of("float32", "bfloat16"))
+            for name in (*trainings[:4], "segmentation")
         ),
-    ):
-        if wanted and (value := _at(config, path)) not in (None, wanted):
-            raise InputError(f"config.{path}={value!r}: {wanted} {why}")
-    for setting, needs, section in (
-        (config.get("init") == "moco", "init=moco", "moco"),
-        (config.get("pseudo") == "irnet", "pseudo=irnet", "irnet"),
-        (_at(config, "moco.start") == "imagenet", "start=imagenet", "imagenet"),
-    ):
-        if setting and section not in config:
-            raise InputError(
-                f"{needs} brings settings of its own: give it behind the colon, configs/{config.name}.py:{needs}"
-            )
-
-
-def _at(config: ConfigDict, path: str) -> Any:
-    for key in path.split("."):
-        config = config.get(key) if isinstance(config, ConfigDict) else None
-    return config
-
-
-def single(config: ConfigDict, trial: Trial) -> ConfigDict:
-    """The configuration of one of a table's runs, as semi.py, weak.py and full.py would give it."""
-    setting = trial.setting
-    left_out = {"grid", "weak_count", "trials", "shard"}
-    left_out |= set() if setting.init == "moco" else {"moco"}
-    left_out |= set() if setting.pseudo == "irnet" else {"trunk_init", "trunk", "irnet", "walk"}
-    kept = {key: value for key, value in config.items() if key not in left_out}
-    own = {
-        "p": setting.p,
-        "init": setting.init,
-        "pseudo": setting.pseudo,
-        "pseudo_count": setting.count,
-        "trial": trial.number,
-    }
-    return ConfigDict(kept | own)
+        ("irnet.dtype", *one_of("float32", "bfloat16")),
+        ("data.size", *at_least(32)),
+        *(
+            [
+                ("data.size", "a multiple of 4 for IRNet", lambda size: size % 4 == 0),
+                (
+                    "data.size",
+                    f"at least {least_size} for config.irnet.radius",
+                    lambda size: size >= least_size,
+                ),
+            ]
+            if uses_irnet
+            else []
+        ),
+    ]

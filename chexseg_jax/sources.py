@@ -1,4 +1,4 @@
-"""Where the studies come from: a user's download, or the phantom made in the work directory."""
+"""The data of a run: a user's download, or the phantom, made in the work directory."""
 
 import hashlib
 import os
@@ -7,40 +7,62 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from chexseg_jax import phantom
-from chexseg_jax.artifact import artifact
+from chexseg_jax.artifact import Store
 from chexseg_jax.data import chexpert
 from chexseg_jax.data.chexlocalize import Segmentations, read_segmentations
 from chexseg_jax.data.layout import check_layout
+from chexseg_jax.data.split import Split
+from chexseg_jax.data.taxonomy import FILE, Taxonomy, read_taxonomy
 from chexseg_jax.progress import say
-from chexseg_jax.stages.prepare import Split
+
+PHANTOM_NOTE = (
+    "**These are results on the phantom: synthetic images drawn by this package. They say whether the method "
+    "works as built, and nothing about patients.**"
+)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The three splits and what is known about them.
+    """The three splits and their origin.
 
     Attributes:
       train: weak labels only.
       valid, test: with radiologists' masks.
-      second_reader: another radiologist's masks of the test images, where there are any.
+      taxonomy: labels and tasks.
       is_phantom: whether the images are synthetic.
-      root: the folder they are in.
+      root: their folder.
     """
 
     train: Split
     valid: Split
     test: Split
-    second_reader: Segmentations | None
+    taxonomy: Taxonomy
     is_phantom: bool
     root: Path
 
     @property
+    def second_reader(self) -> Segmentations | None:
+        """Another radiologist's masks of the test images, if any."""
+        return self.test.second_reader
+
+    @property
+    def title(self) -> str:
+        """The data's name above pictures and beside scores; a phantom is called one."""
+        return "phantom: synthetic images, not patients" if self.is_phantom else self.root.resolve().name
+
+    @property
+    def note(self) -> str:
+        """The data's description for a report."""
+        return PHANTOM_NOTE if self.is_phantom else f"Data: `{self.root}`."
+
+    @property
     def reader_note(self) -> str:
-        """What to know of a second reader who did not read all; "" where there is nothing."""
+        """A caution about a second reader who read only some of the test images; "" otherwise."""
         truth, reader = self.test.segmentations, self.second_reader
         unread = [image_id for image_id in truth.ids if image_id not in reader] if truth and reader else []
         if not unread:
@@ -48,80 +70,73 @@ class Sources:
         return (
             f"{len(unread)} of the {len(truth)} test images with masks are not in {reader.path.name} "
             f"({', '.join(unread[:3])}{', ...' * (len(unread) > 3)}): the second reader's masks of these count as "
-            "empty, and a gap to that reader is not one to a radiologist who read all."
+            "empty, so this reader's scores are not those of a radiologist who read all images."
         )
 
 
-def open_sources(store: Path, config: ConfigDict) -> Sources:
-    """Opens `config.root`, its layout checked up front, or makes the phantom where no root is set.
+def open_sources(store: Store, config: ConfigDict) -> Sources:
+    """Open `config.root`, with its layout checked first, or make the phantom if no root is set.
 
     Args:
-      store: the folder of artifacts.
-      config: `root` (a folder, or "" for the phantom) and `phantom` (what `phantom.make` takes).
+      store: of artifacts.
+      config: `root` (a folder, or "" for the phantom) and `phantom` (the arguments of `phantom.make`).
 
     Raises:
       InputError: listing everything that is missing under root, or naming a file or row that is wrong.
     """
-    root = Path(config.root).expanduser()  # behind a colon the shell leaves the tilde
+    root = Path(config.root).expanduser()  # the shell does not expand a tilde after a colon
     if not config.root:
-        key = {"config": config.phantom, "version": phantom.VERSION}
-
-        def make(part: Path) -> None:
-            shutil.rmtree(part)  # with what a kill left
-            part.mkdir()
-            phantom.make(part / "data", **config.phantom.to_dict())
-
-        root = artifact(store, "phantom", key, make) / "data"
-    layout = check_layout(root)
-    reader = read_segmentations(layout.second_reader) if layout.second_reader else None
-    splits = {
-        name: _open(
-            name,
-            table,
-            layout.segmentations.get(name),
-            root,
-            layout.second_reader if name == "test" else None,
-        )
-        for name, table in layout.tables.items()
-    }
-    truth = splits["test"].segmentations
+        root = store.make("phantom", make_phantom, version=phantom.VERSION, config=config.phantom) / "data"
+    layout, taxonomy = check_layout(root), read_taxonomy(root)
+    if (root / FILE).exists():
+        say(f"{root / FILE}: {len(taxonomy.tasks)} tasks: {', '.join(taxonomy.tasks)}")
+    splits = {}
+    for name, table in layout.tables.items():
+        masks, reader = layout.segmentations.get(name), layout.second_reader if name == "test" else None
+        splits[name] = _open_split(name, [table, masks, reader], root, taxonomy)
+    truth, reader = splits["test"].segmentations, splits["test"].second_reader
     for image_id in reader.ids if reader else ():
         if image_id in truth:
             reader.check_size(image_id, truth.size(image_id), truth.path)
-    sources = Sources(
-        **splits,
-        second_reader=reader,
-        is_phantom=not config.root or (root / phantom.MARKER).exists(),
-        root=root,
-    )
+    is_phantom = not config.root or (root / phantom.MARKER).exists()
+    sources = Sources(**splits, taxonomy=taxonomy, is_phantom=is_phantom, root=root)
     if sources.reader_note:
         say(sources.reader_note)
     return sources
 
 
-def _open(name: str, table: Path, masks: Path | None, root: Path, reader: Path | None) -> Split:
-    studies = chexpert.read_labels(table, root=root)
-    segmentations = read_segmentations(masks) if masks else None
-    say(f"{name}: {len(studies)} images{f', {len(segmentations)} with masks' if masks else ''}")
-    tables = [file for file in (table, masks, reader) if file]
-    return Split(name, studies, segmentations, fingerprint(tables, studies.paths))
+def make_phantom(part: Path, *, config: ConfigDict) -> None:
+    """Write a phantom into `part/data`, from the start if a killed call left one unfinished."""
+    shutil.rmtree(part)
+    part.mkdir()
+    phantom.make(part / "data", **config.to_dict())
 
 
-def fingerprint(tables: Iterable[Path], images: Iterable[Path]) -> str:
-    """Sixteen hexadecimal digits that change with the tables, and with the size in bytes of any image.
+def _open_split(name: str, files: list[Path | None], root: Path, taxonomy: Taxonomy) -> Split:
+    table, masks, reader = files
+    studies = chexpert.read_labels(table, root=root, taxonomy=taxonomy)
+    segmentations, second_reader = (read_segmentations(f, taxonomy) if f else None for f in (masks, reader))
+    say(f"{name}: {len(studies)} images{f', {len(segmentations)} with masks' if segmentations else ''}")
+    tasks = root / FILE
+    read = [file for file in (*files, tasks if tasks.exists() else None) if file]
+    return Split(name, studies, segmentations, second_reader, fingerprint(read, studies.paths))
 
-    Reading every image would take as long as preparing them; a folder may move, so neither its name nor times count.
+
+def fingerprint(files: Iterable[Path], images: Iterable[Path]) -> str:
+    """Sixteen hexadecimal digits that change with the files' content, and with the size in bytes of any image.
+
+    Reading every image would take as long as preparing them. A folder may move, so names and times do not count.
     """
     digest = hashlib.sha256()
-    for table in tables:
-        digest.update(table.read_bytes())
-    with ThreadPoolExecutor(16) as pool:  # on a network's file system each of these is a wait
+    for file in files:
+        digest.update(file.read_bytes())
+    with ThreadPoolExecutor(16) as pool:  # each of these is a wait on a network file system
         digest.update(repr(list(pool.map(_bytes, images))).encode())
     return digest.hexdigest()[:16]
 
 
-def _bytes(image: Path) -> int:
+def _bytes(image: Path) -> Any:
     try:
         return os.stat(image).st_size
-    except OSError:  # missing: `prepare` counts it, and reads it once it is there
+    except OSError:  # a missing image: `prepare` counts it
         return -1

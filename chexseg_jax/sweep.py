@@ -1,10 +1,9 @@
-"""Tables: many runs of the chain, each a setting and a trial, over one folder of artifacts.
+"""Tables: many runs, each a setting and a trial, over one folder of artifacts.
 
-Runs share every stage that they have in common, as any runs in one work directory do. What a table adds is the list
-of runs, a record of each one that is finished, and the patience to go on where one fails.
+Runs share every stage that they have in common, like any runs in one work directory. A table adds the list of runs and
+carries on when one of them fails.
 """
 
-import json
 import time
 import traceback
 from collections.abc import Mapping
@@ -15,79 +14,63 @@ import jax
 from filelock import FileLock
 from ml_collections import ConfigDict
 
-from chexseg_jax.artifact import VERSIONS
 from chexseg_jax.errors import DamagedError, InputError, first_line
-from chexseg_jax.experiment import Chain
+from chexseg_jax.experiment import Run
 from chexseg_jax.files import written_aside
 from chexseg_jax.paper.output import write_paper
 from chexseg_jax.paper.results import Results
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
-from chexseg_jax.report.run import open_run
-from chexseg_jax.settings import Trial, single, trials
+from chexseg_jax.report.runs import Made, open_run
+from chexseg_jax.settings import Trial, trials
 
 
 def run(config: ConfigDict, workdir: Path) -> Path:
-    """Makes what is missing of a table's runs, then its tables, figures and page from all that are finished.
+    """Run a table's unfinished runs, then write its tables, figures and page from all finished ones.
 
-    Several processes may run one table, each with its own `config.shard`: what two of them need, one makes. The last
-    to end finds all runs finished, and writes the whole table. A run that fails is named, its trace shown, and the
-    next one started; the same command tries it again.
+    Several processes may run one table, each with its own `config.shard`; shared stages are computed once. The last
+    process to end finds all runs finished and writes the whole table. A run that fails is reported with its traceback
+    and the next one starts; the same command tries it again.
 
     Args:
       config: made by configs/table1.py or table2.py.
       workdir: see `experiment.run`.
 
     Returns:
-      The table's folder below `workdir/runs`: `report.html`, `tables/`, `figures/`, and `trials/`, one record a
-      run that has ended.
+      The table's folder below `workdir/runs`: `report.html`, `tables/`, `figures/`, and `failed/`, one file for each
+      run that failed.
 
     Raises:
-      InputError: at the end, where runs failed; or at once for a shard or a grid that is none.
+      InputError: at the end if runs failed; at once for a wrong shard or grid.
     """
     index, count = parse_shard(config.shard)
     planned = trials(config)
-    config = ConfigDict({key: value for key, value in config.items() if key != "shard"})  # names no run
-    chain = Chain.open(config, workdir)
-    folder = on_first(open_run, workdir, chain.config)
+    table = Run.open(config, workdir)
+    folder = on_first(open_run, workdir, table.config)
     mine = planned[index - 1 :: count]
     shard = f", shard {index} of {count} has {len(mine)}" if count > 1 else ""
     say(f"{config.name}: {len(planned)} runs{shard}")
+    finished = on_first(finished_runs, table, mine)
+    todo = [trial for trial in mine if trial not in finished]
     failed: dict[str, str] = {}
-    given = _given(chain, planned)
-    todo = [trial for trial in mine if not on_first(read_record, folder, trial, chain.store, given[trial])]
     start = time.monotonic()
     for done, trial in enumerate(todo):
         left = len(todo) - done
         minutes = (time.monotonic() - start) / max(done, 1) * left / 60
-        still = f", about {minutes:.0f} minutes" if done else ""
-        say(f"{config.name}: {left} of {len(mine)} runs to go{still}; now {trial.name}")
-        one = replace(chain, config=single(chain.config, trial))
-        try:
-            made = one.segmentation()
-            record = one.given() | {"model": made.model.name, "scores": made.scores.name}
-        except Exception as error:
-            everywhere = isinstance(error, InputError) and not isinstance(error, DamagedError)
-            if jax.process_count() > 1 and not everywhere:
-                raise  # the others cannot be told to go on
-            if isinstance(error, InputError):
-                failed[trial.name] = str(error)
-            else:
-                traceback.print_exc()
-                failed[trial.name] = f"{type(error).__name__}: {first_line(error)}"
-        else:
-            on_first(write_record, folder, trial, record)
-        if trial.name in failed:
-            say(f"{config.name}: {trial.name} failed: {failed[trial.name]}")
-            on_first(write_failure, folder, trial, failed[trial.name])
-    on_first(_write, folder, chain, _given(chain, planned))
+        estimate = f", about {minutes:.0f} minutes" if done else ""
+        say(f"{config.name}: {left} of {len(mine)} runs to go{estimate}; now {trial.name}")
+        if reason := _attempt(_single(table, trial), trial.name):
+            failed[trial.name] = reason
+            say(f"{config.name}: {trial.name} failed: {reason}")
+        on_first(_note_failure, folder, trial, reason)
+    on_first(_write, folder, table, planned)
     if failed:
         raise InputError(f"{len(failed)} of {len(mine)} runs failed: {'; '.join(_grouped(failed))}")
     return folder
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """`2/3` -> (2, 3).
+    """Parse `2/3` as (2, 3).
 
     Raises:
       InputError: for anything but i/n with 1 <= i <= n.
@@ -95,71 +78,71 @@ def parse_shard(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise InputError(
-            f"config.shard={text!r} is not i/n with 1 <= i <= n, such as 1/2 and 2/2 for two processes"
+            f"config.shard={text!r} must be i/n with 1 <= i <= n, such as 1/2 and 2/2 for two processes"
         )
     return int(index), int(count)
 
 
-def read_record(
-    folder: Path, trial: Trial, store: Path, given: Mapping[str, str] | None
-) -> dict[str, str] | None:
-    """The artifacts of a finished run; None where it is not, they are gone, or `given` or a stage was another then."""
-    path = folder / "trials" / f"{trial.name}.json"
-    if given is None or not path.exists():
-        return None
-    made = json.loads(path.read_text())
-    if made.get("stages") != VERSIONS:
-        return None
-    record = made["artifacts"]
-    there = all((store / name).is_dir() for name in record.values())
-    return record if there and given.items() <= record.items() else None
+def finished_runs(table: Run, planned: list[Trial]) -> dict[Trial, Made]:
+    """The artifacts of the runs whose model and scores exist, by the names that today's code and inputs give them."""
+    finished = {}
+    for trial in planned:
+        one = _single(table, trial)
+        try:
+            made = replace(one, store=one.store.plan()).segmentation()
+        except InputError:  # an input is missing: the run itself reports it
+            continue
+        if made.model.is_dir() and made.scores.is_dir():
+            finished[trial] = made
+    return finished
 
 
-def write_record(folder: Path, trial: Trial, record: Mapping[str, str]) -> None:
-    """Writes down that a run is finished, and what it made."""
-    with written_aside(folder / "trials" / f"{trial.name}.json") as file:
-        json.dump({"artifacts": record, "stages": VERSIONS}, file, indent=1)
-    _failure(folder, trial).unlink(missing_ok=True)
+def _single(table: Run, trial: Trial) -> Run:
+    return replace(table, config=trial.config(table.config))
 
 
-def write_failure(folder: Path, trial: Trial, reason: str) -> None:
-    """Writes down why a run failed, for whichever shard ends last."""
+def _attempt(one: Run, name: str) -> str:
+    """Make a run; return why it failed, or ""."""
+    try:
+        one.segmentation()
+    except Exception as error:
+        shared = isinstance(error, InputError) and not isinstance(error, DamagedError)
+        if jax.process_count() > 1 and not shared:
+            raise  # the other processes did not fail, and would wait for this one
+        if isinstance(error, InputError):
+            return str(error)
+        traceback.print_exc()
+        return f"{type(error).__name__}: {first_line(error)}"
+    return ""
+
+
+def _failure(folder: Path, trial: Trial) -> Path:
+    return folder / "failed" / f"{trial.name}.txt"
+
+
+def _note_failure(folder: Path, trial: Trial, reason: str) -> None:
+    """Record why a run failed, for the final report, or that it no longer does."""
+    if not reason:
+        _failure(folder, trial).unlink(missing_ok=True)
+        return
     with written_aside(_failure(folder, trial)) as file:
         file.write(reason)
 
 
-def _failure(folder: Path, trial: Trial) -> Path:
-    return folder / "trials" / f"{trial.name}.failed.txt"
-
-
-def _given(chain: Chain, planned: list[Trial]) -> dict[Trial, dict[str, str] | None]:
-    """`Chain.given` of each run; None where something is not there, as the run itself will say."""
-    found: dict[tuple[str, str], dict[str, str] | None] = {}
-    for trial in planned:
-        kind = trial.setting.init, trial.setting.pseudo  # all that it depends on
-        if kind not in found:
-            try:
-                found[kind] = replace(chain, config=single(chain.config, trial)).given()
-            except InputError:
-                found[kind] = None
-    return {trial: found[trial.setting.init, trial.setting.pseudo] for trial in planned}
-
-
-def _write(folder: Path, chain: Chain, given: Mapping[Trial, Mapping[str, str] | None]) -> None:
+def _write(folder: Path, table: Run, planned: list[Trial]) -> None:
     with FileLock(folder / ".lock"):  # two shards may end together
-        records = {trial: read_record(folder, trial, chain.store, inputs) for trial, inputs in given.items()}
-        results = Results.load(
-            chain.store, {(*trial,): record for trial, record in records.items() if record}
-        )
+        finished = finished_runs(table, planned)
+        runs = {(*trial,): {"model": m.model.name, "scores": m.scores.name} for trial, m in finished.items()}
+        results = Results.load(table.store.folder, runs)
         missing = {}
-        for trial in (trial for trial, record in records.items() if not record):
-            told = _failure(folder, trial)
-            missing[trial.name] = told.read_text() if told.exists() else "not run yet"
-        write_paper(folder, chain.config, chain.data.sources, chain.data.test, results, missing)
+        for trial in (trial for trial in planned if trial not in finished):
+            note = _failure(folder, trial)
+            missing[trial.name] = note.read_text() if note.exists() else "not run yet"
+        write_paper(folder, table.config, table.data.sources, table.data.test, results, missing)
 
 
 def _grouped(failed: Mapping[str, str]) -> list[str]:
-    """One entry a reason, with the runs that it stopped."""
+    """One entry a reason, with the runs that failed for it."""
     names: dict[str, list[str]] = {}
     for name, reason in failed.items():
         names.setdefault(reason, []).append(name)

@@ -1,203 +1,244 @@
-"""What all experiments share: the arguments, the data, and both scales' settings.
+"""Shared by all experiments: arguments, and every section of a configuration.
 
-`paper` is the published protocol (DenseNet121 and ResNet18 at 320 px, three epochs of CheXpert); it is what a
-`root=DIR` (or CHEXPERT_ROOT) selects. `laptop` is for the phantom: 128 px, minutes on two cores, same code.
+`PAPER` is the published protocol (DenseNet121 and ResNet18 at 320 px, three epochs of CheXpert); `root=DIR` or the
+variable CHEXPERT_ROOT selects it. `LAPTOP` is for the phantom: 128 px, minutes on two cores, the same code. The two
+dicts below hold everything that differs between them.
 """
 
 import os
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from chexseg_jax.config_args import Argument, OneOf, parse
+from chexseg_jax.config_args import Argument, OneOf, Within, parse
 from chexseg_jax.errors import InputError
-from chexseg_jax.settings import PSEUDO_TITLES, Setting, Trial, single
+from chexseg_jax.pseudo import LABELLERS
+from chexseg_jax.settings import Setting, Trial
+
+LAPTOP: dict[str, Any] = {
+    "data": {"size": 128, "views": "frontal"},
+    "training": {  # of the classifiers
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "warmup_share": 0.1,
+        "decay": True,
+        "augment": True,
+        "checkpoint_every": 115,
+    },
+    "classifier.options": {"output_stride": 16},
+    "moco": {
+        "batch_size": 16,
+        "queue": 256,
+        "key_momentum": 0.99,  # on few images the momentum encoder has to move faster
+        "crop": 0.4,
+        "size": 80,  # XLA on CPU is slow on the 2x2 maps that 64 px end in
+        "norm_group": 8,
+        "checkpoint_every": 100,
+    },
+    "irnet": {"steps": 150, "radius": 5, "checkpoint_every": 75},
+    # The published walk crosses half a lung on 32x32 maps, and splits their few pixels.
+    "walk": {"radius": 3, "beta": 20.0, "instances": False},
+    "cams": {"mirror": True},
+    "segmentation": {
+        "steps": 200,
+        "warmup_share": 0.1,
+        "decay": True,
+        "augment": True,
+        "checkpoint_every": 40,
+    },
+    "segmentation.options": {"aspp_dropout": 0.1},
+    "counts": (
+        100,
+        300,
+        763,
+    ),  # pseudo-masks of a table; the phantom has no more images with a positive label
+}
+
+PAPER: dict[str, Any] = {
+    "data": {"size": 320, "views": "both"},
+    "training": {
+        "batch_size": 16,
+        "learning_rate": 1e-4,
+        "warmup_share": 0.0,
+        "decay": False,
+        "augment": False,
+        "checkpoint_every": 4800,
+    },
+    "classifier.options": {},
+    "moco": {
+        "batch_size": 256,
+        "queue": 65536,
+        "key_momentum": 0.999,
+        "crop": 0.2,
+        "size": 320,
+        "norm_group": 32,
+        "checkpoint_every": 1000,
+    },
+    "irnet": {"steps": 2000, "radius": 10, "checkpoint_every": 500},
+    "walk": {"radius": 5, "beta": 10.0, "instances": True},
+    "cams": {"mirror": False},
+    "segmentation": {
+        "steps": 4000,
+        "warmup_share": 0.0,
+        "decay": False,
+        "augment": False,
+        "checkpoint_every": 200,
+    },
+    "segmentation.options": {},
+    "counts": (100, 2000, 20000),
+}
+
+#: Options of every network: the dtype of its computation, and rematerialisation to save memory.
+_NETWORK = {"dtype": "float32", "remat": False}
+_SCALES = {"laptop": LAPTOP, "paper": PAPER}
+
+INITS = ("chexpert", "moco", "imagenet", "random")
+
+#: Arguments of every configuration.
+COMMON: dict[str, Argument] = {"seed": 0, "scale": OneOf("auto", "laptop", "paper"), "smoke": False}
+#: Arguments of MoCo's pretraining and of what starts from ImageNet's weights.
+WEIGHTS: dict[str, Argument] = {
+    "encoder": OneOf("resnet18", "resnet50"),
+    "start": OneOf("random", "imagenet"),
+    "weights": "",
+}
+#: Arguments of a segmentation, and those of its pseudo-masks. Trials differ in the pseudo-masked images and in the
+#: segmentation's seed; they share the classifiers of `seed`.
+SEGMENTATION: dict[str, Argument] = {
+    "init": OneOf(*INITS),
+    "trial": 0,
+    "recipe": OneOf("paper", "plus"),
+    **WEIGHTS,
+}
+PSEUDO: dict[str, Argument] = {
+    "pseudo": OneOf(*LABELLERS),
+    "trunk": OneOf("chexpert", "imagenet"),
+    "count": 100,
+}
+P = Within(0.9, 0.0, 1.0)
+#: Arguments of a table.
+TABLE: dict[str, Argument] = {**WEIGHTS, "recipe": SEGMENTATION["recipe"], "trunk": PSEUDO["trunk"]}
 
 
 def arguments(arg: str | None, **more: Argument) -> ConfigDict:
-    return parse(
-        arg,
-        seed=0,
-        root=os.environ.get("CHEXPERT_ROOT", ""),
-        scale=OneOf("auto", "laptop", "paper"),
-        **more,
-    )
+    """Parse what follows the colon of `--config=FILE:key=value,...`."""
+    args = parse(arg, **COMMON, root=os.environ.get("CHEXPERT_ROOT", ""), **more)
+    if args.smoke and args.scale == "paper":
+        raise InputError("smoke is small on any data: give smoke or scale=paper, not both")
+    if args.scale == "auto":
+        with args.unlocked():
+            args.scale = "paper" if args.root and not args.smoke else "laptop"
+    return args
 
 
-def base(name: str, args: ConfigDict) -> ConfigDict:
-    """Name, seed, root, scale, data, phantom and classifier: enough for configs/classifier.py."""
-    paper = _is_paper(args)
-    config = ConfigDict()
-    config.name = name
-    config.seed = args.seed
-    config.root = args.root  # set by the argument only: the scale follows from it
-    config.scale = "paper" if paper else "laptop"
-    # steps "10:15": a trace of steps 10 to 15 of each training; hlo: its HLO. docs/profiling.md.
-    config.profile = ConfigDict({"steps": "", "hlo": False})
-    config.data = ConfigDict(
+def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
+    """A configuration with every section; `kind` says what runs."""
+    scale, encoder = _SCALES[args.scale], args.get("encoder", "resnet18")
+    config = ConfigDict(
         {
-            "size": 320 if paper else 128,
-            "views": "both" if paper else "frontal",
-            "uncertainty": "ignore",
-            "max_missing": 0.01,
+            "name": name,
+            "kind": kind,
+            "seed": args.seed,
+            "root": args.root,
+            "scale": args.scale,
+            # The run, see settings.Setting. refreshes: how often it retrains on its own predictions.
+            **{"p": 1.0, "init": "chexpert", "pseudo": "", "pseudo_count": 0, "trial": 0, "refreshes": 0},
+            # A table: its grid of runs; shard i/n takes every n-th run from the i-th.
+            "grid": {"p": (), "init": (), "pseudo": tuple(LABELLERS), "count": ()},
+            **{"weak_count": 0, "trials": 3, "shard": "1/1"},
+            # steps "10:15" traces steps 10 to 15 of each training; hlo dumps its program. See docs/profiling.md.
+            "profile": {"steps": "", "hlo": False},
+            "data": {
+                **scale["data"],
+                "uncertainty": "ignore",
+                "max_missing": 0.01,
+                "validation_share": 0.25,
+            },
+            "split_seed": 0,
+            "phantom": {"train": 1000, "valid": 200, "test": 150, "size": 160, "seed": 0, "conspicuity": 1.5},
+            "classifier": _classifier(scale, "densenet121", scale["classifier.options"]),
+            "encoder": _classifier(scale, encoder),
+            "trunk_init": args.get("trunk", "chexpert"),
+            "trunk": _classifier(scale, "resnet50"),
+            "imagenet": {"weights": args.get("weights", ""), "stride_on": "conv2"},
+            "moco": {
+                "start": args.get("start", "random"),
+                "options": _NETWORK,
+                "epochs": 20.0,
+                "learning_rate": 0.03,
+                "momentum": 0.9,
+                "weight_decay": 1e-4,
+                "temperature": 0.2,
+                **scale["moco"],
+            },
+            "cams": {"plus_plus": False, "batch_size": 16, **scale["cams"]},
+            # Distances are in pixels of a map at stride 4.
+            "irnet": {
+                "dtype": "float32",
+                "batch_size": 16,
+                "learning_rate": 0.1,
+                "momentum": 0.0,
+                "displacement_rate": 10.0,
+                "decay_power": 0.9,
+                "foreground": 0.3,
+                "background": 0.05,
+                "augment": True,
+                **scale["irnet"],
+            },
+            "walk": {"exp_times": 8, "foreground": 0.3, "batch_size": 16, **scale["walk"]},
+            # threshold: labeller (its own default), tuned, otsu or a number. uncertain: the mask of an ignored label.
+            "pseudo_masks": {"threshold": "labeller", "gate": True, "uncertain": "empty"},
+            "segmentation": {
+                "decoder": "deeplabv3plus",
+                "options": _NETWORK | scale["segmentation.options"],
+                "batch_size": 8,
+                "learning_rate": 0.0,  # 0: the published rule, 1e-3 on small sets and 1e-4 on large
+                **scale["segmentation"],
+            },
+            "scores": {"batch_size": 16, "bootstrap": 1000},
         }
     )
-    config.phantom = ConfigDict(
-        {"train": 1000, "valid": 200, "test": 150, "size": 160, "seed": 0, "conspicuity": 1.5}
-    )
-    config.classifier = classifier(paper, "densenet121", {} if paper else {"output_stride": 16})
+    if config.moco.start == "imagenet":  # a tenth of the rate and, on a laptop, a fifth of the time
+        config.moco.learning_rate /= 10
+        config.moco.epochs /= 1 if args.scale == "paper" else 5
+    if args.get("recipe") == "plus":
+        _plus(config)
     return config
 
 
-def _is_paper(args: ConfigDict) -> bool:
-    if args.get("smoke"):
-        if args.scale == "paper":
-            raise InputError("smoke is small whatever the data are: give smoke or scale=paper, not both")
-        return False
-    return args.scale == "paper" or (args.scale == "auto" and bool(args.root))
+def _classifier(scale: dict[str, Any], model: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"model": model, "options": _NETWORK | (options or {}), "epochs": 3.0, **scale["training"]}
 
 
-#: What every network is made with, besides what is its own: `dtype` of the computation, `remat` to spare memory.
-_NETWORK = {"dtype": "float32", "remat": False}
+def _plus(config: ConfigDict) -> None:
+    """Change the recipe as benchmarks/results/phantom_recipe.md measures; twice the paper's steps gain as much.
 
-
-def classifier(paper: bool, model: str, options: dict) -> ConfigDict:
-    """Training of a classifier on the fourteen labels."""
-    return ConfigDict(
-        {
-            "model": model,
-            "options": _NETWORK | options,
-            "batch_size": 16 if paper else 8,
-            "epochs": 3.0,
-            "learning_rate": 1e-4 if paper else 1e-3,
-            "warmup_share": 0.0 if paper else 0.1,
-            "decay": not paper,
-            "augment": not paper,
-            "checkpoint_every": 4800 if paper else 115,
-        }
-    )
-
-
-def moco(paper: bool, model: str) -> ConfigDict:
-    """Training of an encoder without labels. On few images the momentum encoder has to move faster."""
-    return ConfigDict(
-        {
-            "model": model,
-            "start": "random",  # or imagenet, as MoCo-CXR's: `moco_from_imagenet`
-            "options": _NETWORK,
-            "batch_size": 256 if paper else 16,
-            "epochs": 20.0,
-            "learning_rate": 0.03,
-            "momentum": 0.9,
-            "weight_decay": 1e-4,
-            # A key's age gives it away where the encoder moves fast: an old key is no negative worth telling apart.
-            "queue": 65536 if paper else 256,
-            "key_momentum": 0.999 if paper else 0.99,
-            "temperature": 0.2,
-            "crop": 0.2 if paper else 0.4,
-            "size": 320 if paper else 80,  # XLA on CPU is slow on the 2x2 maps that 64 px end in
-            "norm_group": 32 if paper else 8,
-            "checkpoint_every": 1000 if paper else 100,
-        }
-    )
-
-
-def moco_from_imagenet(config: ConfigDict) -> None:
-    """Pretraining that goes on from ImageNet's weights: at a tenth of the rate, on a laptop for a fifth of the time."""
-    config.moco.update(start="imagenet", learning_rate=config.moco.learning_rate / 10)
-    if config.scale != "paper":
-        config.moco.epochs /= 5
-
-
-def imagenet(weights: str) -> ConfigDict:
-    """Where ImageNet's weights are, and what they belong to: see `stages.imagenet`.
-
-    Not grey by default: one input channel takes 2 % off a step (DeepLabv3+ ResNet18, 320 px, batch 8, two CPU cores:
-    2.58 s for 2.62, medians of nine), which is little against a stem that PyTorch's programs can read back.
+    The trained segmentation makes the pseudo-masks anew and trains on with them, and it averages an image with its
+    mirror image. Cross-entropy beside dice, averaged weights, and both from the start brought nothing.
     """
-    return ConfigDict({"weights": weights, "stride_on": "conv2", "grey": False})
-
-
-INITS = ("chexpert", "moco", "imagenet", "random")
-PSEUDO = tuple(PSEUDO_TITLES)
-
-#: What MoCo's pretraining starts from.
-START = OneOf("random", "imagenet")
-#: `paper` is the published recipe; `plus` adds what lifts it: see `_plus`.
-RECIPE = OneOf("paper", "plus")
-
-#: What all tables take.
-TABLE = {
-    "smoke": False,
-    "recipe": RECIPE,
-    "start": START,
-    "encoder": OneOf("resnet18", "resnet50"),
-    "weights": "",
-    "trunk": OneOf("chexpert", "imagenet"),
-}
-
-#: What weak.py, full.py and semi.py take for the segmentation. Trials differ in the pseudo-set and in the
-#: segmentation's seed; the classifiers are those of `seed`.
-SEGMENTATION = {
-    "init": OneOf(*INITS),
-    "encoder": TABLE["encoder"],
-    "weights": "",
-    "trial": 0,
-    "recipe": RECIPE,
-    "start": START,
-}
-
-
-def irnet(paper: bool) -> tuple[ConfigDict, ConfigDict]:
-    """Training of IRNet, and the walks on its boundaries. Distances are in pixels of a map at stride 4."""
-    training = ConfigDict(
-        {
-            "dtype": "float32",
-            "batch_size": 16,
-            "steps": 2000 if paper else 150,
-            "learning_rate": 0.1,
-            "momentum": 0.0,
-            "displacement_rate": 10.0,
-            "decay_power": 0.9,
-            "radius": 10 if paper else 5,
-            "foreground": 0.3,
-            "background": 0.05,
-            "crf": False,
-            "augment": True,
-            "checkpoint_every": 500 if paper else 75,
-        }
-    )
-    walk = ConfigDict(
-        {
-            # The published walk moves half a lung away on the laptop's 32x32 maps, and splits their few pixels.
-            "radius": 5 if paper else 3,
-            "beta": 10.0 if paper else 20.0,
-            "exp_times": 8,
-            "instances": paper,
-            "foreground": 0.3,
-            "batch_size": 16,
-        }
-    )
-    return training, walk
+    config.refreshes = 1
+    with config.segmentation.options.unlocked():
+        config.segmentation.options.mirror = True
 
 
 def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
-    """The whole chain: classifier, Grad-CAMs, pseudo-masks, DeepLabv3+ on a mixture, scores."""
-    setting = Setting.of(p, args.init, args.pseudo, args.count)
-    for argument, given, needs, there in (
-        ("start", args.start != "random", "init=moco", setting.init == "moco"),
-        ("trunk", args.get("trunk", "chexpert") != "chexpert", "pseudo=irnet", setting.pseudo == "irnet"),
-        (
-            "weights",
-            args.weights,
-            "init=imagenet, start=imagenet or trunk=imagenet",
-            "imagenet" in (args.init, args.start, args.get("trunk")),
-        ),
+    """One run of the whole chain: classifier, saliency, pseudo-masks, a segmentation on the mixture, scores."""
+    count = args.get("count", 0)
+    setting = Setting.of(p, args.init, args.get("pseudo", ""), min(count, 20) if args.smoke else count)
+    imagenet = "imagenet" in (args.init, args.start, args.get("trunk"))
+    for argument, used, needs in (
+        ("start", args.start == "random" or setting.init == "moco", "init=moco"),
+        ("trunk", args.get("trunk", "chexpert") == "chexpert" or setting.pseudo == "irnet", "pseudo=irnet"),
+        ("weights", not args.weights or imagenet, "init=imagenet, start=imagenet or trunk=imagenet"),
     ):
-        if given and not there:
+        if not used:
             raise InputError(
-                f"{argument}={args[argument]} has a meaning with {needs} only: give that too, or neither"
+                f"{argument}={args[argument]} applies only with {needs}: give that too, or neither"
             )
-    return single(_chain(name, args), Trial(setting, args.trial))
+    config = Trial(setting, args.trial).config(base(name, "segmentation", args))
+    if args.smoke:
+        shrink(config)
+    return config
 
 
 def table(
@@ -209,86 +250,36 @@ def table(
     count: tuple[int, ...],
     weak_count: int = 0,
 ) -> ConfigDict:
-    """Many runs of the chain: a grid of settings, some trials of each. What they have in common is made once."""
-    config = _chain(name, args)
-    config.grid = ConfigDict({"p": p, "init": init, "pseudo": PSEUDO, "count": count})
+    """Many runs: a grid of settings, some trials of each."""
+    config = base(name, name, args)
+    with config.unlocked():
+        config.grid.update(p=p, init=init, count=count)
     config.weak_count = weak_count
-    config.trials = 3
-    config.shard = "1/1"  # i/n: every n-th run from the i-th, for one of n processes
     if config.scale == "laptop":  # a hundred runs in two hours: half the steps of a single one
         config.segmentation.update(steps=100, checkpoint_every=25)
     if args.smoke:
-        _shrink(config)
+        shrink(config)
     return config
 
 
 def pseudo_counts(args: ConfigDict) -> tuple[int, ...]:
-    """Sizes of pseudo-sets from small to large. A laptop's phantom has no more images with a positive label."""
-    if args.smoke:
-        return 20, 60
-    return (100, 2000, 20000) if _is_paper(args) else (100, 300, 763)
+    """Numbers of pseudo-masks in tables, from small to large."""
+    return (20, 60) if args.smoke else _SCALES[args.scale]["counts"]
 
 
-def _shrink(config: ConfigDict) -> None:
-    """All parts, each so small that the whole takes minutes: to see that it runs, and nothing else.
+def shrink(config: ConfigDict) -> None:
+    """Make every part so small that the whole takes minutes: it shows that everything runs, and nothing else.
 
-    On a user's data all images are prepared, and half of the weak ones seen by each classifier.
+    On a user's data all images are still prepared, and half of the weak ones are seen by each classifier.
     """
     config.phantom.update(train=160, valid=60, test=30, size=96)
     config.data.size = 64
     config.trials = 2
     with config.unlocked():
-        config.classifier = classifier(False, "resnet18", {})
+        config.classifier = _classifier(LAPTOP, "resnet18")
     for section in (config.classifier, config.encoder, config.trunk):
         section.epochs = 0.5
     config.moco.epochs = 1.0
     config.irnet.update(steps=5, checkpoint_every=5)
     config.segmentation.update(steps=10, checkpoint_every=10)
     config.scores.bootstrap = 100
-
-
-def _chain(name: str, args: ConfigDict) -> ConfigDict:
-    """All stages that any setting needs."""
-    config = base(name, args)
-    paper = config.scale == "paper"
-    config.split_seed = 0
-    config.data.validation_share = 0.25
-    config.encoder = classifier(paper, args.encoder, {})
-    config.imagenet = imagenet(args.weights)
-    config.moco = moco(paper, args.encoder)
-    if args.start == "imagenet":
-        moco_from_imagenet(config)
-    config.trunk_init = args.get("trunk", "")
-    config.trunk = classifier(paper, "resnet50", {})
-    config.irnet, config.walk = irnet(paper)
-    config.cams = ConfigDict({"plus_plus": False, "mirror": not paper, "batch_size": 16})
-    config.pseudo_masks = ConfigDict({"threshold": "tuned", "gate": True})
-    config.segmentation = ConfigDict(
-        {
-            "model": f"deeplabv3plus_{args.encoder}",
-            "options": _NETWORK | ({} if paper else {"aspp_dropout": 0.1}),
-            "batch_size": 8,
-            "steps": 4000 if paper else 200,
-            "learning_rate": 0.0,  # 0: the published rule, 1e-3 on small sets and 1e-4 on large
-            "warmup_share": 0.0 if paper else 0.1,
-            "decay": not paper,
-            "augment": not paper,
-            "checkpoint_every": 200 if paper else 40,
-        }
-    )
-    config.refreshes = 0  # times that it goes on training, on masks of its own instead of the pseudo-masks
-    config.scores = ConfigDict({"batch_size": 16, "bootstrap": 1000})
-    if args.recipe == "plus":
-        _plus(config)
-    return config
-
-
-def _plus(config: ConfigDict) -> None:
-    """What lifted the published recipe on the phantom, as twice its steps do: benchmarks/results/phantom_recipe.md.
-
-    Once trained, the segmentation makes the pseudo-masks anew and goes on training with these; it averages an image
-    with its mirror image. Tried, and left out: cross-entropy beside dice, averaged weights,
-    learning them from the start.
-    """
-    config.refreshes = 1
-    config.segmentation.options.mirror = True

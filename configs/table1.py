@@ -1,13 +1,13 @@
 """The paper's Table 1 and Figures 2, 4 and 5: mixtures from weak (p = 0) to full supervision (p = 1).
 
     python launch.py --config=configs/table1.py
-    python launch.py --config=configs/table1.py:smoke    # all of it, small: less than five minutes on 2 CPU cores
+    python launch.py --config=configs/table1.py:smoke    # all of it, tiny: less than five minutes on 2 CPU cores
     python launch.py --config=configs/table1.py --config.shard=1/2    # and 2/2 beside it
 
 p in {0, .2, .4, .6, .8, .85, .9, 1} x {CAM, IRNet} x 3 trials, each with its own 100 pseudo-masks; and Table 2's best
-weak models, which are the paper's first column (shared with configs/table2.py in one work directory).
+weak models, the paper's first column (shared with configs/table2.py in one work directory).
 The paper's mean IoU: p = 0 .142 (CAM), .156 (IRNet); p = .9 .270, .267; p = 1 .246.
-At the paper's scale configs/semi.py:p=0.9,trial=1 is one of its runs, and finds what this made; on a laptop the
+At the paper's scale configs/semi.py:p=0.9,trial=1 is one of its runs and reuses its stages; on a laptop the
 segmentations here have half the steps.
 """
 

@@ -4,10 +4,10 @@
     python launch.py --config=configs/table2.py:smoke
     python launch.py --config=configs/table2.py:encoder=resnet50,weights=FILE
 
-{CheXpert, MoCo-CXR, ImageNet, random} x {CAM, IRNet} x {100, 2000, 20000} pseudo-masks x 3 trials; on a laptop's
-phantom {100, 300, 763}, of which the last are all it has: trials differ there by the segmentation's seed alone.
-ImageNet needs weights of the encoder (`weights=FILE`, or the hub): without them its runs are named as missing and
-the others stand. The paper's best: .142 (CAM), .156 (IRNet), of 20,000 pseudo-masks.
+{CheXpert, MoCo-CXR, ImageNet, random} x {CAM, IRNet} x {100, 2000, 20000} pseudo-masks x 3 trials; {100, 300, 763} on a
+laptop's phantom, where 763 is all it has, so trials differ there by the segmentation's seed alone.
+ImageNet needs weights of the encoder (`weights=FILE`, or the hub): without them its runs are named as missing, and the
+others complete. The paper's best: .142 (CAM), .156 (IRNet), with 20,000 pseudo-masks.
 """
 
 from configs import base

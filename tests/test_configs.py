@@ -5,6 +5,7 @@ import pytest
 
 from chexseg_jax import models
 from chexseg_jax.settings import check
+from configs import full, moco, semi, table1
 
 CONFIGS = ("semi", "weak", "full", "classifier", "moco")
 
@@ -19,13 +20,21 @@ def no_root(monkeypatch):
 def test_every_config_opens_at_both_scales_and_names_real_models(name, scale):
     config = importlib.import_module(f"configs.{name}").get_config(f"scale={scale},seed=3")
     assert (config.scale, config.seed, config.name) == (scale, 3, name)
-    for section in ("classifier", "encoder", "moco", "segmentation"):
-        if section in config:
-            models.create(config[section].model, num_classes=3, **config[section].options)
+    for section in ("classifier", "encoder", "trunk"):
+        models.create(config[section].model, num_classes=3, **config[section].options)
+    models.create(config.encoder.model, num_classes=0, **config.moco.options)
+    name = f"{config.segmentation.decoder}_{config.encoder.model}"
+    models.create(name, num_classes=3, **config.segmentation.options)
     assert importlib.import_module(f"configs.{name}").__doc__
 
 
-@pytest.mark.parametrize("name", ["table1", "table2"])
+@pytest.mark.parametrize("name", [*CONFIGS, "table1", "table2"])
+def test_every_config_has_every_section(name):
+    sections = semi.get_config("pseudo=irnet,init=moco").keys()
+    assert importlib.import_module(f"configs.{name}").get_config().keys() == sections
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "table1", "table2"])
 def test_smoke_is_as_small_on_a_users_data(name, monkeypatch):
     monkeypatch.setenv("CHEXPERT_ROOT", "/data")
     config = importlib.import_module(f"configs.{name}").get_config("smoke")
@@ -34,8 +43,6 @@ def test_smoke_is_as_small_on_a_users_data(name, monkeypatch):
 
 
 def test_the_papers_settings():
-    from configs import semi
-
     config = semi.get_config("root=/data")
     assert config.scale == "paper"
     assert (config.data.size, config.data.views, config.classifier.model) == (320, "both", "densenet121")
@@ -46,7 +53,6 @@ def test_the_papers_settings():
 
 
 def test_the_published_recipe_is_the_default():
-    from configs import semi, table1
 
     for config in (semi.get_config(""), semi.get_config("root=/data"), table1.get_config("recipe=paper")):
         assert (config.refreshes, "mirror" in config.segmentation.options) == (0, False)
@@ -54,24 +60,15 @@ def test_the_published_recipe_is_the_default():
         assert (config.refreshes, config.segmentation.options.mirror) == (1, True)
 
 
-def test_irnet_is_there_when_it_is_asked_for():
-    from configs import semi, weak
-
-    assert "irnet" not in semi.get_config("")
-    for config in (semi.get_config("pseudo=irnet"), weak.get_config("pseudo=irnet,scale=paper")):
-        assert (config.irnet.learning_rate, config.irnet.displacement_rate) == (0.1, 10)
-        assert (config.irnet.batch_size, config.irnet.foreground, config.irnet.background) == (16, 0.3, 0.05)
-        assert config.trunk.model == "resnet50"
-    assert (config.irnet.radius, config.walk.radius, config.walk.beta, config.walk.instances) == (
-        10,
-        5,
-        10,
-        True,
-    )
+def test_irnets_settings():
+    config = semi.get_config("pseudo=irnet,scale=paper")
+    assert (config.irnet.learning_rate, config.irnet.displacement_rate) == (0.1, 10)
+    assert (config.irnet.batch_size, config.irnet.foreground, config.irnet.background) == (16, 0.3, 0.05)
+    assert (config.irnet.radius, config.walk.radius, config.walk.beta) == (10, 5, 10)
+    assert config.walk.instances
 
 
 def test_a_root_selects_the_papers_scale_unless_told_otherwise(monkeypatch):
-    from configs import full, semi
 
     assert semi.get_config("p=0.5").scale == "laptop"
     assert semi.get_config("root=/data,scale=laptop").scale == "laptop"
@@ -80,21 +77,15 @@ def test_a_root_selects_the_papers_scale_unless_told_otherwise(monkeypatch):
     assert (full.get_config().p, semi.get_config("p=0.25").p) == (1.0, 0.25)
 
 
-def test_moco_is_there_when_it_is_asked_for_and_the_papers():
-    from configs import full, moco
-
-    assert "moco" not in full.get_config("")
+def test_mocos_settings():
     paper = moco.get_config("scale=paper").moco
     assert (paper.queue, paper.key_momentum, paper.temperature) == (65536, 0.999, 0.2)
     assert full.get_config("init=moco,scale=paper").moco == paper
-    begun = "start=imagenet,weights=FILE"
-    assert full.get_config(f"init=moco,{begun}").moco == moco.get_config(begun).moco
-    assert moco.get_config(begun).imagenet.weights == "FILE"
-    assert moco.get_config(begun).moco.learning_rate < moco.get_config().moco.learning_rate
+    started = "start=imagenet,weights=FILE"
+    assert full.get_config(f"init=moco,{started}").moco == moco.get_config(started).moco
+    assert moco.get_config(started).imagenet.weights == "FILE"
+    assert moco.get_config(started).moco.learning_rate < moco.get_config().moco.learning_rate
 
 
-def test_the_encoder_is_the_segmentations_and_the_classifiers():
-    from configs import weak
-
-    config = weak.get_config("encoder=resnet50")
-    assert (config.segmentation.model, config.encoder.model) == ("deeplabv3plus_resnet50", "resnet50")
+def test_one_argument_chooses_the_encoder_of_segmentation_and_classifier():
+    assert semi.get_config("encoder=resnet50").encoder.model == "resnet50"

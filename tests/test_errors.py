@@ -13,7 +13,7 @@ def test_an_input_error_is_one_line_and_exit_code_2(capsys):
     assert capsys.readouterr().err == "error: file.csv, row 3: no such label\n"
 
 
-def test_a_defect_of_ours_keeps_its_traceback():
+def test_a_bug_keeps_its_traceback():
     def main():
         raise ZeroDivisionError
 
@@ -21,11 +21,11 @@ def test_a_defect_of_ours_keeps_its_traceback():
         run_command(main)
 
 
-def test_an_interrupt_says_how_to_go_on(capsys):
+def test_an_interrupt_says_how_to_resume(capsys):
     def main():
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stop:
         run_command(main)
     assert stop.value.code == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "rerun the command to resume" in capsys.readouterr().err

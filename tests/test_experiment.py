@@ -11,16 +11,22 @@ from safetensors.numpy import save_file
 
 import chexseg_jax
 from chexseg_jax import experiment
+from chexseg_jax.artifact import Store
 from chexseg_jax.data.chexlocalize import read_segmentations
-from chexseg_jax.data.images import read_grey, unfit_map, unpack_masks
+from chexseg_jax.data.chexpert import positive_tasks
+from chexseg_jax.data.images import read_grey, unfit_map
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
-from chexseg_jax.data.taxonomy import TASKS
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.published import compare
-from chexseg_jax.stages.pseudo_masks import positive_tasks
+from chexseg_jax.models.normalisation import IMAGENET
+from chexseg_jax.sources import open_sources
+from chexseg_jax.stages.prepare import prepare
 from configs import full, moco, semi
+
+TASKS = CHEXPERT.tasks
 
 SMALL_MOCO = {
     "batch_size": 8,
@@ -87,7 +93,7 @@ def test_a_profiled_run_has_the_names_of_any_other(tiny_run, tiny_config, capsys
     before = artifacts(workdir)
     assert experiment.run(config, workdir) == run
     assert artifacts(workdir) == before
-    assert "one that is found finished is not traced" in capsys.readouterr().err
+    assert "finished ones are not traced" in capsys.readouterr().err
 
 
 def test_expert_masks_alone_need_no_new_classifier(tiny_run, tiny_config, capsys):
@@ -116,9 +122,9 @@ def test_a_segmentation_makes_its_own_pseudo_masks_anew(tiny_run, tiny_config, c
     (folder,) = (workdir / "artifacts").glob("refreshed-masks-*")
     images = Prepared.load(folder)
     limits = np.array([teacher.thresholds[task] for task in TASKS])
-    positive = positive_tasks(images.labels, config.data.uncertainty)
+    positive = positive_tasks(images.labels, config.data.uncertainty, CHEXPERT)
     expected = (teacher.predict(images.images[:]) > limits) & positive[:, None, None]
-    made = unpack_masks(images.masks[:])
+    made = images.read_masks(slice(None))
     # Batches of another size round otherwise: some pixels at the threshold may change sides.
     assert (made ^ expected).sum() <= 0.01 * expected.sum()
     assert expected.any()
@@ -145,22 +151,21 @@ def test_moco_trains_an_encoder_that_segmentations_start_from(tiny_run, tiny_con
     assert card["normalisation"]["mean"] == [0.502] * 3
 
 
-def test_imagenet_weights_bring_their_normalisation_stride_and_stem(tiny_run, tiny_config, tmp_path):
+def test_imagenet_weights_bring_their_normalisation_and_stride(tiny_run, tiny_config, tmp_path):
     workdir, _ = tiny_run
     save_file(peer("resnet18").state, tmp_path / "resnet18.safetensors")
     config = full.get_config(f"init=imagenet,weights={tmp_path}")
-    config.imagenet.update(grey=True, stride_on="conv1")
+    config.imagenet.stride_on = "conv1"
     run = experiment.run(same(config, tiny_config), workdir)
     card = json.loads((run / "model" / "model.json").read_text())
-    assert (len(card["normalisation"]["mean"]), card["options"]["stride_on"]) == (1, "conv1")
+    assert (card["normalisation"]["mean"], card["options"]["stride_on"]) == (list(IMAGENET.mean), "conv1")
     model = chexseg_jax.restore(run)
-    assert model.variables["params"]["encoder"]["conv1"]["kernel"].shape == (7, 7, 1, 64)
     config.imagenet.weights = str(tmp_path / "none")
     with pytest.raises(InputError, match=r"none: no such file or folder; download https://"):
         experiment.run(config, workdir)
 
     pretraining = moco.get_config(f"start=imagenet,weights={tmp_path}")
-    pretraining.imagenet.update(grey=True, stride_on="conv1")
+    pretraining.imagenet.stride_on = "conv1"
     pretraining.moco.update(SMALL_MOCO | {"epochs": 0.1, "learning_rate": 0.0})
     encoder = chexseg_jax.restore(experiment.run(same(pretraining, tiny_config), workdir))
     assert encoder.normalisation == model.normalisation
@@ -203,18 +208,14 @@ def same(config, tiny_config):
 def test_irnet_walks_from_the_same_cams(tiny_run, tiny_config, capsys):
     workdir, _ = tiny_run
     config = tiny_config.copy_and_resolve_references()
-    whole = semi.get_config("pseudo=irnet")
-    with config.unlocked():
-        config.p, config.pseudo = 0.5, "irnet"
-        config.trunk, config.irnet, config.walk = whole.trunk, whole.irnet, whole.walk
-        config.trunk_init = whole.trunk_init
+    config.p, config.pseudo = 0.5, "irnet"
     config.trunk.update(batch_size=4, epochs=0.25, checkpoint_every=4)
     config.irnet.update(batch_size=2, steps=2, radius=3, dtype="bfloat16")
     before = set(artifacts(workdir))
     run = experiment.run(config, workdir)
     made = {name.rsplit("-", 1)[0] for name in set(artifacts(workdir)) - before}
     assert made == {"classifier-resnet50", "irnet", "walks", "pseudo-masks", "segmentation", "scores"}
-    assert "found cams" in capsys.readouterr().err
+    assert "reusing cams" in capsys.readouterr().err
     assert (run / "saliency.png").stat().st_size > 0
     for walks in workdir.glob("artifacts/walks-*"):
         maps, edges = (Records.open(walks / name)[:] for name in ("maps", "edges"))
@@ -254,7 +255,7 @@ def test_the_run_restores_and_predicts_what_it_reported(tiny_run):
         ("image", r"more than 1.0% of the .* train images cannot be read .*view1_frontal.jpg"),
         ("truncated", r"more than 1.0% of the .* train images cannot be read"),
         ("size", "masks need the size of the image"),
-        ("pathology", "unknown pathology 'Lung Lesions'"),
+        ("pathology", "unknown task 'Lung Lesions'"),
         ("rle", "gt_segmentations_test.json"),
         ("escape", "leaves the root"),
     ],
@@ -299,16 +300,14 @@ def test_a_few_unreadable_training_images_are_counted_named_and_left_out(
     download, tiny_config, tmp_path, capsys
 ):
     from chexseg_jax.data.prepared import Prepared
-    from chexseg_jax.sources import open_sources
-    from chexseg_jax.stages.prepare import prepare
 
     config = tiny_config.copy_and_resolve_references()
     config.root = str(download)
     config.data.max_missing = 0.5
     gone = next(iter((download / "CheXpert-v1.0-small" / "train").glob("*/*/*_frontal.jpg")))
     gone.unlink()
-    sources = open_sources(tmp_path, config)
-    made = prepare(tmp_path, config.data, sources.train)
+    store = Store(tmp_path)
+    made = store.make("prepare", prepare, config=config.data, split=open_sources(store, config).train)
     (left_out,) = json.loads((made / "left_out.json").read_text()).items()
     assert str(gone) in left_out[1]
     assert left_out[0] not in Prepared.load(made).ids

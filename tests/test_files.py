@@ -3,7 +3,7 @@ import pytest
 from chexseg_jax.files import written_aside
 
 
-def test_the_file_appears_whole(tmp_path):
+def test_the_file_appears_complete(tmp_path):
     path = tmp_path / "new" / "scores.csv"
     with written_aside(path) as file:
         file.write("a\n")
@@ -12,7 +12,7 @@ def test_the_file_appears_whole(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["scores.csv"]
 
 
-def test_an_error_leaves_what_was_there(tmp_path):
+def test_an_error_leaves_the_old_file(tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text("old")
     with pytest.raises(RuntimeError):

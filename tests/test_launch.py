@@ -27,12 +27,11 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/semi.py", f"--workdir={__file__}"], "is a file; give a folder"),
         (
             ["--config=configs/semi.py", "p=0.5,root=/data"],
-            "'p=0.5,root=/data' is no flag; arguments stand behind",
+            "'p=0.5,root=/data' is not a flag; arguments go after",
         ),
         (["--config=configs/semi.py", "--workdir=/proc/nope"], "--workdir=/proc/nope: "),
-        (["--config=configs/semi.py", "--config.scale=paper"], "behind the colon, configs/semi.py:scale="),
-        (["--config=configs/moco.py:weights=x.pth"], "start=imagenet goes on from: give both"),
-        (["--config=configs/semi.py", "--config.irnet.steps=5"], "give pseudo=irnet behind the colon"),
+        (["--config=configs/semi.py", "--config.scale=paper"], "after the colon, configs/semi.py:scale="),
+        (["--config=configs/moco.py:weights=x.pth"], "weights=FILE applies only with start=imagenet"),
         (
             ["--config=configs/semi.py", "--config.recipe=plus"],
             "--config.recipe: no such setting; arguments, such",
@@ -72,7 +71,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(arguments, told, tmp_pa
     assert not list(tmp_path.glob("work/runs/*"))
 
 
-def test_help_says_what_there_is():
+def test_help_lists_the_flags():
     done = launch("--help")
     assert "--workdir" in done.stdout
-    assert "Runs one configuration" in done.stdout
+    assert "Run one configuration" in done.stdout

@@ -2,15 +2,19 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import chexseg_jax
+from chexseg_jax import models
 from chexseg_jax.data.chexlocalize import read_segmentations
-from chexseg_jax.data.taxonomy import TASKS
+from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.errors import InputError
+from chexseg_jax.models.normalisation import Normalisation
 from chexseg_jax.predict import find_images, main
+from chexseg_jax.saved_model import save_model
 from chexseg_jax.training.inference import probabilities_of
 
 
@@ -21,14 +25,14 @@ def write(path, shape):
     return path
 
 
-def test_masks_at_full_size_and_an_overlay_an_image(tiny_run, tmp_path):
+def test_masks_at_full_size_and_one_overlay_per_image(tiny_run, tmp_path):
     _, run = tiny_run
     write(tmp_path / "in/valid/patient1/study2/view1_frontal.jpg", (70, 90))
     alone = write(tmp_path / "alone.png", (50, 40))
     main(["--checkpoint", str(run), "--out", str(tmp_path / "out"), str(tmp_path / "in"), str(alone)])
-    made = read_segmentations(tmp_path / "out" / "segmentations.json")
-    assert made.size("patient1_study2_view1_frontal") == (70, 90)
-    assert made.masks("alone").shape == (50, 40, len(TASKS))
+    predicted = read_segmentations(tmp_path / "out" / "segmentations.json")
+    assert predicted.size("patient1_study2_view1_frontal") == (70, 90)
+    assert predicted.masks("alone").shape == (50, 40, 10)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "segmentations.json",
         "alone.png",
@@ -36,7 +40,31 @@ def test_masks_at_full_size_and_an_overlay_an_image(tiny_run, tmp_path):
     }
 
 
-def test_an_unreadable_image_leaves_nothing_written(tiny_run, tmp_path):
+def test_a_model_of_other_tasks(tmp_path):
+    taxonomy = Taxonomy(labels=("Nodule",), tasks=("Nodule",), missing="unknown")
+    module = models.create("deeplabv3plus_resnet18", num_classes=1)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
+    save_model(
+        tmp_path,
+        variables,
+        name="deeplabv3plus_resnet18",
+        num_classes=1,
+        options={},
+        size=32,
+        tasks=taxonomy.tasks,
+        taxonomy=taxonomy,
+        normalisation=Normalisation((0.5,) * 3, (0.1,) * 3),
+        thresholds={"Nodule": 0.5},
+    )
+    image = write(tmp_path / "a.png", (50, 40))
+    main(["--checkpoint", str(tmp_path), "--out", str(tmp_path / "out"), str(image)])
+    predicted = read_segmentations(tmp_path / "out" / "segmentations.json", taxonomy)
+    assert predicted.masks("a").shape == (50, 40, 1)
+    assert (tmp_path / "out" / "a.png").exists()
+
+
+def test_an_unreadable_image_leaves_no_files(tiny_run, tmp_path):
     _, run = tiny_run
     good, bad = write(tmp_path / "a.png", (40, 40)), tmp_path / "b.png"
     bad.write_bytes(good.read_bytes()[:60])
@@ -45,8 +73,8 @@ def test_an_unreadable_image_leaves_nothing_written(tiny_run, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
 
 
-def test_the_folder_may_be_on_another_disk(tiny_run, tmp_path, monkeypatch, capsys):
-    """What is around a mounted folder, or one that a link leads to, is neither written to nor renamed from."""
+def test_the_output_folder_may_be_on_another_disk(tiny_run, tmp_path, monkeypatch, capsys):
+    """Scratch files stay inside the output folder: its parent may be another disk, or not writable."""
     _, run = tiny_run
     out = tmp_path / "around" / "out"
     out.mkdir(parents=True)
@@ -62,16 +90,16 @@ def _within(folder, make, *, dir, **more):
     return make(dir=dir, **more)
 
 
-def test_many_batches_are_one_program(tiny_run):
+def test_many_batches_share_one_compiled_program(tiny_run):
     model = chexseg_jax.restore(tiny_run[1])
     images = [np.zeros((40, 40), np.uint8)] * 20
     before = probabilities_of(model.module, model.normalisation)._cache_size()
     for _ in range(3):
-        model.predict(images, batch_size=9)  # a size that nothing else asks for
+        model.predict(images, batch_size=9)  # a size that no other test uses
     assert probabilities_of(model.module, model.normalisation)._cache_size() == before + 1
 
 
-def test_what_cannot_be_predicted_is_named(tiny_run, tmp_path):
+def test_errors_name_the_path_and_the_fix(tiny_run, tmp_path):
     workdir, _ = tiny_run
     with pytest.raises(InputError, match="no such image"):
         find_images([tmp_path / "none.jpg"])
@@ -79,12 +107,12 @@ def test_what_cannot_be_predicted_is_named(tiny_run, tmp_path):
     with pytest.raises(InputError, match="a folder without"):
         find_images([tmp_path / "empty"])
     twice = [write(tmp_path / name / "x.png", (9, 9)) for name in ("a", "b")]
-    with pytest.raises(InputError, match="predict them apart"):
+    with pytest.raises(InputError, match="predict them separately"):
         find_images(twice)
     with pytest.raises(InputError, match="is a file; give a folder"):
         main(["--checkpoint", str(workdir), "--out", str(twice[0]), str(twice[1])])
     with pytest.raises(InputError, match="--help lists the flags"):
         main(["--out", "x"])
     classifier = next(workdir.glob("artifacts/classifier-*"))
-    with pytest.raises(InputError, match="not a segmentation"):
+    with pytest.raises(InputError, match="not a segmentation; give a segmentation's folder"):
         main(["--checkpoint", str(classifier), "--out", str(tmp_path / "out"), str(twice[0])])

@@ -16,8 +16,7 @@ import pytest
 from flax import linen as nn
 from training import test_loop
 
-from chexseg_jax import models
-from chexseg_jax import processes
+from chexseg_jax import models, processes
 from chexseg_jax.artifact import artifact
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
@@ -29,14 +28,15 @@ from chexseg_jax.models.layers import BatchNorm, Conv, Kit, max_pool, resize_bil
 from chexseg_jax.models.moco import Embedder
 from chexseg_jax.models.normalisation import CHEXPERT
 from chexseg_jax.saved_model import restore, save_model
-from chexseg_jax.stages.classifier import classifier_loss, init, logits_of
+from chexseg_jax.stages.classifier import classifier_loss, logits_of
 from chexseg_jax.stages.irnet import boundary_loss
 from chexseg_jax.stages.moco import moco_init, moco_loss
 from chexseg_jax.stages.segmentation import segmentation_loss
 from chexseg_jax.training import loop, optim
 from chexseg_jax.training.inference import map_batches
-from chexseg_jax.training.metrics_log import read_metrics
+from chexseg_jax.training.loggers import read_metrics
 from chexseg_jax.training.sharding import DATA_AXIS, data_mesh
+from chexseg_jax.training.state import initial_variables
 
 ROOT = Path(__file__).parents[2]
 STEPS, BATCH, SIZE, ROWS = 20, 16, 32, 40
@@ -89,7 +89,7 @@ class Tiny(nn.Module):
 def training(name: str) -> dict:
     """What `fit` takes for it: the losses and optimizers are the stages' own."""
     module = Tiny(name, None if name == "moco" else DATA_AXIS)
-    start = init(module, SIZE)
+    start = initial_variables(module, SIZE)
     match name:
         case "classifier":
             infer = logits_of(module, CHEXPERT)

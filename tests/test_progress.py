@@ -1,7 +1,7 @@
 from chexseg_jax import progress
 
 
-def test_a_log_gets_lines_with_what_how_far_and_how_long_yet(capsys, monkeypatch):
+def test_a_log_line_has_title_count_time_left_and_note(capsys, monkeypatch):
     clock = iter(range(0, 1000, 6))  # six seconds a tick
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with progress.progress("training", 10) as advance:

@@ -1,9 +1,9 @@
 """CheXlocalize's files: masks as COCO run-length code, radiologists' polygons.
 
-A segmentations file is `{image id: {pathology: {"size": [h, w], "counts": code}}}` at the radiograph's full
-size; an annotations file `{image id: {"img_size": [h, w], pathology: [[[x, y], ...], ...]}}`. Ids look like
-`patient64541_study1_view1_frontal`. Five hundred radiographs times ten masks do not fit in memory as pixels,
-so they are kept in code, which is small, and decoded one image at a time.
+A segmentations file is `{image id: {task: {"size": [h, w], "counts": code}}}` at the radiograph's full size; an
+annotations file is `{image id: {"img_size": [h, w], task: [[[x, y], ...], ...]}}`. Ids look like
+`patient64541_study1_view1_frontal`. Five hundred radiographs times ten masks do not fit in memory as pixels, so
+masks stay run-length coded and are decoded one image at a time.
 
 Source: the files of Saporta et al., "Benchmarking saliency methods for chest X-ray interpretation", Nature
 Machine Intelligence 2022 (https://github.com/rajpurkarlab/cheXlocalize).
@@ -20,11 +20,11 @@ from jaxtyping import Bool, Float, Int64
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from chexseg_jax.data.taxonomy import TASKS, task_name
+from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.files import written_aside
 
-#: Above this a size is a slip, not a radiograph; below it every run length fits pycocotools' integers.
+#: A larger size is a mistake, not a radiograph; below it every run length fits pycocotools' integers.
 MAX_PIXELS = 1 << 28
 
 #: Polygon corners may lie outside the image, but not this far: Pillow counts in 32-bit integers.
@@ -40,13 +40,14 @@ class Rle(TypedDict):
 
 @dataclass(frozen=True)
 class Segmentations:
-    """The masks of a segmentations file, in code until asked for. Made by `read_segmentations`.
+    """The masks of a segmentations file, run-length coded until they are read. See `read_segmentations`.
 
-    A pathology that an image does not list has an empty mask.
+    A task that an image does not list has an empty mask, or an unknown one where `taxonomy.missing` says so.
     """
 
     path: Path
     entries: Mapping[str, Mapping[str, Rle]]
+    taxonomy: Taxonomy = CHEXPERT
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -64,32 +65,37 @@ class Segmentations:
         height, width = next(iter(self._entry(image_id).values()))["size"]
         return height, width
 
+    def known(self, image_id: str) -> Bool[np.ndarray, " K"]:
+        """Whether each task of an image was annotated; an unknown mask carries no weight anywhere."""
+        entry = self._entry(image_id)
+        return np.array([self.taxonomy.missing == "empty" or task in entry for task in self.taxonomy.tasks])
+
     def rle(self, image_id: str, task: str) -> Rle:
-        """A mask in code, known to be sound: safe to hand to pycocotools."""
+        """A validated run-length code, safe for pycocotools; empty for a task that the image does not list."""
         height, width = self.size(image_id)
-        return self._entry(image_id).get(task_name(task)) or empty(height, width)
+        return self._entry(image_id).get(self.taxonomy.task(task)) or empty(height, width)
 
     def mask(self, image_id: str, task: str) -> Bool[np.ndarray, "H W"]:
         """One mask at full size."""
         return decode(self.rle(image_id, task))
 
-    def masks(self, image_id: str) -> Bool[np.ndarray, "H W 10"]:
-        """The ten masks of an image at full size, in the order of `pathologies.TASKS`."""
+    def masks(self, image_id: str) -> Bool[np.ndarray, "H W K"]:
+        """The masks of all tasks of an image at full size, in the taxonomy's order."""
         height, width = self.size(image_id)
-        # Plane by plane in memory, which is several times faster to fill and to count than interleaved.
-        planes = np.zeros((len(TASKS), height, width), bool)
+        # Planar in memory: several times faster to fill and to count than interleaved.
+        planes = np.zeros((len(self.taxonomy.tasks), height, width), bool)
         for task, code in self._entry(image_id).items():
             if coco.area(code):
-                planes[TASKS.index(task)] = decode(code)
+                planes[self.taxonomy.tasks.index(task)] = decode(code)
         return np.moveaxis(planes, 0, -1)
 
     def check_size(self, image_id: str, size: tuple[int, int], image: str | Path = "its image") -> None:
-        """Raises an `InputError` unless the masks have the radiograph's (height, width) in pixels."""
+        """Raise an `InputError` unless the masks have the radiograph's (height, width) in pixels."""
         if self.size(image_id) != tuple(size):
             (height, width), (rows, columns) = self.size(image_id), size
             raise InputError(
                 f"{self.path}: masks of {image_id} have height x width {height} x {width}, {image} has "
-                f"{rows} x {columns}; masks need the size of the image they were drawn on"
+                f"{rows} x {columns}; give masks at the full size of their image"
             )
 
     def _entry(self, image_id: str) -> Mapping[str, Rle]:
@@ -98,21 +104,18 @@ class Segmentations:
         return self.entries[image_id]
 
 
-def read_segmentations(path: str | Path) -> Segmentations:
-    """Reads a segmentations JSON, checking every mask's code without decoding it.
-
-    Both names of Airspace Opacity are accepted.
+def read_segmentations(path: str | Path, taxonomy: Taxonomy = CHEXPERT) -> Segmentations:
+    """Read a segmentations JSON; every run-length code is validated without decoding it.
 
     Raises:
-      InputError: naming file, image and pathology, for a file that is missing or no such JSON, an image that
-        is listed twice, an unknown pathology, sizes that differ within an image, or code that does not fill
-        its size.
+      InputError: naming file, image and task, for a missing file, malformed JSON, an image listed twice, an unknown
+        task, sizes that differ within an image, or a code that does not fill its size.
     """
     path = Path(path)
     entries = {}
     for image_id, listed in _read_object(path).items():
         entry: dict[str, Rle] = {}
-        for task, code in _by_task(listed, f"{path}: {image_id}").items():
+        for task, code in _by_task(listed, f"{path}: {image_id}", taxonomy).items():
             where = f"{path}: {image_id}, {task}"
             entry[task] = _checked(code, where)
             first = next(iter(entry.values()))["size"]
@@ -122,56 +125,63 @@ def read_segmentations(path: str | Path) -> Segmentations:
                     f"{next(iter(entry))}; all masks of an image have its size"
                 )
         if not entry:
-            raise InputError(f"{path}: {image_id} lists no mask; without findings, masks are all zero")
+            raise InputError(
+                f"{path}: {image_id} lists no mask; list an all-zero mask for an image without findings"
+            )
         entries[image_id] = entry
-    return Segmentations(path, entries)
+    return Segmentations(path, entries, taxonomy)
 
 
 def write_segmentations(
     path: str | Path,
     items: Mapping[str, Any] | Iterable[tuple[str, Any]],
+    taxonomy: Taxonomy = CHEXPERT,
 ) -> None:
-    """Writes masks as CheXlocalize's segmentations JSON, all ten pathologies of every image.
+    """Write masks as CheXlocalize's segmentations JSON.
 
     Args:
       path: the file; it appears only when complete.
-      items: `{id: masks}`, or (id, masks) pairs taken one at a time. Masks are bool [H, W, 10] in the order
-        of `pathologies.TASKS`, or `{pathology: mask}` with a mask as bool [H, W] or in code; a pathology left
-        out is empty.
+      items: `{id: masks}`, or (id, masks) pairs consumed one at a time. Masks are bool [H, W, K] in the taxonomy's
+        order, or `{task: mask}` with a mask as bool [H, W] or run-length coded. A task left out is written as an
+        empty mask, or left out where `taxonomy.missing` is "unknown".
+      taxonomy: the tasks.
     """
     with written_aside(path) as file:
         file.write("{")
         for number, (image_id, masks) in enumerate(items.items() if isinstance(items, Mapping) else items):
-            codes = encode_masks(masks)
+            codes = encode_masks(masks, taxonomy)
             sizes = {tuple(code["size"]) for code in codes.values()}
             if len(sizes) != 1:
                 raise ValueError(f"{image_id}: masks of one image must have one size, got {sorted(sizes)}")
-            entry = dict.fromkeys(TASKS, empty(*sizes.pop())) | codes
-            file.write(f"{', ' if number else ''}{json.dumps(image_id)}: {json.dumps(entry)}")
+            if taxonomy.missing == "empty":
+                codes = dict.fromkeys(taxonomy.tasks, empty(*sizes.pop())) | codes
+            file.write(f"{', ' if number else ''}{json.dumps(image_id)}: {json.dumps(codes)}")
         file.write("}")
 
 
 def encode(mask: Bool[np.ndarray, "H W"]) -> Rle:
-    """A mask in COCO's compressed run-length code: the same string as in the published files."""
+    """Encode a mask in COCO's compressed run-length code: the same string as in the published files."""
     code = coco.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")}
 
 
-def encode_masks(masks: Bool[np.ndarray, "H W 10"] | Mapping[str, Any]) -> dict[str, Rle]:
-    """An image's masks in code, by pathology: from [H, W, 10], or from masks (bool or in code) by pathology."""
+def encode_masks(
+    masks: Bool[np.ndarray, "H W K"] | Mapping[str, Any], taxonomy: Taxonomy = CHEXPERT
+) -> dict[str, Rle]:
+    """Run-length codes by task, from [H, W, K] or from {task: mask}, each mask bool [H, W] or coded already."""
     if not isinstance(masks, Mapping):
-        masks = dict(zip(TASKS, np.moveaxis(masks, -1, 0), strict=True))
-    return {task_name(task): encode(m) if isinstance(m, np.ndarray) else m for task, m in masks.items()}
+        masks = dict(zip(taxonomy.tasks, np.moveaxis(masks, -1, 0), strict=True))
+    return {taxonomy.task(task): encode(m) if isinstance(m, np.ndarray) else m for task, m in masks.items()}
 
 
 def empty(height: int, width: int) -> Rle:
-    """The code of a mask without a pixel."""
+    """The code of an empty mask."""
     code = coco.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
     return {"size": [height, width], "counts": code["counts"].decode("ascii")}
 
 
 def decode(code: Rle) -> Bool[np.ndarray, "H W"]:
-    """The mask of a code; a ValueError where the code is malformed or does not fill its size."""
+    """Decode a mask; ValueError for a code that is malformed or does not fill its size."""
     height, width = code["size"]
     runs = run_lengths(code["counts"])
     # Eight times faster than pycocotools' decode, and safe with any input.
@@ -181,10 +191,10 @@ def decode(code: Rle) -> Bool[np.ndarray, "H W"]:
 def run_lengths(counts: str) -> Int64[np.ndarray, " runs"]:
     """Lengths of the runs in a code, in pixels, background first; their sum is height x width.
 
-    pycocotools trusts its input: on a malformed code it reads past the end or fills less than the mask. This
-    is the check it lacks. Format (COCO API, `maskApi.c`): each number is 5 bits a character from "0" on, low
-    bits first, bit 5 set while more follow, sign in the last character's bit 4; from the fourth number on,
-    the difference to the number two before.
+    pycocotools trusts its input: on a malformed code it reads past the end or fills only part of the mask. This
+    function validates the code first. Format (COCO API, `maskApi.c`): each number takes 5 bits a character from
+    "0" on, low bits first, bit 5 set while more follow, sign in the last character's bit 4; from the fourth number
+    on, each is the difference to the number two before.
 
     Raises:
       ValueError: for a character out of range, an unfinished or overlong number, or a negative length.
@@ -214,26 +224,27 @@ def run_lengths(counts: str) -> Int64[np.ndarray, " runs"]:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What the radiologists drew on one radiograph: per pathology, polygons in pixels of the full image."""
+    """The radiologists' polygons on one radiograph, by task, in pixels of the full image."""
 
     size: tuple[int, int]  # (height, width)
     polygons: Mapping[str, Sequence[Float[np.ndarray, "corners 2"]]]  # corners (x, y)
+    taxonomy: Taxonomy = CHEXPERT
 
     def mask(self, task: str) -> Bool[np.ndarray, "H W"]:
-        """The pathology's mask, pixel for pixel the one in the published segmentations file."""
-        return rasterize(self.polygons.get(task_name(task), ()), self.size)
+        """The mask of a task, pixel for pixel as in the published segmentations file."""
+        return rasterize(self.polygons.get(self.taxonomy.task(task), ()), self.size)
 
-    def masks(self) -> Bool[np.ndarray, "H W 10"]:
-        """The ten masks, in the order of `pathologies.TASKS`."""
-        return np.stack([self.mask(task) for task in TASKS], axis=-1)
+    def masks(self) -> Bool[np.ndarray, "H W K"]:
+        """The masks of all tasks, in the taxonomy's order."""
+        return np.stack([self.mask(task) for task in self.taxonomy.tasks], axis=-1)
 
 
-def read_annotations(path: str | Path) -> dict[str, Annotation]:
-    """Reads an annotations JSON: image id to what was drawn on it; absent pathologies are not listed.
+def read_annotations(path: str | Path, taxonomy: Taxonomy = CHEXPERT) -> dict[str, Annotation]:
+    """Read an annotations JSON: image id -> polygons by task; absent findings are not listed.
 
     Raises:
-      InputError: naming file, image and pathology, for a file that is missing or no such JSON, an unknown
-        pathology, or a polygon that is no list of two or more finite [x, y].
+      InputError: naming file, image and task, for a missing file, malformed JSON, an unknown task, or a polygon that
+        is not a list of two or more finite [x, y].
     """
     path = Path(path)
     annotations = {}
@@ -242,20 +253,22 @@ def read_annotations(path: str | Path) -> dict[str, Annotation]:
         if not isinstance(listed, dict) or "img_size" not in listed:
             raise InputError(f"{where}: expected an object with img_size: [height, width]")
         size = _size(listed["img_size"], f"{where}: img_size")
-        drawn = _by_task({name: value for name, value in listed.items() if name != "img_size"}, where)
+        shapes = {name: value for name, value in listed.items() if name != "img_size"}
+        drawn = _by_task(shapes, where, taxonomy)
         polygons = {task: _polygons(contours, f"{where}, {task}") for task, contours in drawn.items()}
-        annotations[image_id] = Annotation(size, polygons)
+        annotations[image_id] = Annotation(size, polygons, taxonomy)
     return annotations
 
 
 def write_annotations(
     path: str | Path,
     items: Mapping[str, tuple[int, int, Mapping[str, Sequence[Float[np.ndarray, "corners 2"]]]]],
+    taxonomy: Taxonomy = CHEXPERT,
 ) -> None:
-    """Writes `{id: (height, width, {pathology: polygons})}` as CheXlocalize's annotations JSON.
+    """Write `{id: (height, width, {task: polygons})}` as CheXlocalize's annotations JSON.
 
     A polygon is [corners, 2] of (x, y) in pixels of the full image, kept to five decimals as in the published
-    files. A pathology without polygons is left out, as there.
+    files. A task without polygons is left out, as there.
     """
     with written_aside(path) as file:
         entries = {}
@@ -263,7 +276,7 @@ def write_annotations(
             entries[image_id] = {"img_size": [int(height), int(width)]}
             for task, polygons in drawn.items():
                 if polygons:
-                    entries[image_id][task_name(task)] = [
+                    entries[image_id][taxonomy.task(task)] = [
                         np.round(np.asarray(polygon, float), 5).tolist() for polygon in polygons
                     ]
         json.dump(entries, file)
@@ -272,9 +285,9 @@ def write_annotations(
 def rasterize(
     polygons: Sequence[Float[np.ndarray, "corners 2"]], size: tuple[int, int]
 ) -> Bool[np.ndarray, "H W"]:
-    """The union of polygons, outline included, at size (height, width).
+    """Draw the union of polygons, outline included, at size (height, width).
 
-    Drawn by Pillow on a one-bit image, since the published masks were: other rasterisers differ at the rim.
+    Pillow draws it on a one-bit image, as for the published masks; other rasterisers differ at the rim.
     """
     height, width = size
     canvas = Image.new("1", (width, height))
@@ -289,8 +302,8 @@ def _read_object(path: Path) -> dict[str, Any]:
         entry = dict(pairs)
         if len(entry) < len(pairs):
             names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{path}: {twice!r} is listed twice; keep one")
+            double = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{path}: {double!r} is listed twice; keep one")
         return entry
 
     try:
@@ -300,23 +313,25 @@ def _read_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: no JSON ({error}); if it is cut short, fetch or write it again") from None
+        raise InputError(f"{path}: not valid JSON ({error}); download or write it again") from None
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path}: expected image ids with their pathologies, as in CheXlocalize's files")
+        raise InputError(
+            f"{path}: expected an object of image ids, each with its tasks, as in CheXlocalize's files"
+        )
     return content
 
 
-def _by_task(listed: Any, where: str) -> dict[str, Any]:
+def _by_task(listed: Any, where: str, taxonomy: Taxonomy) -> dict[str, Any]:
     if not isinstance(listed, dict):
-        raise InputError(f"{where}: expected an object of pathologies, got {str(listed)[:40]!r}")
+        raise InputError(f"{where}: expected an object of tasks, got {str(listed)[:40]!r}")
     entry = {}
     for name, value in listed.items():
         try:
-            task = task_name(name)
+            task = taxonomy.task(name)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         if task in entry:
-            raise InputError(f"{where}: {task} is there under two names, Airspace and Lung Opacity; keep one")
+            raise InputError(f"{where}: {task} is listed under two names; keep one")
         entry[task] = value
     return entry
 
@@ -342,7 +357,7 @@ def _checked(code: Any, where: str) -> Rle:
             f"the mask again at the size of its image"
         )
     checked: Rle = {"size": [height, width], "counts": code["counts"]}
-    # Runs of length 0 are legal, but pycocotools stops early where two masks that it intersects both have one.
+    # Runs of length 0 are legal, but pycocotools stops early when two masks to be intersected both have one.
     return checked if runs[1:].all() else encode(decode(checked))
 
 

@@ -1,7 +1,7 @@
-"""CheXpert's tables: fourteen labels an image, and what the uncertain ones count as.
+"""CheXpert's tables of image labels, and the policy for uncertain and blank labels.
 
-A label is 1, 0, -1 (the report is uncertain) or blank (not mentioned). Paths in the tables start with the
-name of the download wherever the table lies, `CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg`.
+A label is 1, 0, -1 (the report is uncertain) or blank (not mentioned). Paths in the tables start with the name of the
+download wherever the table lies, `CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg`.
 
 Source: Irvin et al., "CheXpert", AAAI 2019, https://stanfordmlgroup.github.io/competitions/chexpert/.
 """
@@ -10,6 +10,7 @@ import csv
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,17 +19,18 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from chexseg_jax.data.layout import patient_folders
-from chexseg_jax.data.taxonomy import LABELS, label_name
+from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.files import written_aside
 
-#: Columns of the published train.csv and valid.csv.
-COLUMNS: tuple[str, ...] = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS)
+#: Columns of the published train.csv and valid.csv besides the labels.
+_META = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
+COLUMNS: tuple[str, ...] = (*_META, *CHEXPERT.labels)
 
-#: Columns of the official test_labels.csv, which tells nothing about the patient.
-TEST_COLUMNS: tuple[str, ...] = ("Path", *LABELS)
+#: Columns of the official test_labels.csv, which has no patient data.
+TEST_COLUMNS: tuple[str, ...] = ("Path", *CHEXPERT.labels)
 
-#: The spellings that published tables use; any other goes through `_value`, which is slower.
+#: The spellings in published tables; any other goes through `_value`, which is slower.
 _VALUES = {"": math.nan, "1.0": 1.0, "0.0": 0.0, "-1.0": -1.0, "1": 1.0, "0": 0.0, "-1": -1.0}
 
 
@@ -37,45 +39,49 @@ class Studies:
     """The rows of a table, one an image, in its order.
 
     Attributes:
-      ids: such as `patient64541_study1_view1_frontal`, as in CheXlocalize's files; no two are equal.
-      paths: of the image files, below the root they were read for; they need not exist.
-      labels: in the order of `pathologies.LABELS`: 1, 0, -1 uncertain, nan blank.
+      ids: unique, such as `patient64541_study1_view1_frontal`, as in CheXlocalize's files.
+      paths: of the image files, below the given root; they need not exist.
+      labels: 1, 0, -1 uncertain, nan blank, in the taxonomy's order.
       frontal: whether the view is frontal (else lateral).
+      taxonomy: the labels.
     """
 
     ids: tuple[str, ...]
     paths: tuple[Path, ...]
-    labels: Float32[np.ndarray, "N 14"]
+    labels: Float32[np.ndarray, "N L"]
     frontal: Bool[np.ndarray, " N"]
+    taxonomy: Taxonomy = CHEXPERT
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: Sequence[int] | Bool[np.ndarray, " N"]) -> "Studies":
-        """Some rows: by number, in the order given, or by a mask, as in `r.take(r.frontal)`."""
+        """Select rows: by number, in the given order, or by a mask, as in `studies.take(studies.frontal)`."""
         rows = np.arange(len(self))[np.asarray(rows) if len(rows) else slice(0)]
         return Studies(
             tuple(self.ids[i] for i in rows),
             tuple(self.paths[i] for i in rows),
             self.labels[rows],
             self.frontal[rows],
+            self.taxonomy,
         )
 
 
-def read_labels(csv_path: str | Path, *, root: str | Path) -> Studies:
-    """Reads a CheXpert table: train.csv, valid.csv, or the official test_labels.csv (only Path and labels).
+def read_labels(csv_path: str | Path, *, root: str | Path, taxonomy: Taxonomy = CHEXPERT) -> Studies:
+    """Read a CheXpert table: train.csv, valid.csv, or the official test_labels.csv (only Path and labels).
 
-    `Airspace Opacity` is accepted for `Lung Opacity`. The view comes from `Frontal/Lateral`, and where the
-    table has no such column, from the file's name. Which split the table is, only the caller knows.
+    A label's column may have the label's name or another one that the taxonomy knows (`Airspace Opacity` for
+    `Lung Opacity`). The view is read from `Frontal/Lateral`, or from the file's name where that column is missing.
 
     Args:
       csv_path: the table.
-      root: the folder that holds the images: either the one that paths in the table start from, or the
-        CheXpert folder itself, or the one that CheXlocalize was downloaded to (see `layout.patient_folders`).
+      root: the folder with the images: the one that paths in the table start from, the CheXpert folder itself, or the
+        one that CheXlocalize was downloaded to (see `layout.patient_folders`).
+      taxonomy: the labels.
 
     Raises:
-      InputError: naming file, row and value, for a table that is missing, empty or without a column, for a
-        label other than 1, 0, -1 and blank, an image listed twice, and a path that leaves the root.
+      InputError: naming file, row and value, for a table that is missing, empty or lacks a column, a label other than
+        1, 0, -1 and blank, an image listed twice, and a path that leaves the root.
     """
     csv_path, root = Path(csv_path), Path(root).absolute()
     ids: dict[str, int] = {}
@@ -83,7 +89,7 @@ def read_labels(csv_path: str | Path, *, root: str | Path) -> Studies:
     folders: dict[tuple[str, ...], tuple[Path, dict[str, Path]]] = {}
     rows = _rows(csv_path)
     _, header = next(rows, (0, []))
-    path_at, view_at, labels_at = _columns(header, csv_path)
+    path_at, view_at, labels_at = _columns(header, csv_path, taxonomy)
     for number, row in rows:
         if len(row) != len(header):
             raise InputError(f"{csv_path}, row {number}: {len(row)} cells under {len(header)} columns")
@@ -94,7 +100,7 @@ def read_labels(csv_path: str | Path, *, root: str | Path) -> Studies:
         ids[image_id] = number
         if parts[:-3] not in folders:
             first, *others = places = patient_folders(root, parts)
-            # Listed once: asking three folders for each of CheXpert's images takes a network's disk minutes.
+            # Folders are listed once: probing three for each of CheXpert's images takes minutes on a network disk.
             homes = (
                 {name: place for place in reversed(places) for name in os.listdir(place)} if others else {}
             )
@@ -108,24 +114,24 @@ def read_labels(csv_path: str | Path, *, root: str | Path) -> Studies:
             labels.append([_value(row[at], header[at], csv_path, number) for at in labels_at])
     if not ids:
         raise InputError(f"{csv_path}: no rows; expected one an image below the header")
-    return Studies(tuple(ids), tuple(paths), np.array(labels, np.float32), np.array(frontal))
+    return Studies(tuple(ids), tuple(paths), np.array(labels, np.float32), np.array(frontal), taxonomy)
 
 
 def write_labels(
     path: str | Path, rows: Iterable[Mapping[str, Any]], *, columns: Sequence[str] = COLUMNS
 ) -> None:
-    """Writes a table as published: labels `1.0`, `0.0`, `-1.0` (uncertain) or blank (None or nan).
+    """Write a table as published: labels `1.0`, `0.0`, `-1.0` (uncertain) or blank (None or nan).
 
     Args:
       path: the file; it appears only when complete.
-      rows: one mapping an image, with `Path` and what else of `columns` is known; other keys are left out.
+      rows: one mapping an image, with `Path` and any other of `columns`; further keys are ignored.
       columns: `COLUMNS`, or `TEST_COLUMNS` for the form of the official test_labels.csv.
     """
 
     def cell(column: str, value: Any) -> str:
         if value is None or value != value:  # nan is the one value that differs from itself
             return ""
-        return f"{float(value):.1f}" if column in LABELS else str(value)
+        return str(value) if column in _META else f"{float(value):.1f}"
 
     with written_aside(path) as file:
         table = csv.writer(file, lineterminator="\n")
@@ -137,56 +143,75 @@ def write_labels(
 
 
 def targets(
-    labels: Float32[np.ndarray, "N 14"], policy: str | Mapping[str, str] = "zeros"
-) -> tuple[Float32[np.ndarray, "N 14"], Float32[np.ndarray, "N 14"]]:
-    """What a classifier is trained towards: (targets in {0, 1}, weights in {0, 1}).
+    labels: Float32[np.ndarray, "N L"],
+    policy: str | Mapping[str, str] = "zeros",
+    taxonomy: Taxonomy = CHEXPERT,
+) -> tuple[Float32[np.ndarray, "N L"], Float32[np.ndarray, "N L"]]:
+    """Targets in {0, 1} and weights in {0, 1} for training a classifier.
 
-    A policy says what uncertain labels count as: `zeros`, `ones`, or `ignore` (weight 0). It may differ per
-    label, and `blank` sets what labels that the report does not mention count as (0 unless said otherwise, as
-    in the CheXpert paper): `"zeros"`, `"zeros;Edema=ones;Atelectasis=ones"`, `"ignore;blank=ignore"`, or the
-    same as a mapping with the first part under `default`. Ignored labels have target 0.
+    A policy says what uncertain labels count as: `zeros`, `ones`, or `ignore` (weight 0). It may differ per label, and
+    `blank` sets what labels that the report does not mention count as (0 by default, as in the CheXpert paper):
+    `"zeros"`, `"zeros;Edema=ones;Atelectasis=ones"`, `"ignore;blank=ignore"`, or the same as a mapping with the first
+    part under `default`. Ignored labels have target 0.
 
     Args:
-      labels: 1, 0, -1 uncertain, nan blank, in the order of `pathologies.LABELS`.
+      labels: 1, 0, -1 uncertain, nan blank.
       policy: as above.
+      taxonomy: the labels.
 
     Raises:
-      InputError: for a policy that names no such rule or label.
+      InputError: for an unknown rule or label in the policy.
     """
-    rules = parse_policy(policy)
-    uncertain = np.array([rules[label] for label in LABELS])
+    rules = parse_policy(policy, taxonomy)
+    uncertain = np.array([rules[label] for label in taxonomy.labels])
     blank, unsure = np.isnan(labels), labels == -1
     on = (labels == 1) | (unsure & (uncertain == "ones")) | (blank & (rules["blank"] == "ones"))
     off = (unsure & (uncertain == "ignore")) | (blank & (rules["blank"] == "ignore"))
     return on.astype(np.float32), (~off).astype(np.float32)
 
 
-def parse_policy(policy: str | Mapping[str, str]) -> dict[str, str]:
-    """The rule (`zeros`, `ones`, `ignore`) for each of the fourteen labels when uncertain, and for `blank`.
+def task_targets(
+    labels: Float32[np.ndarray, "N L"], policy: str | Mapping[str, str], taxonomy: Taxonomy
+) -> tuple[Bool[np.ndarray, "N K"], Bool[np.ndarray, "N K"]]:
+    """By the image labels under a policy: whether each task is present, and whether the policy ignores its label."""
+    on, weights = (x[:, taxonomy.label_indices] for x in targets(labels, policy, taxonomy))
+    return on * weights > 0.5, weights == 0
+
+
+def positive_tasks(
+    labels: Float32[np.ndarray, "N L"], policy: str | Mapping[str, str], taxonomy: Taxonomy
+) -> Bool[np.ndarray, "N K"]:
+    """Whether each task is present by the image labels under a policy."""
+    return task_targets(labels, policy, taxonomy)[0]
+
+
+def parse_policy(policy: str | Mapping[str, str], taxonomy: Taxonomy = CHEXPERT) -> dict[str, str]:
+    """The rule (`zeros`, `ones`, `ignore`) for each label when uncertain, and for `blank`.
 
     See `targets` for the grammar.
 
     Raises:
-      InputError: for a policy that names no such rule or label.
+      InputError: for an unknown rule or label in the policy.
     """
     if isinstance(policy, str):
         pairs = [part.strip().rpartition("=") for part in policy.split(";") if part.strip()]
         policy = {name.strip() or "default": rule.strip() for name, _, rule in pairs}
         if len(policy) < len(pairs):
-            raise InputError(f"label policy {';'.join(map(''.join, pairs))!r} sets something twice; keep one")
-    named = {name: rule for name, rule in policy.items() if name not in ("default", "blank")}
+            raise InputError(f"label policy {';'.join(map(''.join, pairs))!r} sets an entry twice; keep one")
     for name, rule in policy.items():
         if rule not in ("zeros", "ones", "ignore"):
             raise InputError(
-                f"label policy {name}={rule}: no such rule; uncertain labels can be zeros, ones or ignore, "
-                f'as in "zeros;Edema=ones;blank=ignore"'
+                f"label policy {name}={rule}: uncertain labels must be zeros, ones or ignore, as in "
+                '"zeros;Edema=ones;blank=ignore"'
             )
-    rules = dict.fromkeys(LABELS, policy.get("default", "zeros")) | {"blank": policy.get("blank", "zeros")}
-    return rules | {label_name(name): rule for name, rule in named.items()}
+    rules = dict.fromkeys(taxonomy.labels, policy.get("default", "zeros"))
+    rules |= {"blank": policy.get("blank", "zeros")}
+    named = {name: rule for name, rule in policy.items() if name not in ("default", "blank")}
+    return rules | {taxonomy.label(name): rule for name, rule in named.items()}
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of the lines that are not blank."""
+    """Yield (line number, cells) of every line that is not blank."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.reader(file, strict=True)
@@ -196,23 +221,25 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a CheXpert table") from None
     except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: no CSV table ({error}); fetch it again") from None
+        raise InputError(f"{path}: not a CSV table ({error}); download it again") from None
 
 
-def _columns(header: list[str], path: Path) -> tuple[int, int | None, list[int]]:
-    """Where Path, the view (None: not there) and the fourteen labels stand."""
+def _columns(header: list[str], path: Path, taxonomy: Taxonomy) -> tuple[int, int | None, list[int]]:
+    """Positions of Path, the view (None: no such column) and the labels."""
     places: dict[str, int] = {}
-    for at, name in enumerate(header):
-        name = "Lung Opacity" if name.strip() == "Airspace Opacity" else name.strip()
+    for at, name in enumerate(map(str.strip, header)):
+        if name not in taxonomy.labels:
+            with suppress(InputError):
+                name = taxonomy.label(name)
         if name in places:
-            raise InputError(f"{path}: column {name!r} twice (Airspace Opacity is Lung Opacity); keep one")
+            raise InputError(f"{path}: column {name!r} is listed twice, maybe under another name; keep one")
         places[name] = at
-    if lacking := [name for name in TEST_COLUMNS if name not in places]:
+    if lacking := [name for name in ("Path", *taxonomy.labels) if name not in places]:
         raise InputError(
-            f"{path}: no column {', '.join(lacking)}; needed are Path and the fourteen labels: one that you do not "
-            "have may be blank, with --config.data.uncertainty='ignore;blank=ignore'"
+            f"{path}: no column {', '.join(lacking)}; the table needs Path and {len(taxonomy.labels)} labels. Leave a "
+            "label that you do not have blank, and give --config.data.uncertainty='ignore;blank=ignore'"
         )
-    return places["Path"], places.get("Frontal/Lateral"), [places[label] for label in LABELS]
+    return places["Path"], places.get("Frontal/Lateral"), [places[label] for label in taxonomy.labels]
 
 
 def _parts(cell: str, path: Path, number: int) -> tuple[str, ...]:

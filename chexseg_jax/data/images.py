@@ -1,29 +1,27 @@
-"""Radiographs and masks as arrays: reading, the square frame of training, ten masks in sixteen bits.
+"""Radiographs and masks as arrays: reading, the square frame of training, masks as bit-planes.
 
-The frame is the published one (CheXseg's `segmentation_dataset.py`): the longer side becomes `size`, the
-shorter keeps the aspect (rounded down), and the picture is centred on black; an odd pixel of padding goes below
-or to the right.
+The frame is the published one (CheXseg's `segmentation_dataset.py`): the longer side becomes `size`, the shorter
+keeps the aspect (rounded down), and the picture is centred on black; an odd pixel of padding goes below or to the
+right.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8, UInt16
+from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
 from PIL import Image
 
-from chexseg_jax.data.taxonomy import TASKS, task_name
 from chexseg_jax.errors import InputError
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a picture of height x width pixels lies in a square of `size` x `size`.
+    """The place of a picture of height x width pixels in a square of `size` x `size`.
 
-    Pixels have their middle at a half: that of the picture's row y lies `(y + 1/2) * rows / height` below
-    `top`, where (rows, columns) is the `content` and (top, left) the `corner`.
+    Pixel centres are at halves: that of the picture's row y lies `(y + 1/2) * rows / height` below `top`, where
+    (rows, columns) is the `content` and (top, left) the `corner`.
     """
 
     height: int
@@ -36,7 +34,7 @@ class Frame:
 
     @cached_property
     def content(self) -> tuple[int, int]:
-        """(rows, columns) that the picture takes in the square; at least one each, however thin it is."""
+        """(rows, columns) of the picture in the square, at least one each."""
         longer = max(self.height, self.width)
         return max(1, self.height * self.size // longer), max(1, self.width * self.size // longer)
 
@@ -54,27 +52,29 @@ class Frame:
 
 
 def read_grey(path: str | Path) -> UInt8[np.ndarray, "H W"]:
-    """A radiograph as grey values in [0, 255], as stored: orientation tags and transparency are ignored.
+    """Read a radiograph as grey values in [0, 255], as stored: orientation tags and transparency are ignored.
 
-    Colour becomes luma. Pictures of more than eight bits keep the eight highest bits in use (most "16-bit"
-    radiographs hold ten or twelve, and would come out black if divided by 256).
+    Colour becomes luma. Images of more than eight bits keep the eight highest bits in use (most "16-bit"
+    radiographs hold ten or twelve bits, and would be black if divided by 256).
 
     Raises:
-      InputError: naming the file, where it is missing, cut short, or no picture.
+      InputError: naming a file that is missing, truncated or not an image.
     """
     try:
         with Image.open(path) as image:
             if image.mode == "F":
-                raise InputError(f"{path}: floating-point picture; convert it to 8 or 16 bits")
+                raise InputError(f"{path}: floating-point image; convert it to 8 or 16 bits")
             if not image.mode.startswith("I"):
                 return np.array(image.convert("L"))
             deep = np.asarray(image).astype(np.int64)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such image; check the path and the folder it starts from") from None
+        raise InputError(f"{path}: no such image; check the path and its root folder") from None
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable image ({error}); fetch it again or leave it out") from None
+        raise InputError(
+            f"{path}: not a readable image ({error}); download it again or leave it out"
+        ) from None
     if deep.min() < 0:
         raise InputError(f"{path}: negative grey values; convert it to 8 or 16 bits unsigned")
     return (deep >> max(0, int(deep.max()).bit_length() - 8)).astype(np.uint8)
@@ -92,9 +92,9 @@ def fit_image(image: UInt8[np.ndarray, "H W"], size: int) -> UInt8[np.ndarray, "
 def fit_mask(mask: Shaped[np.ndarray, "H W *K"], size: int) -> Shaped[np.ndarray, "S S *K"]:
     """Masks (bool, or bit-planes) in their picture's `Frame`, by nearest neighbour.
 
-    Nearest, since it keeps the expected area of structures thinner than a pixel (a majority would drop every
-    catheter) and is undone exactly: `fit_mask(unfit_mask(m, shape), size)` is m's content where the frame
-    shrinks the picture, and `unfit_mask(fit_mask(m, size), shape)` is m where it does not.
+    Nearest neighbour keeps the expected area of structures thinner than a pixel (a majority would drop every
+    catheter) and has an exact inverse: `fit_mask(unfit_mask(m, shape), size)` is m's content where the frame shrinks
+    the picture, and `unfit_mask(fit_mask(m, size), shape)` is m where it does not.
     """
     frame = Frame(*mask.shape[:2], size)
     rows, columns = (_nearest(*sides) for sides in zip(frame.content, mask.shape[:2], strict=True))
@@ -104,17 +104,17 @@ def fit_mask(mask: Shaped[np.ndarray, "H W *K"], size: int) -> Shaped[np.ndarray
 
 
 def unfit_mask(mask: Shaped[np.ndarray, "S S *K"], shape: tuple[int, int]) -> Shaped[np.ndarray, "H W *K"]:
-    """Masks in the square back at the picture's (height, width), by nearest neighbour; padding is cut off."""
+    """Undo `fit_mask`: masks at the picture's (height, width), by nearest neighbour, without the padding."""
     frame = Frame(*shape, mask.shape[0])
     rows, columns = (_nearest(*sides) for sides in zip(shape, frame.content, strict=True))
-    # Columns first: they are gathered at the square's height, and whole rows are then copied.
+    # Columns first: they are gathered at the square's height, then whole rows are copied.
     return mask[frame.window][:, columns][rows]
 
 
 def unfit_map(values: Float[np.ndarray, "S S *K"], shape: tuple[int, int]) -> Float32[np.ndarray, "H W *K"]:
-    """Maps in the square (probabilities, saliency) back at the picture's (height, width), bilinearly.
+    """Maps in the square (probabilities, saliency) at the picture's (height, width), bilinearly.
 
-    Half-pixel centres, edges repeated; what lies in the padding does not leak in.
+    Half-pixel centres, edges repeated; values in the padding do not leak in.
     """
     return resize_map(values[Frame(*shape, values.shape[0]).window], shape)
 
@@ -132,31 +132,19 @@ def resize_map(values: Float[np.ndarray, "h w *K"], shape: tuple[int, int]) -> F
     return np.moveaxis(resized, (-2, -1), (0, 1))
 
 
-def pack_masks(
-    masks: Bool[np.ndarray, "*B 10"] | Mapping[str, Bool[np.ndarray, "*B"]],
-) -> UInt16[np.ndarray, "*B"]:
-    """Ten masks in one array: bit k is `TASKS[k]`. Takes a last axis of ten, or masks by pathology.
+def pack_masks(masks: Bool[np.ndarray, "*B K"]) -> UInt8[np.ndarray, "*B P"]:
+    """K masks as bit-planes in P = ceil(K / 8) bytes: bit k of the little-endian bytes is task k.
 
-    The form in which masks are stored and travel to the device: two bytes a pixel instead of ten, and one
-    array to index, flip and resample.
+    Masks are stored and sent to the device in this form: ten take two bytes a pixel instead of ten.
     """
-    if isinstance(masks, Mapping):
-        named = [(TASKS.index(task_name(task)), mask) for task, mask in masks.items()]
-    else:
-        named = list(enumerate(np.moveaxis(masks, -1, 0)))
-    if not named or (not isinstance(masks, Mapping) and len(named) != len(TASKS)):
-        raise ValueError(f"expected masks of the {len(TASKS)} tasks, got {len(named)}")
-    planes = np.zeros(np.shape(named[0][1]), np.uint16)
-    for k, mask in named:
-        planes |= np.asarray(mask, bool).astype(np.uint16) << k
-    return planes
+    return np.packbits(masks, axis=-1, bitorder="little")
 
 
-def unpack_masks(planes: UInt16[np.ndarray, "*B"]) -> Bool[np.ndarray, "*B 10"]:
-    """The inverse of `pack_masks`: bool with a last axis of ten, in the order of `TASKS`."""
-    return (planes[..., None] >> np.arange(len(TASKS), dtype=np.uint16) & 1).astype(bool)
+def unpack_masks(planes: UInt8[np.ndarray, "*B P"], tasks: int) -> Bool[np.ndarray, "*B K"]:
+    """The inverse of `pack_masks` for K = `tasks`."""
+    return np.unpackbits(planes, axis=-1, count=tasks, bitorder="little").view(bool)
 
 
 def _nearest(length: int, source: int) -> Int64[np.ndarray, " length"]:
-    """For each of `length` pixels, the one of `source` under its middle; exact, in whole numbers."""
+    """For each of `length` pixels, the source pixel under its centre, in exact integer arithmetic."""
     return (2 * np.arange(length) + 1) * source // (2 * length)

@@ -1,10 +1,10 @@
 """The prepared form of a set of radiographs: arrays at the training size, on disk, read at random.
 
-One folder holds `ids.json`, `labels.npy` [N,14], `sizes.npy` [N,2] (the full height and width), and as records (see
-`data.records`) `images` [S,S] uint8 and, where masks are known, `masks` [S,S] uint16 (bit k = TASKS[k]).
-`images.rows.npy` [N] then says which record is whose; `images` may be a link to those of another set. Decoding and
-resizing are paid once. A memory map would be read twice as fast, which no training waits for, but its pages count as
-the process's memory, which then grows with the set.
+A folder holds `ids.json`, `taxonomy.json`, `labels.npy` [N,L], `sizes.npy` [N,2] (the full height and width),
+`known.npy` [N,K], and as records (see `data.records`) `images` [S,S] uint8 and, where there are masks, `masks` [S,S,P]
+bit-planes. `images.rows.npy` [N] maps rows to records; `images` may be a link to those of another set. Images are
+decoded and resized once. A memory map would be read twice as fast, but no training waits for that, and its pages count
+as the process's memory, which would then grow with the set.
 """
 
 import json
@@ -12,20 +12,35 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int32, UInt8, UInt16
+from jaxtyping import Bool, Float, Int, Int32, Shaped, UInt8
 
 from chexseg_jax.data.images import Frame, unpack_masks
 from chexseg_jax.data.records import Code, Records, write_rows
-from chexseg_jax.data.taxonomy import label_indices
+from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.errors import InputError
 
-Rows = TypeVar("Rows", np.ndarray, Records)
 #: The arrays that are stored as records.
 CODES: dict[str, Code] = {"images": "raw", "masks": "runs"}
+
+
+class Examples(Sequence):
+    """Random access to aligned columns as dicts: `Examples(image=images, masks=masks)[3]["image"]` is `images[3]`."""
+
+    def __init__(self, **columns: Shaped[np.ndarray, "N ..."] | Records):
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, row) -> dict[str, np.ndarray]:
+        return {name: np.asarray(column[row]) for name, column in self.columns.items()}
+
+    def take(self, rows: Int[np.ndarray, " M"]) -> "Examples":
+        """Select rows; records stay on disk."""
+        return Examples(**{name: _take(column, rows) for name, column in self.columns.items()})
 
 
 @dataclass(frozen=True)
@@ -35,18 +50,27 @@ class Prepared:
     Attributes:
       ids: such as `patient64541_study1_view1_frontal`.
       images: grey, letterboxed.
-      labels: CheXpert's fourteen: 1, 0, -1 uncertain, nan blank.
+      labels: 1, 0, -1 uncertain, nan blank, in the taxonomy's order.
       sizes: full height and width of the files.
-      masks: bit-planes, bit k = TASKS[k]; None where no mask is known.
+      taxonomy: labels and tasks.
+      masks: bit-planes, see `data.images.pack_masks`; None for a set without masks.
+      known: whether the mask of a task is known. An unknown mask has no weight in losses, thresholds and scores.
 
     `images` and `masks` of a loaded set are `Records`: index them for arrays, a few rows at a time.
     """
 
     ids: tuple[str, ...]
     images: UInt8[np.ndarray, "N S S"] | Records
-    labels: Float[np.ndarray, "N 14"]
+    labels: Float[np.ndarray, "N L"]
     sizes: Int[np.ndarray, "N 2"]
-    masks: UInt16[np.ndarray, "N S S"] | Records | None = None
+    taxonomy: Taxonomy
+    masks: UInt8[np.ndarray, "N S S P"] | Records | None = None
+    known: Bool[np.ndarray, "N K"] | None = None
+
+    def __post_init__(self):
+        if self.known is None:
+            everything = np.full((len(self.ids), len(self.taxonomy.tasks)), self.masks is not None)
+            object.__setattr__(self, "known", everything)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,43 +82,59 @@ class Prepared:
 
     @property
     def windows(self) -> Int32[np.ndarray, "N 4"]:
-        """Where the pictures lie in the squares: first row and column, numbers of rows and columns."""
+        """The pictures' places in the squares: first row and column, numbers of rows and columns."""
         frames = [Frame(*map(int, full), self.size) for full in self.sizes]
         return np.array([(*frame.corner, *frame.content) for frame in frames], np.int32).reshape(-1, 4)
 
-    def take(self, rows: Sequence[int]) -> "Prepared":
-        """The given rows; what is on disk stays there."""
+    @property
+    def task_labels(self) -> Float[np.ndarray, "N K"]:
+        """The columns of the labels that speak for the tasks."""
+        return self.labels[:, self.taxonomy.label_indices]
+
+    def take(self, rows: Sequence[int] | Int[np.ndarray, " M"]) -> "Prepared":
+        """Select rows; records stay on disk."""
         rows = np.asarray(rows, int)
-        return Prepared(
-            tuple(self.ids[i] for i in rows),
-            _take(self.images, rows),
-            self.labels[rows],
-            self.sizes[rows],
-            None if self.masks is None else _take(self.masks, rows),
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in rows),
+            images=_take(self.images, rows),
+            labels=self.labels[rows],
+            sizes=self.sizes[rows],
+            masks=None if self.masks is None else _take(self.masks, rows),
+            known=self.known[rows],
         )
 
-    def with_masks(self, masks: UInt16[np.ndarray, "N S S"] | Records) -> "Prepared":
-        """The same radiographs with other masks (pseudo-masks, say)."""
-        return replace(self, masks=masks)
+    def with_masks(
+        self,
+        masks: UInt8[np.ndarray, "N S S P"] | Records | None,
+        known: Bool[np.ndarray, "N K"] | None = None,
+    ) -> "Prepared":
+        """The same radiographs with other masks, all known unless stated."""
+        return replace(self, masks=masks, known=known)
 
-    def shown(self) -> Bool[np.ndarray, "N 10"]:
-        """Which tasks each radiograph's masks show."""
-        return unpack_masks(np.array([np.bitwise_or.reduce(m, axis=None) for m in self.masks], np.uint16))
+    def read_masks(self, rows: int | slice | Int[np.ndarray, " M"]) -> Bool[np.ndarray, "*M S S K"]:
+        """The masks of one image or of some."""
+        return unpack_masks(self.masks[rows], len(self.taxonomy.tasks))
+
+    def has_mask(self) -> Bool[np.ndarray, "N K"]:
+        """Whether each image has a known mask with a pixel, by task."""
+        any_pixel = [np.bitwise_or.reduce(planes, axis=(0, 1)) for planes in self.masks]
+        planes = np.array(any_pixel, np.uint8).reshape(len(self), self.taxonomy.planes)
+        return unpack_masks(planes, len(self.taxonomy.tasks)) & self.known
 
     def save(self, directory: Path) -> None:
-        """Writes the set into `directory`, a sibling of the folders that any records of it are in.
+        """Write the set into `directory`, a sibling of the folders with its records.
 
-        Arrays are written. Of records, those in `directory` stay as they are and others are linked to.
+        Arrays are written. Records in `directory` stay as they are; others are linked.
         """
         for name, code in CODES.items():
             value = getattr(self, name)
             if isinstance(value, np.ndarray):
-                write_rows(
-                    directory,
-                    len(self),
-                    {name: code},
-                    lambda rows, n=name, v=value: ({n: v[i]} for i in rows),
-                )
+
+                def rows_of(rows, name=name, value=value):
+                    return ({name: value[i]} for i in rows)
+
+                write_rows(directory, len(self), {name: code}, rows_of)
         if jax.process_index():
             return
         for name in CODES:
@@ -105,81 +145,32 @@ class Prepared:
                     (directory / name).unlink(missing_ok=True)
                     (directory / name).symlink_to(os.path.relpath(value.folder, directory))
         (directory / "ids.json").write_text(json.dumps(self.ids))
-        np.save(directory / "labels.npy", self.labels)
-        np.save(directory / "sizes.npy", self.sizes)
+        (directory / "taxonomy.json").write_text(json.dumps(self.taxonomy.to_dict(), indent=1))
+        for name in ("labels", "sizes", "known"):
+            np.save(directory / f"{name}.npy", getattr(self, name))
 
     @classmethod
     def load(cls, directory: Path) -> "Prepared":
-        """Opens what `save` wrote; images and masks stay on disk.
+        """Open a saved set; images and masks stay on disk.
 
         Raises:
-          InputError: naming what is not there: the set, the records of a set that this one links to, or a chunk.
+          InputError: naming a missing set, the missing records of a set that this one links to, or a missing chunk.
         """
         if not (directory / "ids.json").exists():
-            raise InputError(f"{directory}: no prepared set (no ids.json); name an artifact of prepare")
+            raise InputError(f"{directory}: not a prepared set (no ids.json); give an artifact of prepare")
+        labels, sizes, known = (np.load(directory / f"{name}.npy") for name in ("labels", "sizes", "known"))
         return cls(
             tuple(json.loads((directory / "ids.json").read_text())),
             _open(directory, "images"),
-            np.load(directory / "labels.npy"),
-            np.load(directory / "sizes.npy"),
+            labels,
+            sizes,
+            Taxonomy.from_dict(json.loads((directory / "taxonomy.json").read_text())),
             _open(directory, "masks") if os.path.lexists(directory / "masks") else None,
+            known,
         )
 
 
-@dataclass(frozen=True)
-class LabelSource:
-    """Random access to {"image" [S,S] uint8, "targets" [14], "weights" [14]} for a classifier."""
-
-    prepared: Prepared
-    targets: Float[np.ndarray, "N 14"]
-    weights: Float[np.ndarray, "N 14"]
-
-    def __len__(self) -> int:
-        return len(self.prepared)
-
-    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        return {
-            "image": np.asarray(self.prepared.images[row]),
-            "targets": self.targets[row],
-            "weights": self.weights[row],
-        }
-
-
-@dataclass(frozen=True)
-class MaskSource:
-    """Random access to {"image" [S,S] uint8, "masks" [S,S] uint16 bit-planes} for a segmentation."""
-
-    prepared: Prepared
-
-    def __len__(self) -> int:
-        return len(self.prepared)
-
-    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        return {
-            "image": np.asarray(self.prepared.images[row]),
-            "masks": np.asarray(self.prepared.masks[row]),
-        }
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """Random access to {"image" [S,S] uint8} alone."""
-
-    images: UInt8[np.ndarray, "N S S"] | Records
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        return {"image": np.asarray(self.images[row])}
-
-
-def task_labels(labels: Float[np.ndarray, "N 14"]) -> Float[np.ndarray, "N 10"]:
-    """The ten tasks' columns of CheXpert's fourteen."""
-    return labels[:, label_indices()]
-
-
-def _take(values: Rows, rows: Int[np.ndarray, " M"]) -> Rows:
+def _take(values: np.ndarray | Records, rows: Int[np.ndarray, " M"]) -> np.ndarray | Records:
     return values.take(rows) if isinstance(values, Records) else values[rows]
 
 

@@ -1,11 +1,11 @@
-"""Rows of arrays on disk, for any number of rows: written in chunks by any number of processes, read at random.
+"""Arrays on disk by rows, for any number of rows: written in chunks by any number of processes, read at random.
 
-A column is a folder with `index.json` (how many rows; shape, dtype and code of one) and its chunks, ArrayRecord files
-of about 1024 rows at most. A chunk is written aside and renamed when it is whole: it is the unit of work, of
-resumption and of sharing. Nothing has to be merged, since a reader opens the chunks, whoever wrote them.
+A column is a folder with `index.json` (number of rows; shape, dtype and code of one) and its chunks, ArrayRecord files
+of about 1024 rows at most. A chunk is written aside and renamed once complete: it is the unit of work, of resumption
+and of sharing. Chunks need no merging, since a reader opens those of all writers.
 
-Masks are stored as run lengths over their bit-planes: one code for the ten masks of an image. On the phantom's masks at
-320 px that is 0.8 kB an image once compressed, where COCO's ten codes are 1.1 kB and eight to twelve times slower to
+Masks are stored as run lengths over their bit-planes: one code for all tasks of an image. On the phantom's ten masks
+at 320 px that is 0.8 kB an image compressed, where COCO's ten codes take 1.1 kB and eight to twelve times as long to
 write and to read.
 """
 
@@ -26,31 +26,31 @@ from chexseg_jax.data.ahead import ahead
 from chexseg_jax.errors import DamagedError, first_line
 from chexseg_jax.processes import wait_for_all
 
-#: How a row becomes a record: its bytes, or the lengths and the values of its runs (for masks).
+#: The encoding of a row: its bytes, or the lengths and values of its runs of equal pixels (bit-planes [..., P]).
 Code = Literal["raw", "runs"]
 
 _CHUNK = 1024
-#: A small set has at least so many chunks (while it has the rows), so that processes can share it too.
+#: Least number of chunks of a small set (while it has the rows), so that processes can share it too.
 _SHARES = 16
-#: Readers kept open, each with a file handle (of which a process usually may have 1024).
+#: Readers kept open, each with a file handle (a process usually may have 1024).
 _OPEN = 512
 
 
 @dataclass(frozen=True, eq=False)
 class Records(Sequence):
-    """Rows of a column, read when they are indexed: by int [*shape], by slice or array of ints [M, *shape].
+    """Rows of a column, read when indexed: by int [*shape], by slice or array of ints [M, *shape].
 
-    Indexing takes what NumPy's would along the first axis. Rows may be read from many threads, and the object pickled
-    for other processes.
+    Indexing is NumPy's along the first axis. Rows may be read from many threads, and the object pickled for other
+    processes.
 
     Attributes:
       folder: of the column.
-      chunk: rows a chunk holds, the last excepted.
+      chunk: rows in every chunk but the last.
       written: rows in all chunks.
       item: shape of one row.
       dtype: of all.
-      code: how a row is stored.
-      rows: which of the written rows these are.
+      code: the encoding of a row.
+      rows: indices among the written rows.
     """
 
     folder: Path
@@ -63,19 +63,19 @@ class Records(Sequence):
 
     @classmethod
     def open(cls, folder: Path) -> "Records":
-        """All rows of a column.
+        """Open all rows of a column.
 
         Raises:
-          DamagedError: naming the folder or the chunk that is not there.
+          DamagedError: naming the folder or the chunk that is missing.
         """
         try:
             index = json.loads((folder / "index.json").read_text())
         except FileNotFoundError:
-            raise DamagedError(f"{folder}: no records (no index.json); {_mend(folder)}") from None
+            raise DamagedError(f"{folder}: no records (no index.json); {_fix(folder)}") from None
         count, chunk = index["rows"], index["chunk"]
         for k in range(-(-count // chunk)):
             if not _path(folder, k).exists():
-                raise DamagedError(f"{_path(folder, k)}: no such chunk of records; {_mend(folder)}")
+                raise DamagedError(f"{_path(folder, k)}: no such chunk of records; {_fix(folder)}")
         shape, dtype = tuple(index["shape"]), np.dtype(index["dtype"])
         return cls(folder, chunk, count, shape, dtype, index["code"], np.arange(count))
 
@@ -88,7 +88,7 @@ class Records(Sequence):
         return len(self.rows)
 
     def take(self, rows: Sequence[int] | Int[np.ndarray, " M"]) -> "Records":
-        """The given rows of these, still on disk."""
+        """Select rows; they stay on disk."""
         return replace(self, rows=self.rows[np.asarray(rows, int)])
 
     def __getitem__(self, rows) -> Shaped[np.ndarray, "..."]:
@@ -109,7 +109,7 @@ class Records(Sequence):
         try:
             records = reader.read(list(places))
         except RuntimeError as error:
-            raise DamagedError(f"{path}: damaged ({first_line(error)}); {_mend(self.folder)}") from None
+            raise DamagedError(f"{path}: damaged ({first_line(error)}); {_fix(self.folder)}") from None
         return [_decode(record, self.item, self.dtype, self.code) for record in records]
 
 
@@ -121,21 +121,21 @@ def write_rows(
     *,
     batch: int = 1,
 ) -> dict[str, Records]:
-    """Writes `count` rows of some columns, this process its share of the chunks; goes on where a kill left off.
+    """Write `count` rows of some columns, this process its share of the chunks; a killed call resumes.
 
-    Chunk k is process k % n's. Encoding and writing go on while `make`, in a thread of its own, is at the next rows.
+    Process i of n writes every n-th chunk from the i-th. `make` runs in a thread of its own, ahead of the encoding.
 
     Args:
-      folder: takes one folder a column; on a file system that all processes see.
-      count: rows in all.
-      columns: their names and codes.
-      make: given the rows that this process has still to write, in order, yields each one's arrays by column. All
-        rows of a column have the same shape and dtype.
-      batch: rows that `make` computes together. Chunks begin where batches do: what goes on after a kill has the same
-        batches, and to the last bit the same rows.
+      folder: receives one folder a column, on a file system that all processes share.
+      count: total number of rows.
+      columns: names and codes.
+      make: takes the rows that this process has yet to write, in order, and yields their arrays by column. All rows
+        of a column have the same shape and dtype.
+      batch: rows that `make` computes together. Chunks begin at batch boundaries, so a resumed call has the same
+        batches and bit-identical rows.
 
     Returns:
-      The columns, complete: the function returns when every process has written its share.
+      The complete columns, once every process has written its share.
     """
     chunk = min(_CHUNK, max(1, -(-count // _SHARES)))
     chunk = -(-chunk // batch) * batch
@@ -173,41 +173,44 @@ def _write_chunk(
             if name not in writers:
                 kinds[name] = value.shape, value.dtype
                 asides[name].parent.mkdir(parents=True, exist_ok=True)
-                writers[name] = ArrayRecordWriter(str(asides[name]), _options(value.dtype))
-                if k == 0:  # it has one writer
+                writers[name] = ArrayRecordWriter(str(asides[name]), _options(value.dtype, code))
+                if k == 0:  # only one process writes chunk 0
                     kind = {"shape": value.shape, "dtype": value.dtype.str, "code": code}
                     (folder / name / "index.json").write_text(json.dumps(index | kind))
             if (value.shape, value.dtype) != kinds[name]:
                 raise ValueError(f"{name}: a row of {value.shape} {value.dtype} among {kinds[name]}")
             writers[name].write(_encode(value, code))
     if written < length:
-        raise ValueError(f"{folder}: {written} rows made for a chunk of {length}")
+        raise ValueError(f"{folder}: {written} rows for a chunk of {length}")
     for name, writer in writers.items():
         writer.close()
         asides[name].replace(_path(folder / name, k))
-    _reader.cache_clear()  # it may hold what was at these paths before
+    _reader.cache_clear()  # a reader of an older file at these paths may be cached
 
 
-def _options(dtype: np.dtype) -> str:
-    # One record a group: a random read decodes the one it wants, and not its neighbours. Radiographs are noise to a
-    # compressor: zstd saves a sixth of them and makes reading 2.5 times slower. All else shrinks to a fraction.
-    return f"group_size:1,{'uncompressed' if dtype == np.uint8 else 'zstd:3'}"
+def _options(dtype: np.dtype, code: Code) -> str:
+    # One record a group, so that a random read decodes one record. Radiographs barely compress: zstd saves a sixth of
+    # their bytes and makes reading 2.5 times slower. Everything else shrinks to a fraction.
+    image = dtype == np.uint8 and code == "raw"
+    return f"group_size:1,{'uncompressed' if image else 'zstd:3'}"
 
 
 @lru_cache(_OPEN)
 def _reader(path: Path, length: int) -> ArrayRecordReader:
-    """The reader of a chunk, shared by all threads, known to hold `length` rows."""
+    """Open a chunk's reader, shared by all threads; the chunk must hold `length` rows."""
     if not path.exists():
-        raise DamagedError(f"{path}: no such chunk of records; {_mend(path.parent)}")
+        raise DamagedError(f"{path}: no such chunk of records; {_fix(path.parent)}")
     try:
-        # A small buffer and no reading ahead: the default reads a megabyte for every record.
+        # A small buffer and no read-ahead: the default reads a megabyte for every record.
         options = "readahead_buffer_size:0,max_parallelism:0"
         reader = ArrayRecordReader(str(path), options, file_reader_buffer_size=1 << 15)
     except RuntimeError as error:
-        raise DamagedError(f"{path}: not a whole chunk ({first_line(error)}); {_mend(path.parent)}") from None
+        raise DamagedError(
+            f"{path}: truncated or corrupt ({first_line(error)}); {_fix(path.parent)}"
+        ) from None
     if reader.num_records() != length:
         raise DamagedError(
-            f"{path}: holds {reader.num_records()} rows in the place of {length}; {_mend(path.parent)}"
+            f"{path}: holds {reader.num_records()} rows instead of {length}; {_fix(path.parent)}"
         )
     return reader
 
@@ -224,21 +227,22 @@ def _path(column: Path, chunk: int) -> Path:
     return column / f"{chunk:05d}.array_record"
 
 
-def _mend(column: Path) -> str:
-    return f"delete {column.parent} and run the same command, which makes it again"
+def _fix(column: Path) -> str:
+    return f"delete {column.parent} and rerun the command, which recomputes it"
 
 
 def _encode(value: np.ndarray, code: Code) -> bytes:
     if code == "raw":
         return value.tobytes()
-    flat = value.reshape(-1)
-    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
-    return np.diff(starts, append=flat.size).astype("<u4").tobytes() + flat[starts].tobytes()
+    pixels = value.reshape(-1, value.shape[-1])
+    starts = np.flatnonzero(np.concatenate([[True], (pixels[1:] != pixels[:-1]).any(1)]))
+    return np.diff(starts, append=len(pixels)).astype("<u4").tobytes() + pixels[starts].tobytes()
 
 
 def _decode(record: bytes, shape: tuple[int, ...], dtype: np.dtype, code: Code) -> np.ndarray:
     if code == "raw":
         return np.frombuffer(record, dtype).reshape(shape)
-    runs = len(record) // (4 + dtype.itemsize)
+    runs = len(record) // (4 + shape[-1] * dtype.itemsize)
     lengths = np.frombuffer(record, "<u4", runs)
-    return np.repeat(np.frombuffer(record, dtype, runs, 4 * runs), lengths).reshape(shape)
+    values = np.frombuffer(record, dtype, offset=4 * runs).reshape(runs, shape[-1])
+    return np.repeat(values, lengths, axis=0).reshape(shape)

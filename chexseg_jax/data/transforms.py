@@ -1,37 +1,33 @@
-"""What happens to a batch on the device: bytes to normalised floats, bit-planes to masks, augmentation.
+"""Transforms of a batch on the device: bit-planes to masks, augmentation.
 
-Radiographs travel as uint8 and the ten masks as sixteen bits a pixel; everything else is made here, under jit.
+Radiographs travel as uint8 and masks as one bit a pixel and task; everything else is computed here, under jit.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, UInt8, UInt16
-
-from chexseg_jax.data.taxonomy import TASKS
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 
-def unpack_masks(planes: UInt16[Array, "*B"]) -> Float[Array, "*B 10"]:
-    """Bit-planes (bit k = TASKS[k]) to float32 masks in {0, 1} with a last axis of ten."""
-    bits = jnp.arange(len(TASKS), dtype=jnp.uint16)
-    return ((planes[..., None] >> bits) & 1).astype(jnp.float32)
+def unpack_masks(planes: UInt8[Array, "*B P"], tasks: int) -> Float[Array, "*B K"]:
+    """Bit-planes (`data.images.pack_masks`) to float32 masks in {0, 1} of K = `tasks`."""
+    return jnp.unpackbits(planes, axis=-1, count=tasks, bitorder="little").astype(jnp.float32)
 
 
-def pack_masks(masks: Bool[Array, "*B 10"]) -> UInt16[Array, "*B"]:
+def pack_masks(masks: Bool[Array, "*B K"]) -> UInt8[Array, "*B P"]:
     """Masks to bit-planes: `data.images.pack_masks` on the device."""
-    bits = jnp.arange(len(TASKS), dtype=jnp.uint16)
-    return (masks.astype(jnp.uint16) << bits).sum(-1, dtype=jnp.uint16)
+    return jnp.packbits(masks, axis=-1, bitorder="little")
 
 
 def augment(
     keys: Key[Array, " B"],
     images: UInt8[Array, "B S S"],
-    planes: UInt16[Array, "B S S"] | None = None,
-) -> tuple[Float[Array, "B S S"], UInt16[Array, "B S S"] | None]:
-    """Random flips, shifts and zooms of image and masks alike, and a random exposure, one draw per example.
+    planes: UInt8[Array, "B S S P"] | None = None,
+) -> tuple[Float[Array, "B S S"], UInt8[Array, "B S S P"] | None]:
+    """Flip, shift and zoom image and masks alike, and change the exposure; one random draw per example.
 
-    One key per example, so the draw does not depend on how the batch lies over devices. Shifts go up to 6 % of
-    the side and zooms from 0.9 to 1.1 (nearest pixel); gain is 0.85 to 1.15 and offset +-12 grey levels. The
-    flip is left-right: anatomically a situs inversus, yet it helps on small sets.
+    Each example has its own key, so the draw does not depend on the distribution of the batch over devices. Shifts
+    go up to 6 % of the side and zooms from 0.9 to 1.1 (nearest pixel); gain is 0.85 to 1.15 and offset +-12 grey
+    levels. The flip is left-right: anatomically a situs inversus, yet it helps on small sets.
     """
 
     def one(key, image, plane):
@@ -48,7 +44,9 @@ def augment(
 
         def move_pixels(x):
             moved = x[jnp.clip(index[0], 0, side - 1)][:, jnp.clip(columns, 0, side - 1)]
-            return jnp.where(inside, moved, jnp.zeros((), x.dtype))
+            return jnp.where(
+                inside.reshape(*inside.shape, *[1] * (x.ndim - 2)), moved, jnp.zeros((), x.dtype)
+            )
 
         exposed = move_pixels(image).astype(jnp.float32) * jax.random.uniform(
             gain, (), minval=0.85, maxval=1.15
@@ -62,9 +60,9 @@ def augment(
 def view(key: Key[Array, ""], image: UInt8[Array, "S S"], *, crop: float, size: int) -> Float[Array, "s s"]:
     """One random view of a radiograph for contrastive learning, bilinear, black outside.
 
-    A crop of `crop` to all of the area, resized to `size` pixels a side; a rotation of up to 10 degrees; a left-right
-    flip; a gain of 0.9 to 1.1 and an offset of +-8 grey levels, since what is ill often is a matter of grey. No colour:
-    radiographs have none.
+    A crop of `crop` to 1 of the area, resized to `size` pixels a side; a rotation of up to 10 degrees; a left-right
+    flip; a gain of 0.9 to 1.1 and an offset of +-8 grey levels, small because findings often differ in grey level
+    alone. Radiographs have no colour to jitter.
     """
     area, turn, flip, place, gain, offset = jax.random.split(key, 6)
     side = image.shape[0]

@@ -1,1 +1,1 @@
-"""Scores: IoU pooled and per image, how sure they are, CheXlocalize's published files, figures."""
+"""Scores: pooled and per-image IoU, confidence intervals, AUROC, linear probe, CheXlocalize's evaluation."""

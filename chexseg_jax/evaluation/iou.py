@@ -1,20 +1,24 @@
 """Intersection over union, pooled over a test set (CheXseg) and averaged over its images (CheXlocalize).
 
-Everything is made from pixel counts per image and pathology, so that both scores, a sweep over thresholds and
-a bootstrap read the masks once.
+All scores come from pixel counts per image and task, so pooling, averaging and a bootstrap read the masks once.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float64, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Float64, Int, Real
 from pycocotools import mask as coco
 
 from chexseg_jax.data.chexlocalize import Rle
 
 
 class Counts(NamedTuple):
-    """Pixels per image (leading axes) and pathology (last axis)."""
+    """Pixels per image (leading axes) and task (last axis).
+
+    An image without a pixel in any of the three has no weight in the task's scores.
+    """
 
     intersections: Int[Array | np.ndarray, "*N K"]
     unions: Int[Array | np.ndarray, "*N K"]
@@ -22,42 +26,66 @@ class Counts(NamedTuple):
 
     @property
     def predicted(self) -> Int[Array | np.ndarray, "*N K"]:
-        """Pixels that the prediction claims."""
+        """Pixels of the prediction."""
         return self.unions - self.positives + self.intersections
+
+    def where(self, known: Bool[Array | np.ndarray, "*N K"]) -> "Counts":
+        """Set the counts to zero where the mask of the ground truth is unknown: unknown is not empty."""
+        return Counts(*(n * known for n in self))
 
 
 def counts(
     prediction: Bool[Array | np.ndarray, "*N H W K"], truth: Bool[Array | np.ndarray, "*N H W K"]
 ) -> Counts:
-    """Counts pixels over height and width; NumPy or JAX arrays, also under `jit`."""
-    intersections, positives = _area(prediction & truth), _area(truth)
-    return Counts(intersections, _area(prediction) + positives - intersections, positives)
+    """Count pixels over height and width; NumPy or JAX arrays, also under `jit`."""
+    masks = (prediction & truth, prediction | truth, truth)
+    return Counts(*(mask.sum(axis=(-3, -2)) for mask in masks))
 
 
 def code_counts(prediction: Rle, truth: Rle) -> tuple[int, int, int]:
-    """(intersection, union, positives) of two masks of one size, counted on run lengths without decoding."""
+    """(intersection, union, positives) of two masks of the same size, counted on run lengths without decoding."""
     both = int(coco.area(coco.merge([prediction, truth], intersect=True)))
     positives = int(coco.area(truth))
     return both, int(coco.area(prediction)) + positives - both, positives
 
 
-def pooled(counts: Counts) -> Float64[np.ndarray, " K"]:
-    """Sum of intersections over sum of unions, the images taken together; in [0, 1].
+def save_counts(scores: Path, counts: Mapping[str, Sequence[Counts]]) -> None:
+    """Write `counts.npz` into a folder: for each name, such as `model`, the counts of every image."""
+    arrays: dict[str, Any] = {
+        f"{name}_{field}": np.stack([getattr(image, field) for image in images])
+        for name, images in counts.items()
+        for field in Counts._fields
+    }
+    np.savez(scores / "counts.npz", **arrays)
 
-    A pathology without a positive pixel in the ground truth has no IoU: nan, absent (`mean` leaves it out).
+
+def load_counts(scores: Path) -> dict[str, Counts]:
+    """The counts [N, K] that `save_counts` wrote, by name."""
+    with np.load(scores / "counts.npz") as arrays:
+        names = sorted({key.rpartition("_")[0] for key in arrays.files})
+        return {name: Counts(*(arrays[f"{name}_{field}"] for field in Counts._fields)) for name in names}
+
+
+def pooled(counts: Counts) -> Float64[np.ndarray, " K"]:
+    """Sum of intersections over sum of unions of all images, in [0, 1].
+
+    A task without a positive pixel in the ground truth is absent: its IoU is nan, and `mean` leaves it out.
     Source: CheXseg, arXiv 2102.10484, section 4.
     """
-    intersections, unions, positives = (_over_images(n) for n in counts)
+    # 668 full-size radiographs overflow 32 bits.
+    intersections, unions, positives = (
+        np.asarray(n, np.int64).reshape(-1, n.shape[-1]).sum(axis=0) for n in counts
+    )
     return _ratio(intersections, np.where(positives > 0, unions, 0))
 
 
 def per_image(counts: Counts, *, true_positives_only: bool = True) -> Float64[np.ndarray, "*N K"]:
-    """Each image's own IoU, in [0, 1]; nan where an image does not count. Average over images with `mean`.
+    """IoU of each image, in [0, 1]; nan where the image is not scored. Average over images with `mean`.
 
     Args:
-      counts: per image and pathology.
-      true_positives_only: count only images where both truth and prediction have a pixel (CheXlocalize's
-        default); else all where either has (a false positive or a miss is then 0).
+      counts: per image and task.
+      true_positives_only: score only images where both truth and prediction have a pixel (CheXlocalize's default);
+        otherwise all images where either has one (a false positive or a miss then scores 0).
 
     Source: CheXlocalize's `eval.py`.
     """
@@ -66,29 +94,17 @@ def per_image(counts: Counts, *, true_positives_only: bool = True) -> Float64[np
     return _ratio(intersections, np.where(scored, unions, 0))
 
 
-def mean(scores: Float64[np.ndarray, "*N K"], axis: int = -1) -> Float64[np.ndarray, "*M"]:
-    """The mean along an axis without what is nan: absent pathologies, or images that do not count.
+def mean(scores: Float[np.ndarray, "..."], axis: int = -1) -> Float64[np.ndarray, "..."]:
+    """Mean along an axis of the scores that are not nan: absent tasks and unscored images are left out.
 
-    nan where nothing is left.
+    The mean of no score is nan.
     """
     scores = np.asarray(scores, np.float64)
-    there = ~np.isnan(scores)
-    return _ratio(np.where(there, scores, 0).sum(axis), there.sum(axis))
+    scored = ~np.isnan(scores)
+    return _ratio(np.where(scored, scores, 0).sum(axis), scored.sum(axis))
 
 
-def _area(masks: Bool[Array | np.ndarray, "*N H W K"]) -> Int[Array | np.ndarray, "*N K"]:
-    if isinstance(masks, np.ndarray) and masks.ndim == 3:
-        # One full-size radiograph: counting plane by plane takes a sixth of the time of a sum over bools.
-        return np.array([np.count_nonzero(plane) for plane in np.moveaxis(masks, -1, 0)])
-    return masks.sum(axis=(-3, -2))
-
-
-def _over_images(pixels: Int[Array | np.ndarray, "*N K"]) -> Int[np.ndarray, " K"]:
-    pixels = np.asarray(pixels, np.int64)  # 668 full-size radiographs overflow 32 bits
-    return pixels.reshape(-1, pixels.shape[-1]).sum(axis=0)
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> Float64[np.ndarray, "..."]:
-    """part / whole, nan where the whole is 0."""
+def _ratio(part: Real[ArrayLike, "*M"], whole: Real[ArrayLike, "*M"]) -> Float64[np.ndarray, "*M"]:
+    """part / whole; nan where the whole is 0."""
     whole = np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)

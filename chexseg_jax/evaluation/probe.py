@@ -1,11 +1,11 @@
-"""The linear probe: how much of the labels a frozen encoder's features give to a linear classifier."""
+"""The linear probe: a linear classifier on the features of a frozen encoder."""
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
 from scipy.special import expit
 
-#: Strengths of the L2 penalty that are tried.
+#: Candidate strengths of the L2 penalty.
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 
 
@@ -16,15 +16,15 @@ def fit_probe(
     *,
     penalty: float,
 ) -> Float[np.ndarray, "d+1 K"]:
-    """One logistic regression a task, by L-BFGS: coefficients, the intercept in the last row.
+    """Fit one logistic regression per task by L-BFGS; the last row of the coefficients is the intercept.
 
-    Minimises the weighted mean of the cross-entropy plus penalty / 2 * ||w||^2 (the intercept is free).
+    Minimises the weighted mean of the cross-entropy plus penalty / 2 * ||w||^2 (the intercept is not penalised).
 
     Args:
       features: standardised by the caller.
       targets: 0 or 1.
-      weights: 0 leaves an entry out (an uncertain or blank label).
-      penalty: of the squared coefficients.
+      weights: 0 for an entry without weight (an uncertain or blank label).
+      penalty: weight of the squared coefficients.
     """
     x = np.concatenate([features, np.ones((len(features), 1))], axis=1).astype(np.float64, copy=False)
     decay = np.append(np.full(features.shape[1], penalty), 0.0)
@@ -45,5 +45,5 @@ def fit_probe(
 def apply_probe(
     features: Float[np.ndarray, "N d"], coefficients: Float[np.ndarray, "d+1 K"]
 ) -> Float[np.ndarray, "N K"]:
-    """Logits of standardised features."""
+    """Logits from standardised features."""
     return features @ coefficients[:-1] + coefficients[-1]

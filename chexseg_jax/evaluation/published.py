@@ -1,15 +1,17 @@
-"""CheXlocalize's published evaluation to the last printed digit: IoU and hit rate, as CSV files.
+"""CheXlocalize's published evaluation, digit for digit: IoU and hit rate, as CSV files.
 
-What its `eval.py` does, and these functions with it:
+These functions follow its `eval.py`:
 
-- An image that the prediction does not list counts as an empty prediction. One that only the prediction lists
+- An image that the prediction does not list counts as an empty prediction. An image that only the prediction lists
   counts (as a false positive) when all images are scored, not among the true positives.
-- The tables' `mean` is the mean of 1000 bootstrap means, not the mean of the scores: it depends on the seed,
-  and replicates without a scored image drop out of it.
-- `lower` and `upper` are the 25th and 975th of the sorted replicates, those without a scored image sorted
-  last: a pathology with few positive images has a blank `upper`.
-- A hit is the pixel of greatest saliency, in the map resized to the image, lying in the mask. Images without
-  the pathology have neither hit nor miss.
+- The `mean` of the tables is the mean of 1000 bootstrap means, not the mean of the scores: it depends on the seed,
+  and leaves out replicates without a scored image.
+- `lower` and `upper` are the 25th and 975th of the sorted replicates, with those without a scored image sorted last: a
+  task with few positive images has a blank `upper`.
+- A hit is an image whose most salient pixel, in the map resized to the image, lies in the mask. Images without the task
+  are neither hits nor misses.
+
+One rule is ours: where the task set says that an unlisted task is unknown, the image has no weight in that task.
 
 Source: `eval.py` of https://github.com/rajpurkarlab/cheXlocalize; Saporta et al., Nature Machine Intelligence
 2022.
@@ -28,48 +30,42 @@ from jaxtyping import Bool, Float, Float64
 
 from chexseg_jax.data.chexlocalize import Segmentations, empty
 from chexseg_jax.data.images import resize_map
-from chexseg_jax.data.taxonomy import CHEXSEG_TASKS, TASKS, task_name
+from chexseg_jax.data.taxonomy import CHEXSEG_TASKS, Taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.bootstrap import draws, mean_replicates
 from chexseg_jax.evaluation.iou import Counts, code_counts
 from chexseg_jax.files import written_aside
 
-#: The column order of the published bootstrap files (the other files are alphabetical, as `TASKS`).
-BOOTSTRAP_ORDER = CHEXSEG_TASKS
-
-
-#: What NumPy and zipfile raise for a file that is damaged or something else.
+#: Exceptions of NumPy and zipfile for a damaged file or one of another format.
 _UNREADABLE = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A prediction counted against the truth, on every image that either lists.
+    """Pixel counts of a prediction and the truth, on every image that either lists.
 
     Attributes:
       ids: images, sorted.
-      counts: pixels per image and task.
-      in_truth: whether the truth lists the image: those are the test set.
-      in_prediction: whether the prediction does; where not, it counts as empty.
+      counts: pixels per image and task; zero where the truth is unknown.
+      in_truth: whether the truth lists the image. These images are the test set.
     """
 
     ids: tuple[str, ...]
     counts: Counts
     in_truth: Bool[np.ndarray, " N"]
-    in_prediction: Bool[np.ndarray, " N"]
 
     @property
     def test_set(self) -> tuple[tuple[str, ...], Counts]:
         """Ids and counts of the images that the truth lists."""
-        ids = tuple(image_id for image_id, there in zip(self.ids, self.in_truth, strict=True) if there)
+        ids = tuple(image_id for image_id, listed in zip(self.ids, self.in_truth, strict=True) if listed)
         return ids, Counts(*(n[self.in_truth] for n in self.counts))
 
 
 def compare(truth: Segmentations, prediction: Segmentations) -> Comparison:
-    """Counts a prediction against the truth, on run lengths: seconds for 668 full-size radiographs.
+    """Count a prediction against the truth on run lengths: seconds for 668 full-size radiographs.
 
     Raises:
-      InputError: where no image is in both files, or masks of an image differ in size.
+      InputError: if the files share no image, or masks of an image differ in size.
     """
     if not set(truth.ids) & set(prediction.ids):
         raise InputError(
@@ -77,97 +73,105 @@ def compare(truth: Segmentations, prediction: Segmentations) -> Comparison:
             f"and {truth.ids[0]!r}); give the prediction for this ground truth"
         )
     ids = tuple(sorted({*truth.ids, *prediction.ids}))
-    counts = np.zeros((3, len(ids), len(TASKS)), np.int64)
+    tasks = truth.taxonomy.tasks
+    counts = np.zeros((3, len(ids), len(tasks)), np.int64)
+    known = np.full(counts.shape[1:], truth.taxonomy.missing == "empty")
     for i, image_id in enumerate(ids):
         if image_id in truth and image_id in prediction:
             prediction.check_size(image_id, truth.size(image_id), str(truth.path))
-        height, width = (truth if image_id in truth else prediction).size(image_id)
-        nothing = empty(height, width)
-        for k, task in enumerate(TASKS):
+        if image_id in truth:
+            known[i] = truth.known(image_id)
+        nothing = empty(*(truth if image_id in truth else prediction).size(image_id))
+        for k, task in enumerate(tasks):
             codes = (
                 side.rle(image_id, task) if image_id in side else nothing for side in (prediction, truth)
             )
             counts[:, i, k] = code_counts(*codes)
-    in_truth, in_prediction = (np.array([i in side for i in ids]) for side in (truth, prediction))
-    return Comparison(ids, Counts(*counts), in_truth, in_prediction)
+    return Comparison(ids, Counts(*counts).where(known), np.array([i in truth for i in ids]))
 
 
-def hits(truth: Segmentations, maps: str | Path) -> tuple[Float64[np.ndarray, "N 10"], tuple[str, ...]]:
-    """The pointing game: 1 where the most salient pixel lies in the mask, 0 where it does not.
+def hits(truth: Segmentations, maps: str | Path) -> tuple[Float64[np.ndarray, "N K"], tuple[str, ...]]:
+    """The pointing game: 1 if the most salient pixel lies in the mask, 0 if not.
 
     Args:
       truth: N images, in the order of its `ids`.
-      maps: an npz of saliency maps [h, w] of any size under `ID_Pathology|map` (or without `|map`). They
-        cover the whole image and are resized to it bilinearly; the first of equal pixels counts.
+      maps: an npz of saliency maps [h, w] of any size under `ID_Task|map` (or without `|map`). They cover the whole
+        image and are resized to it bilinearly; the first of equal pixels counts.
 
     Returns:
-      (hits, nan where the image is without the pathology or has no map; ids that have no map at all).
+      (hits, nan if the image is without the task or has no map of it; ids without any map).
 
     Raises:
-      InputError: for a file that is no such npz, naming the map that is unusable.
+      InputError: for a file of another format, naming an unusable map.
     """
-    rows = {image_id: np.full(len(TASKS), np.nan) for image_id in truth.ids}
-    seen = set()
-    for image_id, task, values in _maps(Path(maps)):
+    taxonomy = truth.taxonomy
+    rows = {image_id: np.full(len(taxonomy.tasks), np.nan) for image_id in truth.ids}
+    mapped = set()
+    for image_id, task, values in _read_maps(Path(maps), taxonomy):
         if image_id not in truth:
             continue
-        seen.add(image_id)
+        mapped.add(image_id)
         mask = truth.mask(image_id, task)
         if mask.any():
             peak = np.unravel_index(np.argmax(resize_map(values, mask.shape)), mask.shape)
-            rows[image_id][TASKS.index(task)] = mask[peak]
-    if not seen:
-        raise InputError(f"{maps}: no map of an image in {truth.path}; keys are such as ID_Edema|map")
-    return np.stack(list(rows.values())), tuple(image_id for image_id in rows if image_id not in seen)
+            rows[image_id][taxonomy.tasks.index(task)] = mask[peak]
+    if not mapped:
+        example = f"{truth.ids[0]}_{taxonomy.tasks[0]}|map"
+        raise InputError(f"{maps}: no map of an image in {truth.path}; name the maps like {example!r}")
+    return np.stack(list(rows.values())), tuple(image_id for image_id in rows if image_id not in mapped)
 
 
 def write_results(
     directory: str | Path,
     metric: str,
-    ids: tuple[str, ...],
-    scores: Float[np.ndarray, "N 10"],
+    ids: Sequence[str],
+    scores: Float[np.ndarray, "N K"],
     *,
+    tasks: Sequence[str],
     seed: int = 0,
-) -> Float64[np.ndarray, "10 3"]:
-    """Writes the three files of one metric, digit for digit as published, and returns the summary.
+) -> Float64[np.ndarray, "K 3"]:
+    """Write the three files of one metric, digit for digit as published, and return the summary.
 
-    The files are `{metric}_results_per_cxr.csv`, `{metric}_bootstrap_results_per_cxr.csv` (1000 replicates)
-    and `{metric}_summary_results.csv`.
+    The files are `{metric}_results_per_cxr.csv`, `{metric}_bootstrap_results_per_cxr.csv` (1000 replicates) and
+    `{metric}_summary_results.csv`.
 
     Args:
-      directory: made if need be.
+      directory: created if missing.
       metric: `iou` or `hitmiss`.
-      ids: of the images, sorted.
-      scores: per image and task; nan where the image does not count.
-      seed: of the bootstrap.
+      ids: images, sorted.
+      scores: per image and task; nan for an unscored image.
+      tasks: names of the columns.
+      seed: seed of the bootstrap.
 
     Returns:
       (lower, mean, upper) per task, rounded to three decimals.
     """
-    replicates = mean_replicates(scores, draws(len(ids), replicates=1000, seed=seed))
-    summary = np.stack([_summary(column) for column in replicates.T])
-    # pandas keeps a column of hits without a gap as whole numbers, and makes any other one floats.
+    prefix = f"{directory}/{metric}"
+    # pandas keeps a column of hits without a gap as integers; every other column is of floats.
     whole = (metric == "hitmiss") & ~np.isnan(scores).any(axis=0)
-    rows = (
-        [*(int(x) if n else number(x) for x, n in zip(line, whole, strict=True)), image_id]
-        for image_id, line in zip(ids, scores, strict=True)
+    per_image = (
+        [*(int(x) if n else number(x) for x, n in zip(row, whole, strict=True)), image_id]
+        for image_id, row in zip(ids, scores, strict=True)
     )
-    write_csv(Path(directory) / f"{metric}_results_per_cxr.csv", [*TASKS, "img_id"], rows)
-    order = [TASKS.index(task) for task in BOOTSTRAP_ORDER]
-    rows = (map(number, line[order]) for line in replicates)
-    write_csv(Path(directory) / f"{metric}_bootstrap_results_per_cxr.csv", BOOTSTRAP_ORDER, rows)
-    rows = ([task, *map(number, line)] for task, line in zip(TASKS, summary, strict=True))
-    write_csv(Path(directory) / f"{metric}_summary_results.csv", ["name", "lower", "mean", "upper"], rows)
+    write_csv(f"{prefix}_results_per_cxr.csv", [*tasks, "img_id"], per_image)
+    replicates = mean_replicates(scores, draws(len(ids), seed=seed))
+    # The published bootstrap file has its own order of columns; the other files are alphabetical, as CheXpert's tasks.
+    order = CHEXSEG_TASKS if set(tasks) == set(CHEXSEG_TASKS) else tasks
+    columns = replicates[:, [tasks.index(task) for task in order]]
+    write_csv(f"{prefix}_bootstrap_results_per_cxr.csv", order, (map(number, row) for row in columns))
+    summary = np.stack([_summary(column) for column in replicates.T])
+    per_task = ([task, *map(number, row)] for task, row in zip(tasks, summary, strict=True))
+    write_csv(f"{prefix}_summary_results.csv", ["name", "lower", "mean", "upper"], per_task)
     return summary
 
 
 def number(value: float) -> str:
-    """A float as pandas prints it in a CSV: the shortest digits that give it back, blank for nan."""
+    """Format a float as pandas does in a CSV: the shortest digits that round-trip, blank for nan."""
     return "" if np.isnan(value) else repr(float(value))
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """A CSV file with one header line, written aside and renamed."""
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a CSV file with one header line; it appears only when complete."""
     with written_aside(path) as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(header)
@@ -175,15 +179,15 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) 
 
 
 def _summary(replicates: Float64[np.ndarray, " R"]) -> Float64[np.ndarray, "3"]:
-    """(lower, mean, upper) of `compute_cis`: order statistics with nan sorted last, one below numpy's."""
+    """(lower, mean, upper) as in `compute_cis`: order statistics with nan sorted last, one below NumPy's."""
     ordered = np.sort(replicates)  # nan last
-    there = ordered[~np.isnan(ordered)]
     lower, upper = (ordered[int(share * len(ordered)) - 1] for share in (0.025, 0.975))
-    return np.round([lower, there.mean() if len(there) else np.nan, upper], 3)
+    scored = ordered[~np.isnan(ordered)]
+    return np.round([lower, scored.mean() if len(scored) else np.nan, upper], 3)
 
 
-def _maps(path: Path) -> Iterator[tuple[str, str, Float[np.ndarray, "h w"]]]:
-    """(image id, task, map) of an npz, one at a time."""
+def _read_maps(path: Path, taxonomy: Taxonomy) -> Iterator[tuple[str, str, Float[np.ndarray, "h w"]]]:
+    """Yield (image id, task, map) from an npz, one map at a time."""
     try:
         with path.open("rb") as file, np.load(file) as archive:
             for key in archive.files:
@@ -191,13 +195,12 @@ def _maps(path: Path) -> Iterator[tuple[str, str, Float[np.ndarray, "h w"]]]:
                 if kind not in ("", "map"):
                     continue
                 image_id, _, task = name.rpartition("_")
-                values = archive[key]
+                values = np.asarray(archive[key], np.float64)
                 if values.ndim > 2 and not any(n - 1 for n in values.shape[:-2]):
                     values = values.reshape(values.shape[-2:])  # published maps are [1, 1, h, w]
                 if values.ndim != 2 or not values.size or not np.isfinite(values).all():
-                    raise InputError(f"{path}: {key!r} is no map of finite numbers, shape {values.shape}")
-                yield image_id, task_name(task), values
-    except InputError as error:
-        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-    except _UNREADABLE as error:
-        raise InputError(f"{path}: no npz of saliency maps ({error})") from None
+                    raise InputError(f"{key!r} is not a map of finite numbers, shape {values.shape}")
+                yield image_id, taxonomy.task(task), values
+    except _UNREADABLE as error:  # an InputError is a ValueError
+        reason = str(error) if isinstance(error, InputError) else f"not an npz of saliency maps ({error})"
+        raise InputError(f"{path}: {reason}") from None

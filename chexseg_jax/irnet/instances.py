@@ -1,4 +1,4 @@
-"""Instances from a displacement field: pixels that end in the same place belong together (Ahn et al. 2019, 4.2)."""
+"""Instances from a displacement field: pixels that reach the same centroid belong together (Ahn et al. 2019, 4.2)."""
 
 from functools import partial
 
@@ -8,50 +8,50 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from scipy.ndimage import label
 
-#: Displacements shorter than this (in pixels of the map) mark the places where centroids gather.
+#: Centroids gather where displacements are shorter than this, in pixels of the map.
 WEAK = 2.5
 
 
 @partial(jax.jit, static_argnames="iterations")
 def centroids(displacement: Float[Array, "H W 2"], *, iterations: int = 300) -> Int[Array, "H W 2"]:
-    """Where every pixel ends by following the field, bilinearly read, from where it has led so far.
+    """Follow the field from every pixel, with bilinear interpolation.
 
     Args:
       displacement: (dy, dx) in pixels.
-      iterations: of following.
+      iterations: number of steps.
 
     Returns:
-      (row, column) of each pixel's centroid, within the map.
+      (row, column) of the pixel that each one reaches, within the map.
     """
     size = jnp.array(displacement.shape[:2])
     start = jnp.stack(jnp.meshgrid(*map(jnp.arange, displacement.shape[:2]), indexing="ij"), axis=-1)
 
-    def follow(_, at):
-        low, high = jnp.floor(at).astype(jnp.int32), jnp.ceil(at).astype(jnp.int32)
-        share = at - low
-        moved = jnp.zeros_like(at)
-        for rows, by_rows in ((high, share[..., :1]), (low, 1 - share[..., :1])):
-            for columns, by_columns in ((high, share[..., 1:]), (low, 1 - share[..., 1:])):
-                moved += displacement[rows[..., 0], columns[..., 1]] * by_rows * by_columns
-        return jnp.clip(at + moved, 0, size - 1)
+    def step(_, position):
+        low, high = jnp.floor(position).astype(jnp.int32), jnp.ceil(position).astype(jnp.int32)
+        fraction = position - low
+        move = jnp.zeros_like(position)
+        for rows, row_weight in ((high, fraction[..., :1]), (low, 1 - fraction[..., :1])):
+            for columns, column_weight in ((high, fraction[..., 1:]), (low, 1 - fraction[..., 1:])):
+                move += displacement[rows[..., 0], columns[..., 1]] * row_weight * column_weight
+        return jnp.clip(position + move, 0, size - 1)
 
-    return jnp.round(jax.lax.fori_loop(0, iterations, follow, start.astype(jnp.float32))).astype(jnp.int32)
+    return jnp.round(jax.lax.fori_loop(0, iterations, step, start.astype(jnp.float32))).astype(jnp.int32)
 
 
 def instances(
-    centroids: Int[np.ndarray, "H W 2"], displacement: Float[np.ndarray, "H W 2"], *, weak: float = WEAK
+    centres: Int[np.ndarray, "H W 2"], displacement: Float[np.ndarray, "H W 2"], *, weak: float = WEAK
 ) -> Bool[np.ndarray, "I H W"]:
-    """Groups pixels whose centroids lie in one connected region of weak displacement.
+    """Group the pixels whose centroids lie in the same region of weak displacement.
 
     Args:
-      centroids: of `centroids`.
+      centres: result of `centroids`.
       displacement: (dy, dx) in pixels.
-      weak: displacements shorter than this, in pixels, make up the regions (4-connected).
+      weak: regions are the 4-connected sets of displacements shorter than this, in pixels.
 
     Returns:
-      Disjoint masks that cover the map. Pixels whose centroid is in no region make up one group, the first.
+      Disjoint masks that cover the map. Pixels whose centroid is in no region form one group, the first.
     """
     strength = np.hypot(displacement[..., 0], displacement[..., 1])
     regions, _ = label(strength < weak)
-    found = regions[centroids[..., 0], centroids[..., 1]]
-    return found == np.unique(found)[:, None, None]
+    groups = regions[centres[..., 0], centres[..., 1]]
+    return groups == np.unique(groups)[:, None, None]

@@ -1,7 +1,7 @@
-"""IRNet's losses: what seed labels say about pairs of pixels, against boundaries and displacements.
+"""IRNet's losses: seed labels of pixel pairs supervise the boundary map and the displacement field.
 
-Equations (3) to (7) of Gadgil et al. 2021, after Ahn et al. 2019, with the sign of (3) as the published code has it:
-for a field that points to the centroid, x_j - x_i = D(x_i) - D(x_j).
+Equations (3) to (7) of Gadgil et al. 2021, after Ahn et al. 2019. The sign of (3) is the published code's: for a field
+that points to the centroid, x_j - x_i = D(x_i) - D(x_j).
 """
 
 import jax
@@ -22,18 +22,19 @@ def irnet_loss(
     radius: int,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The total loss (7) and its terms over the global batch.
+    """Compute the total loss (7) and its terms over the global batch.
 
-    A pair counts for a pathology when neither end is ignored: as background or foreground pair where both ends
-    agree, as negative pair where they do not. Affinity terms (5, 6) are -log a_ij and -log (1 - a_ij); displacement
-    terms (3, 4) are |D(x_i) - D(x_j) - (x_j - x_i)| for foreground and |D(x_i) - D(x_j)| for background pairs. Each
-    term is the mean over its pairs of all pathologies: total = (bg + fg) / 4 + neg / 2 + (disp fg + disp bg) / 2.
+    A pair counts for a pathology if neither pixel is ignored: as a background or foreground pair if both pixels have
+    that label, as a negative pair if their labels differ. The affinity terms (5, 6) are -log a_ij, and
+    -log(1 - a_ij) for negative pairs. The displacement terms (3, 4) are |D(x_i) - D(x_j) - (x_j - x_i)| for foreground
+    pairs and |D(x_i) - D(x_j)| for background pairs. Each term is a mean over its pairs, pooled over pathologies:
+    total = (bg + fg) / 4 + neg / 2 + (disp fg + disp bg) / 2.
 
     Args:
-      edge_logits: of a boundary.
-      displacement: D, as (dy, dx).
+      edge_logits: of the boundary map.
+      displacement: D, as (dy, dx) in pixels of the map.
       labels: seeds of each pathology (see `seeds.seeds`).
-      radius: pairs nearer than this, in pixels.
+      radius: use pairs nearer than this, in pixels.
       axis_name: the mapped axis that the batch is split over.
 
     Returns:
@@ -47,12 +48,12 @@ def irnet_loss(
 
     def direction(sums, path):
         dst, pixels = path
-        theirs = shifted(labels, dst, reach)
-        also_background, also_foreground = theirs == BACKGROUND, theirs == FOREGROUND
-        # How many pathologies say so of the pair.
+        neighbours = shifted(labels, dst, reach)
+        also_background, also_foreground = neighbours == BACKGROUND, neighbours == FOREGROUND
+        # Number of pathologies that label the pair so.
         background, foreground, negative = (
-            says.sum(1, dtype=jnp.float32)
-            for says in (
+            pairs.sum(1, dtype=jnp.float32)
+            for pairs in (
                 is_background & also_background,
                 is_foreground & also_foreground,
                 (is_background & also_foreground) | (is_foreground & also_background),
@@ -61,18 +62,20 @@ def irnet_loss(
         a = affinity(edge, pixels, reach)
         positive_loss, negative_loss = -jnp.log(a + _EPSILON), -jnp.log(1 + _EPSILON - a)
         difference = own_field - shifted(field, dst, reach)
-        toward, same = (jnp.abs(x).mean(1) for x in (difference - dst[:, None, None], difference))
+        foreground_error, background_error = (
+            jnp.abs(x).mean(1) for x in (difference - dst[:, None, None], difference)
+        )
         terms = (
             (background, positive_loss),
             (foreground, positive_loss),
             (negative, negative_loss),
-            (foreground, toward),
-            (background, same),
+            (foreground, foreground_error),
+            (background, background_error),
         )
         return sums + jnp.stack([jnp.stack([(n * loss).sum(), n.sum()]) for n, loss in terms]), None
 
-    # As in `paths.affinities`: a loop over directions, whose inside the backward pass computes again.
-    start = jnp.zeros((5, 2)) + 0 * edge[0, 0, 0]  # varies over devices, as what is added does
+    # A loop over directions, recomputed in the backward pass, for the reasons in `paths.affinities`.
+    start = jnp.zeros((5, 2)) + 0 * edge[0, 0, 0]  # varies over devices, as the sums do
     sums, _ = jax.lax.scan(jax.checkpoint(direction), start, tuple(map(jnp.asarray, table(radius))))
     if axis_name is not None:
         sums = jax.lax.psum(sums, axis_name)

@@ -15,12 +15,12 @@ Offset = tuple[int, int]
 
 
 class Path(NamedTuple):
-    """A direction to a neighbour and the pixels on the way.
+    """The path from a pixel to one of its neighbours.
 
     Attributes:
       dst: (dy, dx) of the neighbour.
-      pixels: (dy, dx) of every pixel less than one pixel away from the segment, within its bounding box: both ends
-        and all between.
+      pixels: (dy, dx) of every pixel less than one pixel from the segment and within its bounding box, both ends
+        included.
     """
 
     dst: Offset
@@ -29,12 +29,13 @@ class Path(NamedTuple):
 
 @cache
 def paths(radius: int) -> tuple[Path, ...]:
-    """Every neighbour nearer than `radius`, each pair once: those to the right in the row, and those below.
+    """List the paths to every neighbour nearer than `radius`: those to the right in the same row, and those below.
 
-    The order is the published code's: by the number of pixels on the path, then by rows.
+    So each pair of pixels appears once. The order is the published code's: by number of pixels on the path, then by
+    rows.
 
     Args:
-      radius: in pixels of the map, at least 2 for any pair to exist.
+      radius: in pixels of the map; no pair exists below 2.
     """
     reach = range(1 - radius, radius)
     directions = [(0, x) for x in range(1, radius)]
@@ -51,16 +52,16 @@ def _path(dst: Offset) -> Path:
 
 
 def margin(radius: int) -> int:
-    """How far the farthest neighbour is in one axis."""
+    """Largest distance to a neighbour along one axis, in pixels."""
     return radius - 1
 
 
 def shifted(
-    x: Shaped[Array, "*B height width"], offset: Offset | Int[Array, "2"], reach: int
-) -> Shaped[Array, "*B height-reach width-2*reach"]:
-    """`x` at `offset` from every pixel that has all its neighbours within the map.
+    x: Shaped[Array, "*B H W"], offset: Offset | Int[Array, "2"], reach: int
+) -> Shaped[Array, "*B H-{reach} W-2*{reach}"]:
+    """Read `x` at `offset` from every pixel whose neighbours all lie within the map.
 
-    Those are the pixels [0, height - reach) x [reach, width - reach): neighbours lie right of or below a pixel.
+    Those are the pixels [0, H - reach) x [reach, W - reach), since neighbours lie right of or below a pixel.
     """
     *batch, height, width = x.shape
     dy, dx = offset
@@ -69,36 +70,40 @@ def shifted(
 
 
 def table(radius: int) -> tuple[Int[np.ndarray, "D 2"], Int[np.ndarray, "D P 2"]]:
-    """Directions and path pixels as arrays for a loop over directions; shorter paths repeat their last pixel."""
+    """Put neighbours and path pixels into arrays for a loop over directions; short paths repeat their last pixel.
+
+    Raises:
+      InputError: if no pair of pixels is nearer than `radius`.
+    """
     if not paths(radius):
-        raise InputError(f"radius={radius}: no two pixels are nearer than that; take 2 or more")
+        raise InputError(f"radius={radius} must be at least 2: no two pixels are nearer than 1")
     longest = max(len(path.pixels) for path in paths(radius))
     pixels = [path.pixels + (longest - len(path.pixels)) * path.pixels[-1:] for path in paths(radius)]
     return np.array([path.dst for path in paths(radius)]), np.array(pixels)
 
 
 def affinity(
-    edge: Float[Array, "*B height width"], pixels: Int[Array, "P 2"], reach: int
-) -> Float[Array, "*B height-reach width-2*reach"]:
-    """a_ij = 1 - max of the boundary map on the path from i to j, for one direction; see `shifted`."""
+    edge: Float[Array, "*B H W"], pixels: Int[Array, "P 2"], reach: int
+) -> Float[Array, "*B H-{reach} W-2*{reach}"]:
+    """Compute a_ij = 1 - max of the boundary map on the path from i to j, for one direction and all i of `shifted`."""
 
-    def furthest(k: int, wall: Array) -> Array:
-        return jnp.maximum(wall, shifted(edge, pixels[k], reach))
+    def maximum(k: Int[Array, ""], highest: Array) -> Array:
+        return jnp.maximum(highest, shifted(edge, pixels[k], reach))
 
-    return 1 - jax.lax.fori_loop(1, len(pixels), furthest, shifted(edge, pixels[0], reach))
+    return 1 - jax.lax.fori_loop(1, len(pixels), maximum, shifted(edge, pixels[0], reach))
 
 
 def affinities(
-    edge: Float[Array, "*B height width"], *, radius: int
-) -> Float[Array, "D *B height-reach width-2*reach"]:
-    """`affinity` of every direction, in the order of `paths`.
+    edge: Float[Array, "*B H W"], *, radius: int
+) -> Float[Array, "D *B H-{radius}+1 W-2*{radius}+2"]:
+    """Compute `affinity` for each direction, in the order of `paths`.
 
     Args:
       edge: probability of a boundary in [0, 1].
-      radius: pairs nearer than this, in pixels.
+      radius: link pairs nearer than this, in pixels.
     """
-    # A loop, for a program of two thousand unrolled slices (radius 10) takes XLA minutes to compile; recomputed in
-    # the backward pass, for otherwise that would hold one map for every pixel of every path.
+    # A loop, because XLA takes minutes to compile two thousand unrolled slices (radius 10). Recomputed in the backward
+    # pass, which would otherwise store one map for every pixel of every path.
     reach = margin(radius)
     return jax.lax.map(
         jax.checkpoint(lambda pixels: affinity(edge, pixels, reach)), jnp.asarray(table(radius)[1])

@@ -1,1 +1,1 @@
-"""The paper's tables and figures, and a page to look at, from a table's finished runs."""
+"""The paper's tables and figures, and an HTML page of them, from the finished runs of a table."""

@@ -1,4 +1,4 @@
-"""A table's folder: `tables/`, `figures/` and `report.html`, from the runs that are finished."""
+"""A table's folder: `tables/`, `figures/` and `report.html`, from the finished runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,19 +6,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from chexseg_jax.paper import figures, tables
-from chexseg_jax.paper.gallery import Gallery
-from chexseg_jax.paper.page import write_page
 from chexseg_jax.paper.results import Results
 from chexseg_jax.progress import say
-from chexseg_jax.report.run import PHANTOM_NOTE, image_title
+from chexseg_jax.report.gallery import Gallery
+from chexseg_jax.report.tables import Table
+from chexseg_jax.report.writer import Picture, Report, Section, write_page
 from chexseg_jax.sources import Sources
-
-#: Of `recipe=plus`: what sets its runs apart, and apart from each other.
-_REFRESHED = (
-    "**Not the paper's recipe**: a model with pseudo-masks makes them anew and goes on training with these for as many "
-    "steps again (refreshes: {}). One of expert masks alone (p = 1) does not, and its fewer steps are part of any "
-    "difference."
-)
 
 
 def write_paper(
@@ -29,73 +22,90 @@ def write_paper(
     results: Results,
     missing: Mapping[str, str],
 ) -> None:
-    """Writes all that a table shows; the same finished runs give the same bytes.
+    """Write a table's tables, figures and page; the same finished runs give the same bytes.
 
     Args:
-      folder: takes `tables/`, `figures/` and `report.html`.
-      config: of the table; its name says which.
-      sources: what it was run on.
+      folder: receives `tables/`, `figures/` and `report.html`.
+      config: of the table.
+      sources: the data.
       test: the prepared test set.
       results: of the finished runs.
-      missing: the other runs, with why they are.
+      missing: name of each other run -> why it is missing.
     """
     if not results:
-        old = (
-            "; what is there was made of runs that no longer hold"
-            if (folder / "report.html").exists()
-            else ""
-        )
-        say(f"{config.name}: no finished run, so no table in {folder}{old}")
+        exists = (folder / "report.html").exists()
+        outdated = "; the existing report.html is outdated" if exists else ""
+        say(f"{config.name}: no finished run, so no table in {folder}{outdated}")
         return
-    replicates = config.scores.bootstrap
-    one = config.name == "table1"
-    of = (tables.table1 if one else tables.table2)(config, results)
-    of += filter(
-        None,
-        (
-            tables.comparisons(results, replicates=replicates),
-            tables.yardsticks(results, replicates=replicates),
-        ),
-    )
-    of.append(tables.compared(results, replicates=replicates))
+    notes, contents = _notes(config, sources, results, missing), _tables(config, sources, results)
+    tables.write_tables(folder / "tables", config.name, contents, notes, results, sources)
+    gallery = open_gallery(test, sources, results)
+    pictures = _figures(folder / "figures", config, sources, results, gallery)
+    title = f"{config.name}, {config.scale} scale ({sources.title})"
+    sections = [Section("Tables", contents), Section("Figures", pictures)]
+    write_page(folder / "report.html", Report(title, notes, sections), gallery)
+    say(f"{config.name}: {folder / 'report.html'}")
+
+
+def open_gallery(test: Path, sources: Sources, results: Results) -> Gallery:
+    """The first trials of the best semi-, weakly and fully supervised models, and the second reader."""
+    best = {
+        "semi-supervised": results.semi,
+        "weakly supervised": results.weak,
+        "fully supervised": results.full,
+    }
+    runs = {title: (setting, results[setting][0]) for title, setting in best.items() if setting}
+    scores = {title: run.scores for title, (_, run) in runs.items()}
+    words = {title: f"{setting.words}, trial {run.number}" for title, (setting, run) in runs.items()}
+    return Gallery.open(test, sources, scores, words)
+
+
+def _notes(config: ConfigDict, sources: Sources, results: Results, missing: Mapping[str, str]) -> list[str]:
+    notes = [
+        sources.note,
+        "IoU: sum of intersections over sum of unions of all test images; the mean is over the pathologies with a test "
+        "mask. Brackets hold 95 % intervals: over trials by Student's t in Tables 1 and 2; in comparisons by a paired "
+        f"bootstrap over test images ({config.scores.bootstrap} replicates, seed 0). The paper's numbers are on "
+        "CheXpert, not on this data; compare their shape.",
+    ]
+    if sources.reader_note:
+        notes.append(sources.reader_note)
+    if config.refreshes:
+        notes.append(
+            "**Not the paper's recipe**: a model with pseudo-masks recomputes them and trains on for as many steps "
+            f"again (refreshes: {config.refreshes}). A model with expert masks alone (p = 1) does not, and its fewer "
+            "steps are part of any difference."
+        )
+    if shape := tables.shape(config, results) if config.kind == "table1" else []:
+        notes.append("\n".join(shape))
     reasons: dict[str, list[str]] = {}
     for name, reason in missing.items():
         reasons.setdefault(reason, []).append(name)
-    notes = [
-        PHANTOM_NOTE if sources.is_phantom else f"Data: `{sources.root}`.",
-        "",
-        "IoU: intersections over unions, both summed over the test images; the mean is over the pathologies with a "
-        "test mask. Brackets hold 95 % intervals: over trials by Student's t in Tables 1 and 2; in comparisons by a "
-        f"bootstrap over test images ({replicates} replicates, seed 0), paired. The paper's numbers are on CheXpert; "
-        "they are not this data's, and stand beside for their shape.",
-        *(("", sources.reader_note) if sources.reader_note else ()),
-        *(("", _REFRESHED.format(config.refreshes)) if config.refreshes else ()),
-        *(("", *tables.shape(config, results)) if one else ()),
-        *(
-            line
-            for reason, names in reasons.items()
-            for line in ("", f"**Runs missing: {len(names)}** ({reason}): {'; '.join(names)}.")
-        ),
-    ]
-    title = image_title(sources)
-    tables.write_tables(folder / "tables", config.name, of, notes, results, title)
+    for reason, names in reasons.items():
+        notes.append(f"**Runs missing: {len(names)}** ({reason}): {'; '.join(names)}.")
+    return notes
 
-    drawn = folder / "figures"
-    drawn.mkdir(exist_ok=True)
-    gallery = Gallery.open(test, results, sources.second_reader)
-    first, draw = ("fig2", figures.draw_figure2) if one else ("fig3", figures.draw_figure3)
-    captions = {
-        first: draw(drawn, config, results, title),
-        "fig4": figures.draw_figure4(drawn, gallery, title),
-        "fig5": figures.draw_figure5(drawn, results, title, replicates=replicates),
-    }
-    write_page(
-        folder / "report.html",
-        f"{config.name}, {config.scale} scale ({title})",
-        notes,
-        of,
-        [(drawn / f"{name}.png", caption) for name, caption in captions.items()],
-        gallery,
-        picture="Synthetic image" if sources.is_phantom else "Radiograph",
-    )
-    say(f"{config.name}: {folder / 'report.html'}")
+
+def _tables(config: ConfigDict, sources: Sources, results: Results) -> list[Table]:
+    tasks, replicates = sources.taxonomy.tasks, config.scores.bootstrap
+    first = config.kind == "table1"
+    return [
+        *(tables.table1(config, results, tasks) if first else tables.table2(config, results)),
+        *tables.comparisons(results, replicates=replicates),
+        tables.yardsticks(results, replicates=replicates),
+        tables.compared(results, tasks, replicates=replicates),
+    ]
+
+
+def _figures(
+    folder: Path, config: ConfigDict, sources: Sources, results: Results, gallery: Gallery
+) -> list[Picture]:
+    folder.mkdir(exist_ok=True)
+    tasks, title = sources.taxonomy.tasks, sources.title
+    return [
+        figures.draw_figure2(folder, config, results, tasks, title)
+        if config.kind == "table1"
+        else figures.draw_figure3(folder, config, results, title),
+        figures.draw_figure4(folder, gallery, title),
+        figures.draw_figure5(folder, results, tasks, title, replicates=config.scores.bootstrap),
+    ]

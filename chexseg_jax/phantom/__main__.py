@@ -1,21 +1,28 @@
-"""`python -m chexseg_jax.phantom --out DIR --patients N --seed S`: writes a phantom tree."""
+"""The command `python -m chexseg_jax.phantom --out DIR --patients N --seed S`: write a phantom."""
 
 import argparse
 
 from chexseg_jax.errors import InputError, refuse, run_command
 from chexseg_jax.phantom.write import make
 
-#: Share of the patients in valid and in test; the rest is train.
+#: Shares of the patients in valid and in test; the others are in train.
 VALID_SHARE, TEST_SHARE = 0.25, 0.20
 
-#: Images a patient, on average: a training patient comes back, and may get a second view.
+#: Images per patient, on average: train patients have several studies and views.
 TRAIN_VIEWS, EXPERT_VIEWS = 1.9, 1.1
+
+_DESCRIPTION = """\
+Write a phantom: synthetic chest radiographs with masks, labels and a second reader, in the layouts of CheXpert and
+CheXlocalize. 55 % of the patients are in train, 25 % in valid, 20 % in test. DIR/PHANTOM.md describes the files. To
+train on them: python launch.py --config=configs/semi.py:p=0.9,root=DIR,scale=laptop"""
 
 
 def split_patients(patients: int) -> dict[str, int]:
-    """Images in each split for a number of patients: 55 % train, 25 % valid, 20 % test, about so many of them."""
+    """Return the number of images in each split for about `patients` patients."""
     if patients < 3:
-        raise InputError(f"--patients {patients}: three splits share no patient, so at least 3 are needed")
+        raise InputError(
+            f"--patients {patients}: must be at least 3, since the three splits share no patient"
+        )
     valid, test = max(1, round(VALID_SHARE * patients)), max(1, round(TEST_SHARE * patients))
     return {
         "train": max(1, round(TRAIN_VIEWS * (patients - valid - test))),
@@ -25,37 +32,38 @@ def split_patients(patients: int) -> dict[str, int]:
 
 
 def main() -> None:
-    """Reads the command line and writes the tree."""
-    parser = argparse.ArgumentParser(
-        prog="python -m chexseg_jax.phantom", description=make.__doc__.split("\n")[0]
+    """Read the command line and write the phantom."""
+    parser = argparse.ArgumentParser(prog="python -m chexseg_jax.phantom", description=_DESCRIPTION)
+    add = parser.add_argument
+    add(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder to write: new, empty, or an older phantom to replace",
     )
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="directory to write; new, empty, or a phantom"
+    add(
+        "--patients",
+        type=int,
+        default=400,
+        metavar="N",
+        help="number of patients in all splits (default 400)",
     )
-    parser.add_argument(
-        "--patients", type=int, default=400, metavar="N", help="patients over all splits (400)"
+    add("--seed", type=int, default=0, metavar="S", help="the same seed gives the same bytes (default 0)")
+    add("--size", type=int, default=320, metavar="PX", help="short side, 64 to 2048 pixels (default 320)")
+    add(
+        "--conspicuity",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="factor on the findings' attenuation; below 1 is harder to see (default 1)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same bytes (0)")
-    parser.add_argument("--size", type=int, default=320, metavar="PX", help="short side in pixels (320)")
-    parser.add_argument(
-        "--conspicuity", type=float, default=1.0, help="factor on the findings' attenuation (1.0)"
-    )
-    parser.add_argument("--processes", type=int, help="worker processes (one a core)")
-    parser.error = refuse
-    given = parser.parse_args()
-    images = split_patients(given.patients)
-    out = make(
-        given.out,
-        **images,
-        size=given.size,
-        seed=given.seed,
-        conspicuity=given.conspicuity,
-        processes=given.processes,
-        progress=True,
-    )
-    print(
-        f"{out}: phantom with {images['train']} train, {images['valid']} valid, {images['test']} test images"
-    )
+    add("--processes", type=int, metavar="N", help="worker processes (default: one per core)")
+    parser.error = refuse  # type: ignore[method-assign]  # argparse's own message takes several lines
+    options = vars(parser.parse_args())
+    images = split_patients(options.pop("patients"))
+    out = make(options.pop("out"), **options, **images)
+    counts = ", ".join(f"{count} {split}" for split, count in images.items())
+    print(f"{out}: phantom with {counts} images")
 
 
 if __name__ == "__main__":

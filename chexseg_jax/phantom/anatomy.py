@@ -1,91 +1,50 @@
-"""A patient's chest, frontal view: border curves in body coordinates, and the attenuation they cast.
+"""The frontal view of a chest: border curves in body coordinates, and the attenuation within them.
 
-Everything is a thickness (in units of an average chest's depth, about 20 cm) times a coefficient, and thicknesses
-add up along the beam as they do in a radiograph: ribs are seen through the heart, the heart's border is sharp
-because a round thing is steep where it begins.
+Each structure attenuates by its thickness (in units of an average chest's depth, about 20 cm) times a coefficient, and
+thicknesses add up along the beam as in a radiograph: ribs show through the heart, and the heart's border is sharp
+because the thickness of a round body rises steeply there.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
 
-from chexseg_jax.phantom.geometry import Camera, Map, Stroke, blur, clouds, curve, dome, draw, ramp
+from chexseg_jax.phantom.geometry import (
+    Camera,
+    Curve,
+    Map,
+    Mask,
+    Stroke,
+    blur,
+    clouds,
+    curve,
+    dome,
+    draw,
+    ramp,
+)
+from chexseg_jax.phantom.patient import Patient
 from chexseg_jax.phantom.skeleton import frontal_bones
 from chexseg_jax.phantom.vessels import vessel_tree
 
 #: Attenuation of one unit of soft tissue or fluid.
 WATER = 4.0
 
-#: Density of a healthy lung, water being 1.
+#: Density of a healthy lung relative to water.
 LUNG = 0.27
 
-#: Lung thinner than this is hidden behind something: no part of the visible lung field.
+#: Depth of lung below which other tissue hides it: outside the visible lung field.
 VISIBLE = 0.06
 
 
 @dataclass(frozen=True)
-class Patient:
-    """What stays the same over all studies and views of a patient."""
-
-    number: int  # also seeds the vessels, so that they stay the same too
-    sex: str
-    age: int
-    width: float  # half-width of the thorax
-    apex: float  # v of the lungs' tips
-    base: float  # v of the right diaphragm's dome
-    dome_left: float  # how much lower the left dome is
-    heart: float  # size of a healthy heart
-    tilt: float  # of the heart's axis, radians
-    pedicle: float  # width of the great vessels
-    knob: float  # how far the aortic knob juts out
-    habitus: float  # 0 slim .. 1 obese
-    breast: float  # 0 none
-    rib_spacing: float
-    rib_phase: float
-    arms: float  # how far the arms are held from the chest
-    sway: float  # of the spine
-    stomach: float  # size of the stomach bubble, 0 none
-
-    @classmethod
-    def sample(cls, rng: np.random.Generator, number: int) -> "Patient":
-        """Draws a patient."""
-        sex = str(rng.choice(["Male", "Female"], p=[0.56, 0.44]))
-        habitus = float(rng.beta(2.0, 2.6))
-        return cls(
-            number=number,
-            sex=sex,
-            age=int(np.clip(rng.normal(60, 17), 18, 90)),
-            width=rng.uniform(0.92, 1.04),
-            apex=rng.uniform(-1.02, -0.93),
-            base=rng.uniform(0.50, 0.68),
-            dome_left=rng.uniform(0.03, 0.12),
-            heart=rng.uniform(0.88, 1.03),
-            tilt=rng.uniform(0.45, 0.85),
-            pedicle=rng.uniform(0.88, 1.1),
-            knob=rng.uniform(0.04, 0.11),
-            habitus=habitus,
-            breast=float(rng.uniform(0.4, 1.0) * (0.6 + 0.6 * habitus)) if sex == "Female" else 0.0,
-            rib_spacing=rng.uniform(0.185, 0.215),
-            rib_phase=rng.uniform(-0.05, 0.05),
-            arms=rng.uniform(0.0, 1.0),
-            sway=rng.uniform(-0.04, 0.04),
-            stomach=rng.uniform(0.6, 1.2) if rng.random() < 0.75 else 0.0,
-        )
-
-    def shallow(self, breath: float, magnify: float) -> "Patient":
-        """The same patient, less deeply breathed in (`breath`, units) and with the heart magnified, as on AP films."""
-        return replace(self, base=self.base - breath, heart=self.heart * magnify)
-
-
-@dataclass(frozen=True)
 class Scene:
-    """A view of a chest, ready for findings: maps over the image, and where things are.
+    """A view of a chest, ready for findings: maps over the image, and landmarks in body units.
 
     `x` runs from 0 at the midline (lateral view: the sternum) to 1 at the chest wall, `y` from 0 at the apices to 1
-    at the diaphragm; `wall` is the distance to the chest wall in units.
+    at the diaphragm; `wall` is the distance to the chest wall in body units.
     """
 
+    patient: Patient
     camera: Camera
     u: Map
     v: Map
@@ -93,31 +52,31 @@ class Scene:
     y: Map
     wall: Map
     air: Map  # depth of lung along the beam
-    tissue: Map  # attenuation of all but the lungs
-    vessels: Map  # attenuation of the lungs' vessels, as if nothing hid them
+    tissue: Map  # attenuation of everything but the lungs
+    vessels: Map  # attenuation of the pulmonary vessels if nothing hid them
     grain: Map  # relative density of the lung around 1
-    heart: Bool[np.ndarray, "H W"]
-    cardiomediastinum: Bool[np.ndarray, "H W"]
-    hila: dict[int, tuple[float, float]]  # by side: -1 the patient's right, +1 left
+    heart: Mask
+    cardiomediastinum: Mask
+    hila: dict[int, tuple[float, float]]  # by side: -1 the patient's right, +1 the left
     floor: dict[int, float]  # v of the costophrenic angle, by side
+    trachea: float  # u of its middle
     lateral: bool = False
-    places: dict[str, float] = field(default_factory=dict)
 
     @property
-    def field(self) -> Bool[np.ndarray, "H W"]:
+    def field(self) -> Mask:
         """The visible lung."""
         return self.air > VISIBLE
 
-    def on(self, side: int) -> Bool[np.ndarray, "H W"]:
-        """Pixels on a side of the midline; on a lateral view both sides are everywhere."""
+    def on_side(self, side: int) -> Mask:
+        """Pixels on one side of the midline; on a lateral view, all pixels."""
         return np.ones_like(self.u, bool) if self.lateral else self.u * side > 0
 
-    def attenuation(self, collapsed: Map | float = 0.0, fill: Map | float = 0.0) -> Map:
-        """Total attenuation, given the share of the lung that is free air and the share that is filled with fluid."""
+    def attenuation(self, collapsed: Map, fill: Map) -> Map:
+        """Total attenuation, given the shares of the lung that are free air and fluid."""
         aerated = np.clip(LUNG * self.grain, 0, 0.9)
         density = (1 - fill) * (1 - collapsed) * aerated + fill
-        seen = np.clip(self.air * 4, 0, 1) * (1 - collapsed)
-        return self.tissue - WATER * self.air * (1 - density) + self.vessels * seen * (1 - 0.7 * fill)
+        visible = np.clip(self.air * 4, 0, 1) * (1 - collapsed)
+        return self.tissue - WATER * self.air * (1 - density) + self.vessels * visible * (1 - 0.7 * fill)
 
 
 def frontal(
@@ -129,15 +88,14 @@ def frontal(
     widen_heart: float = 0.0,
     widen_vessels: float = 0.0,
 ) -> Scene:
-    """A frontal view.
+    """Draw a frontal view.
 
     Args:
-      patient: whose chest.
-      camera: where the view looks.
+      patient, camera: the chest, and where the view looks.
       ap: anteroposterior film: shoulder blades over the lungs.
-      seed: of the whole phantom; with the patient's number it seeds the vessels and the lungs' grain.
-      widen_heart: cardiomegaly, as added share of the heart's width.
-      widen_vessels: enlarged mediastinum, as added share of its width.
+      seed: of the whole phantom; with the patient's number it seeds the vessels and the grain of the lungs.
+      widen_heart: cardiomegaly, as the share added to the heart's width.
+      widen_vessels: enlarged mediastinum, as the share added to its width.
     """
     rng = np.random.default_rng([seed, patient.number, 1])
     u, v = camera.grid()
@@ -145,9 +103,8 @@ def frontal(
     outer = _cage(patient)(v)
     floor_right, floor_left = _diaphragm(patient, 0.0), _diaphragm(patient, patient.dome_left)
     floor = np.where(left, floor_left(a), floor_right(a))
-    inner = curve(
-        [(patient.apex, 0.40), (patient.apex + 0.07, 0.24), (-0.7, 0.10), (0.2, 0.10), (0.7, 0.16)], 0.01
-    )(v)
+    top = [(patient.apex, 0.40), (patient.apex + 0.07, 0.24)]
+    inner = curve([*top, (-0.7, 0.10), (0.2, 0.10), (0.7, 0.16)], 0.01)(v)
 
     slope = np.abs(np.gradient(outer, axis=0)) / np.float32(camera.pixel)
     wall = (outer - a) / np.sqrt(1 + slope**2)
@@ -172,6 +129,7 @@ def frontal(
     tissue -= _airways(patient, camera, u, v)
     tissue -= _stomach(patient, u, v)
     return Scene(
+        patient=patient,
         camera=camera,
         u=u,
         v=v,
@@ -186,31 +144,26 @@ def frontal(
         cardiomediastinum=heart | pedicle,
         hila=hila,
         floor={-1: float(floor_right(0.94 * patient.width)), 1: float(floor_left(0.94 * patient.width))},
-        places={
-            "apex": patient.apex,
-            "width": patient.width,
-            "base": patient.base,
-            "trachea": 0.4 * patient.sway,
-        },
+        trachea=0.4 * patient.sway,
     )
 
 
-def _cage(patient: Patient):
+def _cage(patient: Patient) -> Curve:
     """Inner border of the rib cage: half-width as a function of v."""
     points = [(0.0, 0.40), (0.05, 0.56), (0.16, 0.72), (0.45, 0.90), (0.9, 0.985), (1.4, 1.0), (2.2, 0.95)]
     return curve([(patient.apex + t, w * patient.width) for t, w in points], 0.015)
 
 
-def _diaphragm(patient: Patient, lower: float):
-    """A hemidiaphragm: v as a function of the distance from the midline."""
+def _diaphragm(patient: Patient, lower: float) -> Curve:
+    """Hemidiaphragm: v as a function of the distance from the midline."""
     points = [(0.0, 0.03), (0.2, 0.02), (0.42, 0.0), (0.62, 0.04), (0.8, 0.17), (0.93, 0.33), (1.05, 0.5)]
     return curve([(a * patient.width, patient.base + lower + d) for a, d in points], 0.03)
 
 
-def _heart(patient: Patient, u: Map, v: Map, widen: float, floor: Map):
-    """Depth of the heart and its silhouette: ventricles (a tilted egg) and right atrium.
+def _heart(patient: Patient, u: Map, v: Map, widen: float, floor: Map) -> tuple[Map, Mask]:
+    """Depth and silhouette of the heart: ventricles (a tilted ellipse) and right atrium.
 
-    It widens to the left more than to the right, and never gives up a pixel it had.
+    A wider heart grows more to the left than to the right and contains the narrower one.
     """
     size = patient.heart
     grow = 1 + widen
@@ -226,23 +179,13 @@ def _heart(patient: Patient, u: Map, v: Map, widen: float, floor: Map):
     return depth.astype(np.float32), silhouette
 
 
-def _pedicle(patient: Patient, u: Map, v: Map, widen: float):
-    """Depth of the mediastinum above the heart and its silhouette: great vessels, aortic knob, pulmonary trunk."""
+def _pedicle(patient: Patient, u: Map, v: Map, widen: float) -> tuple[Map, Mask]:
+    """Depth and silhouette of the mediastinum above the heart: great vessels, aortic knob, pulmonary trunk."""
     wide = patient.pedicle * (1 + widen)
     knob, top = patient.knob * (1 + 0.5 * widen), patient.apex
     right = curve([(top, 0.15), (-0.75, 0.165), (-0.5, 0.18), (-0.2, 0.19), (0.1, 0.20)], 0.03)(v) * wide
-    left = curve(
-        [
-            (top, 0.13),
-            (-0.8, 0.145),
-            (-0.68, 0.17),
-            (-0.58, 0.175),
-            (-0.44, 0.165),
-            (-0.26, 0.21),
-            (0.1, 0.25),
-        ],
-        0.02,
-    )(v)
+    upper, lower = [(top, 0.13), (-0.8, 0.145), (-0.68, 0.17)], [(-0.44, 0.165), (-0.26, 0.21), (0.1, 0.25)]
+    left = curve([*upper, (-0.58, 0.175), *lower], 0.02)(v)
     left = left * wide + knob * np.exp(-(((v + 0.56) / (0.10 + 0.08 * widen)) ** 2))
     across = np.where(u < 0, -u / right, u / left)
     below = ramp(patient.base - 0.25 - v, 0.05)
@@ -259,22 +202,16 @@ def _body(patient: Patient, u: Map, v: Map, floor: Map) -> Map:
     thick = curve([(-1.6, 0.45), (-1.15, 0.62), (-0.7, 0.86), (0.0, 0.98), (0.6, 1.0), (1.2, 1.06)])(v)
     thick = thick * np.float32(0.92 + 0.20 * fat)
     chest = thick * np.clip(1 - (a / trunk) ** 4, 0, None) ** 0.5 * ramp(v + 1.12, 0.05)
-    neck_to_arm = [
-        (-1.9, 0.33),
-        (-1.5, 0.34),
-        (-1.36, 0.42),
-        (-1.22, 0.75),
-        (-1.1, 1.15),
-        (-0.95, 1.42),
-        (-0.6, 1.55),
-    ]
-    outline = curve([*neck_to_arm, (1.5, 1.6 + 0.5 * patient.arms)], 0.02)(v) * np.float32(0.94 + 0.14 * fat)
+    neck = [(-1.9, 0.33), (-1.5, 0.34), (-1.36, 0.42), (-1.22, 0.75)]
+    shoulder = [(-1.1, 1.15), (-0.95, 1.42), (-0.6, 1.55)]
+    outline = curve([*neck, *shoulder, (1.5, 1.6 + 0.5 * patient.arms)], 0.02)(v)
+    outline = outline * np.float32(0.94 + 0.14 * fat)
     limbs = (0.42 + 0.12 * fat) * dome((outline - a) / 0.3)
     armpit = trunk + (0.06 + 0.42 * patient.arms) * np.clip(v + 0.5, 0, None)
-    above = ramp(-0.40 - v - 0.25 * (a - trunk), 0.03)  # the shoulder's muscles bridge the gap
+    above = ramp(-0.40 - v - 0.25 * (a - trunk), 0.03)  # the shoulder muscles bridge the gap
     arm = limbs * np.maximum(above, dome((a - armpit) / 0.22))
-    neck = 0.55 * dome((0.36 - a) / 0.25) * ramp(-0.95 - v, 0.1)
-    depth = np.maximum(np.maximum(chest, arm), neck)
+    throat = 0.55 * dome((0.36 - a) / 0.25) * ramp(-0.95 - v, 0.1)
+    depth = np.maximum(np.maximum(chest, arm), throat)
     if patient.breast:
         size = 0.34 + 0.12 * patient.breast
         lobe = 1 - ((a - 0.56) / size) ** 2 - ((v - 0.42 - 0.12 * patient.breast) / size) ** 2
@@ -283,21 +220,16 @@ def _body(patient: Patient, u: Map, v: Map, floor: Map) -> Map:
 
 
 def _airways(patient: Patient, camera: Camera, u: Map, v: Map) -> Map:
-    """What the air in the trachea and the main bronchi takes away."""
-    at = 0.4 * patient.sway
-    trachea = dome((0.055 - np.abs(u - at)) / 0.055) * ramp(-0.42 - v, 0.03) * ramp(v + 1.9, 0.05)
-    bronchi = draw(
-        camera,
-        [
-            Stroke(np.array([(at, -0.44), (-0.12, -0.32), (-0.26, -0.16)]), 0.07),
-            Stroke(np.array([(at, -0.44), (0.14, -0.32), (0.30, -0.24)]), 0.06),
-        ],
-    )
-    return 0.34 * np.maximum(trachea, 0.6 * bronchi)
+    """Attenuation that air in the trachea and the main bronchi removes."""
+    middle = 0.4 * patient.sway
+    trachea = dome((0.055 - np.abs(u - middle)) / 0.055) * ramp(-0.42 - v, 0.03) * ramp(v + 1.9, 0.05)
+    right = Stroke(np.array([(middle, -0.44), (-0.12, -0.32), (-0.26, -0.16)]), 0.07)
+    left = Stroke(np.array([(middle, -0.44), (0.14, -0.32), (0.30, -0.24)]), 0.06)
+    return 0.34 * np.maximum(trachea, 0.6 * draw(camera, [right, left]))
 
 
 def _stomach(patient: Patient, u: Map, v: Map) -> Map:
-    """What the gas under the left dome takes away."""
+    """Attenuation that gas under the left dome of the diaphragm removes."""
     if not patient.stomach:
         return np.zeros_like(u)
     size = patient.stomach

@@ -1,33 +1,32 @@
-"""From masks to the polygons that a radiologist's tool would have stored."""
+"""Trace masks as the polygons that a radiologist's annotation tool stores."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import contourpy
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-Polygon = Float[np.ndarray, "corners 2"]
+Polygon = Float[np.ndarray, "_ 2"]
 
 
 def trace(mask: Bool[np.ndarray, "H W"]) -> list[Polygon]:
-    """Polygons of (x, y) in pixels whose union is the mask: `chexlocalize.rasterize` gives it back, pixel for pixel.
+    """Trace a mask as polygons of (x, y) in pixels; `chexlocalize.rasterize` returns the same mask, pixel for pixel.
 
-    Corners are centres of border pixels. Polygons know no holes: a piece that has one is cut through it.
+    Corners are centres of border pixels. Polygons cannot have holes, so a piece with a hole is cut through it.
     """
     pieces, count = ndimage.label(mask, np.ones((3, 3)))
-    boxes = ndimage.find_objects(pieces, count)
     polygons = []
-    for number, (rows, columns) in enumerate(boxes, start=1):
+    for number, (rows, columns) in enumerate(ndimage.find_objects(pieces, count), start=1):
         offset = np.array((columns.start, rows.start), float)
-        polygons += [
-            polygon + offset for part in _cut(pieces[rows, columns] == number) for polygon in _outlines(part)
-        ]
+        for part in _cut(pieces[rows, columns] == number):
+            polygons += [outline + offset for outline in _outlines(part)]
     return polygons
 
 
 def _cut(piece: Bool[np.ndarray, "h w"]) -> Iterator[Bool[np.ndarray, "h w"]]:
-    """Vertical strips of a piece, none with a hole, each in the piece's frame."""
+    """Cut a piece into vertical strips without holes, each in the frame of the piece."""
     holes = ndimage.binary_fill_holes(piece) & ~piece
     while holes.any():
         column = int(holes.any(axis=0).argmax())
@@ -40,8 +39,9 @@ def _cut(piece: Bool[np.ndarray, "h w"]) -> Iterator[Bool[np.ndarray, "h w"]]:
 
 
 def _outlines(part: Bool[np.ndarray, "h w"]) -> Iterator[Polygon]:
-    """The outer borders of the parts of a mask without holes."""
-    for line in contourpy.contour_generator(z=np.pad(part, 1).astype(np.float32)).lines(0.99):
+    """Trace the outer borders of a mask without holes."""
+    contours = contourpy.contour_generator(z=np.pad(part, 1).astype(np.float32))
+    for line in cast(list[Polygon], contours.lines(0.99)):
         corners = np.round(line[:-1]) - 1
         changed = (corners != np.roll(corners, 1, axis=0)).any(axis=1)
         yield corners[changed] if changed.any() else np.repeat(corners[:1], 2, axis=0)

@@ -1,4 +1,4 @@
-"""From attenuation to the picture: exposure, scatter, blur, noise, display window, collimation, marker."""
+"""From attenuation to the image: exposure, scatter, blur, noise, display window, collimation, marker."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from chexseg_jax.phantom.geometry import Camera, Map, Stroke, blur, draw
 
 @dataclass(frozen=True)
 class Film:
-    """How a view was taken and displayed."""
+    """The exposure and display of one view."""
 
     low: float  # attenuation shown black
     high: float  # attenuation shown white
@@ -18,12 +18,12 @@ class Film:
     scatter: float  # share of the local mean exposure that arrives as scatter
     blur: float  # of the detector and of motion, body units
     noise: float  # quantum noise where the body is thin
-    borders: tuple[float, float, float, float]  # collimated share at top, right, bottom, left
+    borders: tuple[float, ...]  # share hidden by the collimator at top, right, bottom, left
     marker: bool  # a lead L at the patient's left
 
     @classmethod
     def sample(cls, rng: np.random.Generator, *, ap: bool, habitus: float) -> "Film":
-        """Draws exposure and display; portable AP films are flatter, noisier and more blurred."""
+        """Sample exposure and display; portable AP films are flatter, noisier and more blurred."""
         high = rng.normal(4.05, 0.15) + 0.45 * habitus
         borders = rng.uniform(0.0, 0.05, 4) * (rng.random(4) < 0.3)
         return cls(
@@ -41,9 +41,9 @@ class Film:
 def expose(
     film: Film, camera: Camera, attenuation: Map, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "H W"]:
-    """The radiograph, dense things white.
+    """Expose the radiograph; dense tissue is white.
 
-    Scatter fogs what lies behind much tissue, and quantum noise grows there: the mean number of photons falls.
+    Behind thick tissue scatter fogs the image and fewer photons arrive, so quantum noise grows.
     """
     if film.marker:
         attenuation = attenuation + _marker(camera)
@@ -53,36 +53,34 @@ def expose(
     photons = rng.standard_normal(arrived.shape, np.float32)
     arrived = arrived + film.noise * np.sqrt(arrived * 0.03) * photons
     density = -np.log(np.clip(arrived / (1 + film.scatter), 1e-6, None))
-    shown = (density - film.low) / (film.high - film.low)
-    shown = np.clip(_shoulder(shown), 0, 1) ** film.curve
-    return np.round(255 * shown * _collimation(film, shown.shape)).astype(np.uint8)
+    grey = (density - film.low) / (film.high - film.low)
+    grey = np.clip(_shoulder(grey), 0, 1) ** film.curve
+    return np.round(255 * grey * _collimation(film, camera)).astype(np.uint8)
 
 
 def _shoulder(t: Map) -> Map:
-    """Straight in the middle, bending softly into white as film does."""
+    """Bend the response softly into white, as film does."""
     knee = 0.75
     return np.where(t < knee, t, knee + (1 - knee) * np.tanh((t - knee) / (1 - knee) * 0.9))
 
 
-def _collimation(film: Film, shape: tuple[int, int]) -> Map:
-    """0 behind the collimator's blades, 1 in the field."""
-    height, width = shape
+def _collimation(film: Film, camera: Camera) -> Map:
+    """Return 1 in the field and almost 0 behind the collimator's blades."""
+    height, width = camera.height, camera.width
     top, right, bottom, left = film.borders
-    y, x = np.arange(height), np.arange(width)
-    rows = (y >= round(top * height)) & (y < height - round(bottom * height))
-    columns = (x >= round(left * width)) & (x < width - round(right * width))
-    return np.float32(0.02) + np.float32(0.98) * (rows[:, None] & columns[None, :])
+    field = np.zeros((height, width), np.float32)
+    rows = slice(round(top * height), height - round(bottom * height))
+    field[rows, round(left * width) : width - round(right * width)] = 1
+    return np.float32(0.02) + np.float32(0.98) * field
 
 
 def _marker(camera: Camera) -> Map:
-    """The radiographer's lead L, in the corner beside the patient's left shoulder."""
-    scale = camera.pixel
+    """Draw the radiographer's lead L in the corner beside the patient's left shoulder."""
     x, y = camera.width * 0.92, camera.height * 0.07
     size = min(camera.width, camera.height) * 0.03
     corner = np.array([(x, y - size), (x, y + size), (x + 1.2 * size, y + size)])
-    centred = (corner - ((camera.width - 1) / 2, (camera.height - 1) / 2)) * scale
+    centred = (corner - ((camera.width - 1) / 2, (camera.height - 1) / 2)) * camera.pixel
     cos, sin = np.cos(camera.angle), np.sin(camera.angle)
-    points = np.stack(
-        [cos * centred[:, 0] + sin * centred[:, 1], cos * centred[:, 1] - sin * centred[:, 0]], -1
-    )
+    u, v = centred.T
+    points = np.stack([cos * u + sin * v, cos * v - sin * u], -1)
     return 3.0 * draw(camera, [Stroke(points + camera.centre, 0.02)])

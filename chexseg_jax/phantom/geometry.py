@@ -1,34 +1,39 @@
-"""The plane a phantom is drawn in: body coordinates, smooth curves, strokes, clouds.
+"""The plane in which a phantom is drawn: body coordinates, smooth curves, strokes, noise.
 
-Body coordinates do not know pixels. One unit is half the inner width of the thorax (about 14 cm); `u` grows to the
-image's right (the patient's left on a frontal view), `v` grows downwards, (0, 0) lies mid-chest on the midline.
-A `Camera` says where each pixel of a view looks, so one anatomy serves every view and size, and masks are computed
-on the pixel grid itself: nothing is ever resampled.
+Body coordinates do not depend on the pixels. One unit is half the inner width of the thorax (about 14 cm); `u` grows
+to the image's right (the patient's left on a frontal view), `v` grows downwards, and (0, 0) lies mid-chest on the
+midline. A `Camera` maps the pixels of a view to body coordinates. One anatomy therefore serves every view and size,
+and masks are computed on the pixel grid itself, without resampling.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-Map = Float32[np.ndarray, "H W"]
+Map = Float[np.ndarray, "H W"]
+Mask = Bool[np.ndarray, "H W"]
+Curve = Callable[[Any], np.ndarray]  # keeps the shape of its argument
+Points = Float[np.ndarray, "n 2"]
+Point = tuple[float, float] | Float[np.ndarray, " 2"]
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the pixels of one view look."""
+    """Maps the pixels of one view to body coordinates."""
 
     height: int
     width: int
-    pixel: float  # body units a pixel
+    pixel: float  # body units per pixel
     centre: tuple[float, float] = (0.0, 0.0)  # (u, v) at the middle of the image
     angle: float = 0.0  # rotation of the patient, radians
 
     def grid(self) -> tuple[Map, Map]:
-        """`u` and `v` of every pixel's centre."""
+        """Compute `u` and `v` at the centre of every pixel."""
         x = (np.arange(self.width, dtype=np.float32) - (self.width - 1) / 2) * np.float32(self.pixel)
         y = (np.arange(self.height, dtype=np.float32) - (self.height - 1) / 2) * np.float32(self.pixel)
         cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
@@ -36,54 +41,52 @@ class Camera:
         v = np.float32(self.centre[1]) - sin * x[None, :] + cos * y[:, None]
         return u, v
 
-    def pixels(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        """Body points (u, v) as image (x, y), pixel centres at whole numbers."""
+    def pixels(self, points: Points) -> Points:
+        """Convert body points (u, v) to image points (x, y); pixel centres are whole numbers."""
         u, v = (np.asarray(points, float) - self.centre).T
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         x, y = cos * u - sin * v, sin * u + cos * v
-        return np.stack(
-            [x / self.pixel + (self.width - 1) / 2, y / self.pixel + (self.height - 1) / 2], axis=-1
-        )
+        middle = ((self.width - 1) / 2, (self.height - 1) / 2)
+        return np.stack([x / self.pixel + middle[0], y / self.pixel + middle[1]], axis=-1)
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """A line through body points: catheter, vessel, wire."""
+    """A line through body points, such as a catheter, a vessel or a wire."""
 
-    points: Float[np.ndarray, "n 2"]
+    points: Points
     width: float  # body units
     value: float = 1.0
 
 
-def curve(points: Sequence[tuple[float, float]], smooth: float = 0.06):
-    """A smooth function through (at, value) points, held constant beyond the ends.
+def curve(points: Sequence[tuple[float, float]], smooth: float = 0.06) -> Curve:
+    """Return a smooth function through (position, value) points, constant beyond the ends.
 
     Args:
-      points: the control points, `at` increasing.
+      points: the control points, positions increasing.
       smooth: how far corners are rounded, as a share of the curve's span.
     """
-    at, value = np.array(points, float).T
-    span = at[-1] - at[0]
-    table = np.linspace(at[0] - 0.2 * span, at[-1] + 0.2 * span, 512)
-    values = ndimage.gaussian_filter1d(np.interp(table, at, value), smooth * 512 / 1.4, mode="nearest")
+    position, value = np.array(points, float).T
+    span = position[-1] - position[0]
+    table = np.linspace(position[0] - 0.2 * span, position[-1] + 0.2 * span, 512)
+    values = ndimage.gaussian_filter1d(np.interp(table, position, value), smooth * 512 / 1.4, mode="nearest")
     return lambda t: np.interp(t, table, values).astype(np.float32)
 
 
-def spline(points: Sequence[tuple[float, float]], n: int = 40) -> Float[np.ndarray, "n 2"]:
-    """A smooth path through body points (Catmull-Rom), as `n` points."""
+def spline(points: Points | Sequence[Point]) -> Float[np.ndarray, "40 2"]:
+    """Interpolate body points by a smooth path (Catmull-Rom)."""
     p = np.array([points[0], *points, points[-1]], float)
-    t = np.linspace(0, len(points) - 1 - 1e-9, n)
+    t = np.linspace(0, len(points) - 1 - 1e-9, 40)
     k, s = t.astype(int), (t % 1)[:, None]
     a, b, c, d = p[k], p[k + 1], p[k + 2], p[k + 3]
     return 0.5 * (2 * b + (c - a) * s + (2 * a - 5 * b + 4 * c - d) * s**2 + (3 * b - a - 3 * c + d) * s**3)
 
 
 def draw(camera: Camera, strokes: Sequence[Stroke], oversample: int = 2) -> Map:
-    """Strokes as an antialiased map of their values; where they cross, the later one is seen."""
-    size = (camera.width * oversample, camera.height * oversample)
-    canvas = Image.new("F", size, 0.0)
+    """Draw strokes as an antialiased map of their values; where they cross, the later one wins."""
+    canvas = Image.new("F", (camera.width * oversample, camera.height * oversample), 0.0)
     pen = ImageDraw.Draw(canvas)
-    points = np.concatenate([stroke.points for stroke in strokes])
+    points = np.concatenate([stroke.points for stroke in strokes])  # one conversion for hundreds of strokes
     xy = ((camera.pixels(points) + 0.5) * oversample - 0.5).tolist()
     end = 0
     for stroke in strokes:
@@ -94,7 +97,7 @@ def draw(camera: Camera, strokes: Sequence[Stroke], oversample: int = 2) -> Map:
 
 
 def clouds(rng: np.random.Generator, u: Map, v: Map, scale: float) -> Map:
-    """Smooth noise of mean 0 and standard deviation 1, fixed to the body; blobs of about `scale` units."""
+    """Sample smooth noise of mean 0 and standard deviation 1, fixed to the body; blobs span about `scale` units."""
     step = scale / 2.5
     n = int(6.4 / step) + 4
     grid = ndimage.gaussian_filter(rng.standard_normal((n, n), np.float32), 1.2, mode="wrap")
@@ -103,7 +106,7 @@ def clouds(rng: np.random.Generator, u: Map, v: Map, scale: float) -> Map:
 
 
 def blur(image: Map, sigma: float) -> Map:
-    """Gaussian blur, `sigma` in pixels, the border repeated; wide ones are done on a coarse copy."""
+    """Apply a Gaussian blur, `sigma` in pixels, border repeated; a wide blur is computed on a coarse copy."""
     coarse = int(sigma // 3)
     if coarse < 2:
         return ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3)
@@ -112,16 +115,15 @@ def blur(image: Map, sigma: float) -> Map:
     small = padded.reshape(padded.shape[0] // coarse, coarse, -1, coarse).mean((1, 3))
     small = ndimage.gaussian_filter(small, sigma / coarse, mode="nearest", truncate=3)
     at = [(np.arange(n) + 0.5) / coarse - 0.5 for n in (height, width)]
-    return ndimage.map_coordinates(small, np.meshgrid(*at, indexing="ij"), order=1, mode="nearest").astype(
-        np.float32
-    )
+    fine = ndimage.map_coordinates(small, np.meshgrid(*at, indexing="ij"), order=1, mode="nearest")
+    return fine.astype(np.float32)
 
 
 def ramp(t: Map, soft: float) -> Map:
-    """0 for t << 0, 1 for t >> 0, `soft` wide."""
+    """Rise from 0 (t << 0) to 1 (t >> 0) over a width of `soft`."""
     return 1 / (1 + np.exp(np.clip(-t / np.float32(soft), -30, 30)))
 
 
 def dome(t: Map) -> Map:
-    """The thickness of a round thing: 0 at its border (t = 0), 1 from t = 1 on; steep where it begins."""
+    """Thickness of a round body: 0 at its border (t = 0) with a steep rise, 1 for t >= 1."""
     return np.sqrt(np.clip(t * (2 - np.minimum(t, 1)), 0, 1))

@@ -1,26 +1,26 @@
-"""Image labels: the truth for valid and test, and what a report labeller makes of it for train.
+"""Image labels: the truth for valid and test, and labels as mined from reports for train.
 
-CheXpert's train labels were mined from reports. A mentioned finding is 1, a ruled-out one 0, a hedged one -1, and
-what the report passes over is blank. `_RATES` gives, for each column, how often the miner hedges a present and an
-absent finding, misses a present one and claims an absent one; the hedges come to about CheXpert's own (Atelectasis
-and Consolidation most). Pneumonia follows consolidation; **Pleural Other and Fracture are not drawn: label noise**.
+CheXpert's training labels were mined from reports. A mentioned finding is 1, one ruled out 0, a hedged one -1, and one
+that the report omits is blank. `_RATES` gives, for each label, how often the miner hedges a present and an absent
+finding, misses a present one, and claims or rules out an absent one. The rates of hedging are close to CheXpert's own
+(highest for Atelectasis and Consolidation). Pneumonia follows consolidation; **Pleural Other and Fracture are never
+drawn: in train they are label noise**.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from chexseg_jax.data.taxonomy import LABELS, TASKS, label_name
+from chexseg_jax.data.taxonomy import CHEXPERT
 
 
-@dataclass(frozen=True)
-class _Rates:
+class _Rates(NamedTuple):
     hedge_present: float
     hedge_absent: float
-    miss: float  # a present finding left blank
-    claim: float  # an absent one said to be there
-    rule_out: float  # an absent one explicitly denied
+    miss: float  # leave a present finding blank
+    claim: float  # label an absent finding as present
+    rule_out: float  # label an absent finding as absent
 
 
 _RATES: dict[str, _Rates] = {
@@ -39,30 +39,32 @@ _RATES: dict[str, _Rates] = {
     "Support Devices": _Rates(0.005, 0.003, 0.03, 0.010, 0.04),
 }
 
-#: How often a study whose findings are all absent is labelled so, rather than not spoken of.
+#: How often a study without any finding is labelled No Finding; otherwise the label is blank.
 _CLEAN = 0.85
 
 Labels = dict[str, float | None]
 
 
 def true_labels(present: Collection[str], rng: np.random.Generator) -> Labels:
-    """The fourteen labels, 1 or 0, of a study with the given tasks, as in valid.csv and test_labels.csv.
+    """Return the fourteen labels, 1 or 0, of a study with the given tasks, as in valid.csv and test_labels.csv.
 
-    Half of the consolidations are pneumonia. No Finding is 1 when nothing but devices is there.
+    Half of the consolidations are pneumonia. No Finding is 1 if nothing but devices is present.
     """
-    labels: Labels = dict.fromkeys(LABELS, 0.0)
-    for task in TASKS:
-        labels[label_name(task)] = float(task in present)
+    labels: Labels = dict.fromkeys(CHEXPERT.labels, 0.0)
+    for task in CHEXPERT.tasks:
+        labels[CHEXPERT.label(task)] = float(task in present)
     pneumonia = 0.5 if "Consolidation" in present else 0.1 if "Airspace Opacity" in present else 0.0
     labels["Pneumonia"] = float(rng.random() < pneumonia)
-    labels["No Finding"] = float(not any(labels[name] for name in LABELS if name != "Support Devices"))
+    labels["No Finding"] = float(
+        not any(value for name, value in labels.items() if name != "Support Devices")
+    )
     return labels
 
 
 def mined_labels(truth: Labels, rng: np.random.Generator) -> Labels:
-    """What a labeller mines from the report of a study: 1, 0, -1 (uncertain) or None (blank).
+    """Return the labels mined from the report of a study: 1, 0, -1 (uncertain) or None (blank).
 
-    No Finding is never 1 beside a finding said to be present or uncertain.
+    No Finding is never 1 beside a present or uncertain finding.
     """
     labels: Labels = {}
     for name, rates in _RATES.items():
@@ -79,4 +81,4 @@ def mined_labels(truth: Labels, rng: np.random.Generator) -> Labels:
         labels["Lung Opacity"] = 1.0
     clean = not any(value for name, value in labels.items() if name != "Support Devices")
     labels["No Finding"] = 1.0 if clean and rng.random() < _CLEAN else None
-    return {name: labels[name] for name in LABELS}
+    return {name: labels[name] for name in CHEXPERT.labels}

@@ -1,16 +1,17 @@
-"""The lateral view: simpler than the frontal one, both lungs on top of each other, the patient facing left."""
+"""The lateral view: simpler than the frontal one, with the lungs superimposed and the patient facing left."""
 
 import numpy as np
 
-from chexseg_jax.phantom.anatomy import WATER, Patient, Scene
-from chexseg_jax.phantom.geometry import Camera, Map, clouds, curve, dome, draw, ramp
+from chexseg_jax.phantom.anatomy import WATER, Scene
+from chexseg_jax.phantom.geometry import Camera, Map, Mask, clouds, curve, dome, draw, ramp
+from chexseg_jax.phantom.patient import Patient
 from chexseg_jax.phantom.vessels import vessel_tree
 
 
 def lateral(
     patient: Patient, camera: Camera, *, seed: int, widen_heart: float = 0.0, widen_vessels: float = 0.0
 ) -> Scene:
-    """A lateral view of the patient; arguments as for `anatomy.frontal`."""
+    """Draw a lateral view; arguments as for `anatomy.frontal`."""
     rng = np.random.default_rng([seed, patient.number, 2])
     u, v = camera.grid()
     apex, base = patient.apex, patient.base
@@ -20,16 +21,11 @@ def lateral(
     floor = curve([(at, base + d) for at, d in slope])(u)
 
     sides = [np.clip(d, 1e-3, None) for d in (u - front, back - u, v - apex)]
-    wall = sum(d**-2 for d in sides) ** -0.5  # the nearest, its corners rounded
-    lung = (
-        1.08
-        * dome((u - front) / 0.25)
-        * dome((back - u) / 0.3)
-        * dome((floor - v) / 0.08)
-        * dome((v - apex) / 0.3)
-    )
+    wall = sum(d**-2 for d in sides) ** -0.5  # distance to the nearest side, corners rounded
+    lung = 1.08 * dome((u - front) / 0.25) * dome((back - u) / 0.3)
+    lung = lung * dome((floor - v) / 0.08) * dome((v - apex) / 0.3)
     lung *= 0.62 + 0.38 * ramp(v + 0.5, 0.12)
-    heart_depth, heart = _heart(patient, u, v, widen_heart)
+    heart_depth, heart = _heart(patient, u, v, widen_heart, floor)
     vessels_depth, great = _great_vessels(patient, u, v, widen_vessels)
     air = np.clip(lung - np.maximum(heart_depth, vessels_depth), 0, None)
 
@@ -37,13 +33,10 @@ def lateral(
     vessels = draw(camera, vessel_tree(rng, hilum, 0, 14))
     vessels += 0.3 * np.exp(-(((u - hilum[0]) / 0.12) ** 2) - ((v - hilum[1]) / 0.14) ** 2)
     tissue = WATER * _body(patient, u, v, front, back) + _bones(patient, u, v, front, back)
-    tissue -= (
-        0.4
-        * dome((0.05 - np.abs(u - 0.10 - 0.10 * (v + 1))) / 0.05)
-        * ramp(-0.3 - v, 0.04)
-        * ramp(v + 1.9, 0.05)
-    )
+    trachea = dome((0.05 - np.abs(u - 0.10 - 0.10 * (v + 1))) / 0.05)
+    tissue -= 0.4 * trachea * ramp(-0.3 - v, 0.04) * ramp(v + 1.9, 0.05)
     return Scene(
+        patient=patient,
         camera=camera,
         u=u,
         v=v,
@@ -54,36 +47,36 @@ def lateral(
         tissue=tissue.astype(np.float32),
         vessels=vessels,
         grain=1 + 0.1 * clouds(rng, u, v, 0.5) + 0.1 * clouds(rng, u, v, 0.05),
-        heart=heart & (v < floor + 0.1),
-        cardiomediastinum=(heart & (v < floor + 0.1)) | great,
+        heart=heart,
+        cardiomediastinum=heart | great,
         hila={-1: hilum, 1: hilum},
         floor={-1: base + 0.40, 1: base + 0.40},
+        trachea=0.05,
         lateral=True,
-        places={"apex": apex, "width": patient.width, "base": base, "trachea": 0.05},
     )
 
 
-def _heart(patient: Patient, u: Map, v: Map, widen: float):
-    """The heart on the anterior diaphragm, behind the sternum."""
+def _heart(patient: Patient, u: Map, v: Map, widen: float, floor: Map) -> tuple[Map, Mask]:
+    """Depth and silhouette of the heart, which lies on the anterior diaphragm behind the sternum."""
     grow = patient.heart * (1 + widen)
     cu, cv = -0.30 + 0.06 * widen, patient.base - 0.26 - 0.04 * widen
     egg = 1 - ((u - cu) / (0.40 * grow)) ** 2 - ((v - cv - 0.2 * (u - cu)) / (0.33 * grow)) ** 2
     depth = 0.62 * np.sqrt(np.clip(egg, 0, None))
-    return depth.astype(np.float32), depth > 0
+    return depth.astype(np.float32), (depth > 0) & (v < floor + 0.1)
 
 
-def _great_vessels(patient: Patient, u: Map, v: Map, widen: float):
-    """Ascending aorta, arch and descending aorta, faint in front of the spine."""
+def _great_vessels(patient: Patient, u: Map, v: Map, widen: float) -> tuple[Map, Mask]:
+    """Depth and silhouette of the aorta (ascending, arch, descending), faint in front of the spine."""
     half = 0.15 * patient.pedicle * (1 + widen)
     centre = curve([(-0.75, 0.05), (-0.4, -0.10), (0.0, -0.22), (0.3, -0.25)])(v)
     column = 1 - ((u - centre) / half) ** 2
-    shown = ramp(v - patient.apex - 0.2, 0.04) * ramp(0.25 - v, 0.05)
-    depth = (0.22 + 0.25 * widen) * np.sqrt(np.clip(column, 0, None)) * shown
-    return depth.astype(np.float32), (column > 0) & (shown > 0.5)
+    extent = ramp(v - patient.apex - 0.2, 0.04) * ramp(0.25 - v, 0.05)
+    depth = (0.22 + 0.25 * widen) * np.sqrt(np.clip(column, 0, None)) * extent
+    return depth.astype(np.float32), (column > 0) & (extent > 0.5)
 
 
 def _body(patient: Patient, u: Map, v: Map, front: Map, back: Map) -> Map:
-    """Trunk with raised arms, breast in front, abdomen below."""
+    """Depth of the body: trunk, raised arms, breast."""
     fat = patient.habitus
     skin = 0.10 + 0.12 * fat
     ahead = front - skin - 0.05 * ramp(v - 0.3, 0.2)
@@ -96,7 +89,7 @@ def _body(patient: Patient, u: Map, v: Map, front: Map, back: Map) -> Map:
 
 
 def _bones(patient: Patient, u: Map, v: Map, front: Map, back: Map) -> Map:
-    """Spine, sternum, and the ribs of both sides slanting forward and down."""
+    """Attenuation of the spine, the sternum and the ribs of both sides, which slant forward and down."""
     spine_at = back - 0.10
     q = v / (0.9 * patient.rib_spacing) + 0.3
     plate = np.abs(q - np.floor(q) - 0.5)

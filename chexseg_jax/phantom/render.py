@@ -1,98 +1,62 @@
-"""One view: from a patient, the findings of a study and a camera to the picture and its masks."""
+"""Render one view: from its patient, findings and camera to the image and its masks."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 
-from chexseg_jax.data.taxonomy import TASKS
-from chexseg_jax.phantom import findings as draw_finding
-from chexseg_jax.phantom.anatomy import Patient, Scene, frontal
+from chexseg_jax.data.taxonomy import CHEXPERT
+from chexseg_jax.phantom.anatomy import Scene, frontal
 from chexseg_jax.phantom.devices import support_devices
 from chexseg_jax.phantom.film import Film, expose
-from chexseg_jax.phantom.findings import Finding
-from chexseg_jax.phantom.geometry import Camera, Map
+from chexseg_jax.phantom.findings import CHEST_FINDINGS, Finding
+from chexseg_jax.phantom.geometry import Camera, Map, Mask
 from chexseg_jax.phantom.lateral import lateral
+from chexseg_jax.phantom.patient import Patient
+from chexseg_jax.phantom.view import OPACITIES, View
 
-_DRAWN = {
-    "Airspace Opacity": draw_finding.airspace_opacity,
-    "Atelectasis": draw_finding.atelectasis,
-    "Consolidation": draw_finding.consolidation,
-    "Edema": draw_finding.edema,
-    "Lung Lesion": draw_finding.lung_lesion,
-    "Pleural Effusion": draw_finding.pleural_effusion,
-    "Pneumothorax": draw_finding.pneumothorax,
-    "Support Devices": support_devices,
-}
-
-#: What radiologists also call, and annotate as, Airspace Opacity.
-OPACITIES = ("Atelectasis", "Consolidation", "Edema")
-
-
-@dataclass(frozen=True)
-class View:
-    """Which picture: everything that its pixels depend on."""
-
-    seed: int
-    patient: int
-    study: int
-    number: int
-    lateral: bool
-    ap: bool
-    findings: tuple[str, ...]  # tasks drawn; `Airspace Opacity` here is one without a named cause
-    size: int  # pixels of the short side
-    conspicuity: float = 1.0
-
-    def rng(self, *purpose: int) -> np.random.Generator:
-        """An independent stream for a purpose."""
-        return np.random.default_rng([self.seed, self.patient, *purpose])
-
-    def who(self) -> Patient:
-        """The patient, the same in every view."""
-        return Patient.sample(self.rng(0), self.patient)
+#: Cardiomegaly and Enlarged Cardiomediastinum are absent: they change the anatomy itself, see `_scene`.
+_DRAW = CHEST_FINDINGS | {"Support Devices": support_devices}
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A view's picture, masks, and the attenuation behind it."""
+    """The image of a view, the mask of every task, and the attenuation and scene behind them."""
 
     image: UInt8[np.ndarray, "H W"]
-    masks: Mapping[str, Bool[np.ndarray, "H W"]]
+    masks: Mapping[str, Mask]
     attenuation: Map
     scene: Scene
 
 
 def render(view: View) -> Rendered:
-    """Draws a view. The same view is the same bytes anywhere.
-
-    A study's findings look alike in its views; a finding's stream depends on nothing but patient, study and itself.
-    """
-    patient = view.who()
+    """Render a view. All views of a study show the same findings."""
+    patient = view.sample_patient()
     rng = view.rng(1, view.study, view.number)
-    camera = _camera(rng, view)
+    camera = _sample_camera(rng, view)
     film = Film.sample(rng, ap=view.ap, habitus=patient.habitus)
     breath, magnify = rng.uniform(0.02, 0.15), rng.uniform(1.02, 1.06)
     if view.ap:
-        patient = patient.shallow(breath, magnify)
+        patient = patient.breathe_out(breath, magnify)
     scene = _scene(view, patient, camera)
-    drawn = {
-        task: _DRAWN[task](_stream(view, task), scene, view.conspicuity)
+    findings = {
+        task: _DRAW[task](view.finding_rng(task), scene, view.conspicuity)
         for task in view.findings
-        if task in _DRAWN
+        if task in _DRAW
     }
-    attenuation = _attenuation(scene, drawn.values())
+    attenuation = _attenuation(scene, findings.values())
     image = expose(film, camera, attenuation, view.rng(2, view.study, view.number))
-    return Rendered(image, _masks(view, scene, drawn), attenuation, scene)
+    return Rendered(image, _masks(view, scene, findings), attenuation, scene)
 
 
-def _camera(rng: np.random.Generator, view: View) -> Camera:
-    """Where the tube was pointed: zoom, shift, a few degrees of rotation, the film upright or across."""
+def _sample_camera(rng: np.random.Generator, view: View) -> Camera:
+    """Sample zoom, shift and a few degrees of rotation, and whether the film is upright or across."""
     long = round(view.size * float(rng.choice([1.0, 1.1, 1.22, 1.25])))
     upright = view.lateral or rng.random() < 0.35
     height, width = (long, view.size) if upright else (view.size, long)
-    # Frontal films are often taken at the bedside, and off centre; were they not, a box in the middle would find most
-    # hearts and lungs.
+    # Frontal films, often taken at the bedside, are off centre. Otherwise a box in the middle of the image would find
+    # most hearts and lungs.
     widest, off = (2.46, 1.0) if view.lateral else (2.75, 2.7)
     span = rng.uniform(2.16, widest)
     centre = (rng.normal(0, 0.037 * off), rng.normal(-0.06, 0.030 * off))
@@ -100,32 +64,32 @@ def _camera(rng: np.random.Generator, view: View) -> Camera:
 
 
 def _scene(view: View, patient: Patient, camera: Camera) -> Scene:
-    """The chest, with the heart and the mediastinum as wide as the findings make them."""
+    """Draw the chest, with heart and mediastinum widened as the findings require."""
     heart = mediastinum = 0.0
     if "Cardiomegaly" in view.findings:  # cardiothoracic ratio .56 to .68
-        heart = _stream(view, "Cardiomegaly").uniform(1.26, 1.50) / patient.heart - 1
+        heart = view.finding_rng("Cardiomegaly").uniform(1.26, 1.50) / patient.heart - 1
     if "Enlarged Cardiomediastinum" in view.findings:
-        mediastinum = _stream(view, "Enlarged Cardiomediastinum").uniform(0.55, 0.95)
+        mediastinum = view.finding_rng("Enlarged Cardiomediastinum").uniform(0.55, 0.95)
     widen = {"widen_heart": view.conspicuity * heart, "widen_vessels": view.conspicuity * mediastinum}
     if view.lateral:
         return lateral(patient, camera, seed=view.seed, **widen)
     return frontal(patient, camera, ap=view.ap, seed=view.seed, **widen)
 
 
-def _attenuation(scene: Scene, drawn: Iterable[Finding]) -> Map:
-    """Findings overlap like independent veils: what one fills the next cannot fill again."""
-    empty, collapsed, shadow = np.float32(1), np.float32(0), np.float32(0)
-    for finding in drawn:
+def _attenuation(scene: Scene, findings: Iterable[Finding]) -> Map:
+    """Combine findings as independent veils: air that one finding fills is not there for the next."""
+    empty, collapsed, shadow = (np.full_like(scene.u, value) for value in (1, 0, 0))
+    for finding in findings:
         empty = empty * (1 - finding.fill)
         collapsed = np.maximum(collapsed, finding.collapsed)
         shadow = shadow + finding.shadow
     return (scene.attenuation(collapsed, 1 - empty) + shadow).astype(np.float32)
 
 
-def _masks(view: View, scene: Scene, drawn: Mapping[str, Finding]) -> dict[str, Bool[np.ndarray, "H W"]]:
-    """The ten masks; Airspace Opacity is the union of its kinds."""
-    masks = {task: np.zeros(scene.u.shape, bool) for task in TASKS}
-    masks |= {task: finding.mask for task, finding in drawn.items()}
+def _masks(view: View, scene: Scene, findings: Mapping[str, Finding]) -> dict[str, Mask]:
+    """Collect the masks of all tasks; Airspace Opacity is the union of its kinds."""
+    masks = {task: np.zeros(scene.u.shape, bool) for task in CHEXPERT.tasks}
+    masks |= {task: finding.mask for task, finding in findings.items()}
     if "Cardiomegaly" in view.findings:
         masks["Cardiomegaly"] = scene.heart
     if "Enlarged Cardiomediastinum" in view.findings:
@@ -133,7 +97,3 @@ def _masks(view: View, scene: Scene, drawn: Mapping[str, Finding]) -> dict[str, 
     for task in OPACITIES:
         masks["Airspace Opacity"] = masks["Airspace Opacity"] | masks[task]
     return masks
-
-
-def _stream(view: View, task: str) -> np.random.Generator:
-    return view.rng(3, view.study, TASKS.index(task))

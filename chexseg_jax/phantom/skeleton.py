@@ -1,36 +1,28 @@
-"""Bones of the frontal view, as attenuation: ribs, clavicles, shoulder blades, humeri, spine."""
-
-from typing import TYPE_CHECKING
+"""Attenuation of the bones of the frontal view: ribs, clavicles, shoulder blades, humeri, spine."""
 
 import numpy as np
 
 from chexseg_jax.phantom.geometry import Map, curve, dome, ramp
-
-if TYPE_CHECKING:
-    from chexseg_jax.phantom.anatomy import Patient
+from chexseg_jax.phantom.patient import Patient
 
 
-def frontal_bones(patient: "Patient", u: Map, v: Map, outer: Map, *, ap: bool, pixel: float) -> Map:
-    """All bones of a frontal view.
+def frontal_bones(patient: Patient, u: Map, v: Map, outer: Map, *, ap: bool, pixel: float) -> Map:
+    """Draw all bones of a frontal view.
 
     Args:
-      patient: whose.
-      u: body coordinate of every pixel.
-      v: the other one.
-      outer: the rib cage's half-width at every pixel.
+      patient: owner of the bones.
+      u, v: body coordinates of every pixel.
+      outer: half-width of the rib cage at every pixel.
       ap: anteroposterior film: clavicles higher, shoulder blades over the lungs.
-      pixel: body units a pixel.
+      pixel: body units per pixel.
     """
-    return (
-        _ribs(patient, u, v, outer, pixel)
-        + _spine(patient, u, v)
-        + _clavicles(patient, u, v, ap)
-        + _shoulders(u, v, ap)
-    ).astype(np.float32)
+    bones = _ribs(patient, u, v, outer, pixel) + _spine(patient, u, v)
+    bones = bones + _clavicles(patient, u, v, ap) + _shoulders(u, v, ap)
+    return bones.astype(np.float32)
 
 
-def _ribs(patient: "Patient", u: Map, v: Map, outer: Map, pixel: float) -> Map:
-    """Posterior arcs (from the spine up, out and down) and anterior arcs (from the flank down and in).
+def _ribs(patient: Patient, u: Map, v: Map, outer: Map, pixel: float) -> Map:
+    """Ribs: posterior arcs (from the spine up, out and down) and anterior arcs (from the flank down and in).
 
     All ribs are one periodic function: straightened by their common shape, they are bands at whole numbers.
     """
@@ -40,17 +32,19 @@ def _ribs(patient: "Patient", u: Map, v: Map, outer: Map, pixel: float) -> Map:
     gap = patient.rib_spacing
     posterior = 0.42 * a**3.2 - 0.10 * a
     anterior = 0.34 + 0.72 * (1 - a) ** 0.8
-    shown_posterior = inside * ramp(np.abs(u) - 0.09, 0.02)
-    shown_anterior = inside * ramp(a - 0.45, 0.03) * 0.5
-    bones = _bands((v - first - posterior) / gap, gap, 0.046, 10, pixel) * shown_posterior
-    bones += _bands((v - first - anterior) / gap, gap, 0.052, 7, pixel) * shown_anterior
+    bones = _bands((v - first - posterior) / gap, gap, 0.046, 10, pixel) * (
+        inside * ramp(np.abs(u) - 0.09, 0.02)
+    )
+    bones += _bands((v - first - anterior) / gap, gap, 0.052, 7, pixel) * (
+        inside * ramp(a - 0.45, 0.03) * 0.5
+    )
     rim = np.exp(-(((np.abs(u) - outer - 0.015) / 0.022) ** 2)) * ramp(v - patient.apex - 0.12, 0.05)
     return bones + 0.22 * rim
 
 
 def _bands(q: Map, gap: float, half: float, count: int, pixel: float) -> Map:
-    """Bones at the whole numbers 0..count-1 of q, `gap` units apart: tubes with a dense rim."""
-    steep = np.hypot(np.gradient(q, axis=0), np.gradient(q, axis=1)) / np.float32(pixel)  # numbers a unit
+    """Draw bones at the whole numbers 0..count-1 of q, `gap` units apart, as tubes with a dense rim."""
+    steep = np.hypot(np.gradient(q, axis=0), np.gradient(q, axis=1)) / np.float32(pixel)  # per body unit
     number = np.clip(np.round(q), 0, count - 1)
     distance = np.abs(q - number) / np.maximum(steep, 1e-3)
     tube = dome((half - distance) / half)
@@ -58,31 +52,29 @@ def _bands(q: Map, gap: float, half: float, count: int, pixel: float) -> Map:
     return 0.27 * tube + 0.17 * rim
 
 
-def _spine(patient: "Patient", u: Map, v: Map) -> Map:
-    """Vertebral bodies with end plates and pedicles, slightly swayed."""
+def _spine(patient: Patient, u: Map, v: Map) -> Map:
+    """Vertebral bodies with end plates, pedicles and spinous processes, slightly swayed."""
     centre = patient.sway * np.sin(2.2 * v + 0.6)
     off = np.abs(u - centre)
     q = v / (0.9 * patient.rib_spacing) + 0.3
     plate = np.abs(q - np.floor(q) - 0.5)
-    body = dome((0.105 - off) / 0.06) * (
-        0.36 + 0.16 * ramp(plate - 0.40, 0.02) - 0.20 * ramp(plate - 0.47, 0.01)
-    )
+    density = 0.36 + 0.16 * ramp(plate - 0.40, 0.02) - 0.20 * ramp(plate - 0.47, 0.01)
+    body = dome((0.105 - off) / 0.06) * density
     pedicles = np.exp(-(((off - 0.065) / 0.018) ** 2) - ((plate - 0.15) / 0.10) ** 2)
     process = np.exp(-((off / 0.014) ** 2) - ((plate - 0.2) / 0.12) ** 2)
     return body + 0.14 * pedicles + 0.10 * process
 
 
-def _clavicles(patient: "Patient", u: Map, v: Map, ap: bool) -> Map:
-    """S-shaped, from the sternum out to the shoulder; on AP films they lie higher."""
+def _clavicles(patient: Patient, u: Map, v: Map, ap: bool) -> Map:
+    """Clavicles: S-shaped, from the sternum out to the shoulder; higher on AP films."""
     a = np.abs(u)
     bends = [(0.08, 0.27), (0.2, 0.22), (0.45, 0.13), (0.75, 0.01), (1.0, -0.05), (1.2, -0.04), (1.4, -0.07)]
     line = curve(bends, 0.04)(a)
     distance = np.abs(v - (patient.apex + line - (0.05 if ap else 0.0))) * 0.97
     half = curve([(0.1, 0.065), (0.3, 0.042), (1.0, 0.042), (1.3, 0.05)])(a)
-    shown = ramp(a - 0.12, 0.012) * ramp(1.32 - a, 0.02)
-    return shown * (
-        0.38 * dome((half - distance) / half) + 0.15 * np.exp(-(((distance - 0.8 * half) / 0.012) ** 2))
-    )
+    rim = np.exp(-(((distance - 0.8 * half) / 0.012) ** 2))
+    extent = ramp(a - 0.12, 0.012) * ramp(1.32 - a, 0.02)
+    return extent * (0.38 * dome((half - distance) / half) + 0.15 * rim)
 
 
 def _shoulders(u: Map, v: Map, ap: bool) -> Map:

@@ -1,22 +1,22 @@
-"""Pulmonary vessels: what gives a lung its texture."""
+"""Pulmonary vessels, which give the lung its texture."""
 
 import numpy as np
 
 from chexseg_jax.phantom.geometry import Stroke
 
-#: How often a vessel forks between hilum and pleura.
+#: Forks of a vessel between hilum and pleura.
 _FORKS = 5
 
 
 def vessel_tree(
     rng: np.random.Generator, hilum: tuple[float, float], side: int, main: int = 9
 ) -> list[Stroke]:
-    """Branches that fan out from a hilum, fork, taper and fade towards the pleura; the thinnest first.
+    """Grow vessels that fan out from a hilum, fork, taper and fade towards the pleura; the thinnest come first.
 
     Args:
       rng: the patient's stream for vessels.
-      hilum: where they come from, body coordinates.
-      side: -1 the lung at smaller u, +1 at larger; 0 fans out all around, as seen from the side.
+      hilum: origin, in body coordinates.
+      side: -1 the lung at smaller u, +1 the one at larger u, 0 all around (lateral view).
       main: number of stems.
     """
     angle = np.linspace(-1.45, 1.5, main) if side else np.linspace(-np.pi, np.pi, main, endpoint=False)

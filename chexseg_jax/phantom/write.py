@@ -1,44 +1,43 @@
-"""A phantom on disk: CheXpert's and CheXlocalize's two layouts, told apart from a real download by `PHANTOM.md`."""
+"""Write a phantom to disk in the layouts of CheXpert and CheXlocalize; `PHANTOM.md` marks it as one."""
 
 import multiprocessing
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from PIL import Image
-from rich.progress import Progress
 
 from chexseg_jax.data.chexlocalize import Rle, encode, write_annotations, write_segmentations
 from chexseg_jax.data.chexpert import COLUMNS, TEST_COLUMNS, write_labels
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
+from chexseg_jax.files import aside_of
 from chexseg_jax.phantom.contours import Polygon, trace
 from chexseg_jax.phantom.labels import mined_labels, true_labels
-from chexseg_jax.phantom.plan import Shot, plan_splits
+from chexseg_jax.phantom.plan import plan_splits
 from chexseg_jax.phantom.reader import second_reading
-from chexseg_jax.phantom.render import View, render
+from chexseg_jax.phantom.render import render
+from chexseg_jax.phantom.view import View
+from chexseg_jax.progress import track
 
-#: Goes up whenever the same seed no longer means the same bytes.
+#: Increase it whenever the same arguments give other bytes.
 VERSION = 5
 
-#: Says that a tree is a phantom, and a finished one.
+#: Written last: marks a folder as a complete phantom.
 MARKER = "PHANTOM.md"
-
-#: CheXlocalize's file names speak of `val`.
-_FILE_SPLIT = {"valid": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What a worker hands back for an image: everything but the JPEG, which it has written."""
+class _Output:
+    """What a worker returns for a view. It has written the JPEG."""
 
-    id: str
+    view: View
     size: tuple[int, int]
     masks: dict[str, Rle]
     polygons: dict[str, list[Polygon]]
@@ -55,174 +54,165 @@ def make(
     seed: int = 0,
     conspicuity: float = 1.0,
     processes: int | None = None,
-    progress: bool = False,
 ) -> Path:
-    """Writes a phantom: synthetic radiographs in CheXpert's and CheXlocalize's layouts.
+    """Write a phantom: synthetic chest radiographs in the layouts of CheXpert and CheXlocalize.
 
-    The tree appears only when it is finished; a finished phantom in its place is replaced.
+    `out` appears only when it is complete, and replaces an older phantom of that name.
 
     Args:
-      out: the root: holds `CheXpert-v1.0-small/`, `train.csv`, `valid.csv`, `test_labels.csv`, `gt_*.json`,
-        `hb_segmentations_test.json`, and what no download has, `phantom_train_masks.json` and `PHANTOM.md`.
-      train: number of training images.
-      valid: of validation images.
-      test: of test images.
-      size: pixels of the short side.
-      seed: same seed, same bytes, whatever the number of processes.
-      conspicuity: factor on what findings add to the attenuation (hearts and mediastina: on how much they widen).
-        Below 1 the tasks get harder.
-      processes: worker processes, by default one a core.
-      progress: show a progress bar.
+      out: the root; holds `CheXpert-v1.0-small/`, `train.csv`, `valid.csv`, `test_labels.csv`, `gt_*.json`,
+        `hb_segmentations_test.json` and, unlike a download, `phantom_train_masks.json` and `PHANTOM.md`.
+      train, valid, test: number of images in each split.
+      size: short side in pixels.
+      seed: the same seed gives the same bytes, for any number of processes.
+      conspicuity: factor on the attenuation that findings add (hearts and mediastina: on their added width). Below 1
+        the tasks get harder.
+      processes: worker processes, by default one per core.
+
+    Returns:
+      The root, absolute.
 
     Raises:
-      InputError: for numbers out of range, or where `out` holds something that is no phantom.
+      InputError: for a number out of range, or if `out` cannot be written or holds anything but a phantom.
     """
-    out = Path(out).resolve()  # "." and links name no folder that another can take the place of
-    if processes is not None and processes < 1:
-        raise InputError(f"processes={processes}: begins at 1")
+    out = Path(out).resolve()  # "." and links cannot be replaced under their own name
     images = {"train": train, "valid": valid, "test": test}
-    _check(out, images, size, seed, conspicuity)
-    shots = plan_splits(images, seed)
-    with _aside(out) as root:
-        for folder in {(root / shot.path).parent for shot in shots}:
-            folder.mkdir(parents=True, exist_ok=True)
-        work = partial(_make_image, root, size, seed, conspicuity)
-        made = dict(zip(shots, _over_processes(work, shots, processes, progress), strict=True))
-        _write_tables(root, shots, seed)
-        _write_masks(root, made)
-        (root / MARKER).write_text(_note(train, valid, test, size, seed, conspicuity))
+    _check(out, images, size, seed, conspicuity, processes)
+    views = plan_splits(images, seed=seed, size=size, conspicuity=conspicuity)
+    with _written_aside(out) as root:
+        outputs = _in_processes(partial(_make_image, root), views, processes)
+        _write_tables(root, views)
+        _write_masks(root, outputs)
+        (root / MARKER).write_text(_note(images, size, seed, conspicuity))
     return out
 
 
-def _make_image(root: Path, size: int, seed: int, conspicuity: float, shot: Shot) -> _Made:
-    """Draws and writes one image. Runs in a worker; depends on nothing but its arguments."""
-    view = View(
-        seed=seed,
-        patient=shot.patient,
-        study=shot.study,
-        number=shot.view,
-        lateral=shot.lateral,
-        ap=shot.ap,
-        findings=shot.findings,
-        size=size,
-        conspicuity=conspicuity,
-    )
-    drawn = render(view)
-    Image.fromarray(drawn.image).save(root / shot.path, quality=90)
-    present = {task: mask for task, mask in drawn.masks.items() if mask.any()}
-    reading = second_reading(view, drawn.scene, drawn.masks) if shot.split == "test" else {}
-    return _Made(
-        id=shot.id,
-        size=drawn.image.shape,
-        masks={task: encode(mask) for task, mask in drawn.masks.items()},
-        polygons={task: trace(mask) for task, mask in present.items()} if shot.split != "train" else {},
+def _make_image(root: Path, view: View) -> _Output:
+    """Render and write one image, in a worker."""
+    rendered = render(view)
+    path = root / view.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rendered.image).save(path, quality=90)
+    present = {task: mask for task, mask in rendered.masks.items() if mask.any()}
+    reading = second_reading(view, rendered.scene, rendered.masks) if view.split == "test" else {}
+    return _Output(
+        view=view,
+        size=rendered.image.shape,
+        masks={task: encode(mask) for task, mask in rendered.masks.items()},
+        polygons={task: trace(mask) for task, mask in present.items()} if view.split != "train" else {},
         reading={task: encode(mask) for task, mask in reading.items()},
     )
 
 
-def _over_processes(work, shots: Sequence[Shot], processes: int | None, progress: bool) -> Iterator[_Made]:
-    """`work` on every shot, in order. Workers are spawned, not forked: the caller may have started JAX's threads."""
-    processes = min(processes or os.cpu_count() or 1, max(1, len(shots) // 8))
-    with Progress(disable=not progress) as bar:
-        if processes == 1:
-            yield from bar.track(map(work, shots), total=len(shots), description="phantom")
-            return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            results = pool.map(work, shots, chunksize=4)
-            yield from bar.track(results, total=len(shots), description="phantom")
+def _in_processes(
+    work: Callable[[View], _Output], views: Sequence[View], processes: int | None
+) -> list[_Output]:
+    """Apply `work` to every view. Workers are spawned, since the caller may have started JAX's threads."""
+    processes = min(processes or os.cpu_count() or 1, max(1, len(views) // 8))
+    title = "drawing the phantom"
+    if processes == 1:
+        return list(track(map(work, views), title, len(views)))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        return list(track(pool.map(work, views, chunksize=4), title, len(views)))
 
 
-def _write_tables(root: Path, shots: Sequence[Shot], seed: int) -> None:
-    """train.csv with mined labels, valid.csv and test_labels.csv with true ones; a study's views share its labels."""
+def _write_tables(root: Path, views: Sequence[View]) -> None:
+    """Write train.csv with mined labels, valid.csv and test_labels.csv with true ones."""
     for split, name in (("train", "train.csv"), ("valid", "valid.csv"), ("test", "test_labels.csv")):
-        rows = [_row(shot, seed) for shot in shots if shot.split == split]
+        rows = [_row(view) for view in views if view.split == split]
         write_labels(root / name, rows, columns=TEST_COLUMNS if split == "test" else COLUMNS)
 
 
-def _row(shot: Shot, seed: int) -> dict:
-    who = View(seed, shot.patient, 0, 0, False, False, (), 0).who()
-    rng = np.random.default_rng([seed, shot.patient, 5, shot.study])
-    labels = true_labels(shot.present, rng)
-    if shot.split == "train":
+def _row(view: View) -> dict[str, Any]:
+    """The table row of a view; all views of a study have the same labels."""
+    patient = view.sample_patient()
+    rng = view.rng(5, view.study)
+    labels = true_labels(view.present, rng)
+    if view.split == "train":
         labels = mined_labels(labels, rng)
     return {
-        "Path": shot.path,
-        "Sex": who.sex,
-        "Age": who.age,
-        "Frontal/Lateral": "Lateral" if shot.lateral else "Frontal",
-        "AP/PA": None if shot.lateral else "AP" if shot.ap else "PA",
+        "Path": view.path,
+        "Sex": patient.sex,
+        "Age": patient.age,
+        "Frontal/Lateral": "Lateral" if view.lateral else "Frontal",
+        "AP/PA": None if view.lateral else "AP" if view.ap else "PA",
         **labels,
     }
 
 
-def _write_masks(root: Path, made: dict[Shot, _Made]) -> None:
-    def of(split: str) -> list[_Made]:
-        return [image for shot, image in made.items() if shot.split == split]
+def _write_masks(root: Path, outputs: Sequence[_Output]) -> None:
+    train, valid, test = (
+        {output.view.id: output for output in outputs if output.view.split == split}
+        for split in ("train", "valid", "test")
+    )
 
-    for split, name in _FILE_SPLIT.items():
-        write_segmentations(root / f"gt_segmentations_{name}.json", ((m.id, m.masks) for m in of(split)))
-        write_annotations(
-            root / f"gt_annotations_{name}.json", {m.id: (*m.size, m.polygons) for m in of(split)}
-        )
-    write_segmentations(root / "hb_segmentations_test.json", ((m.id, m.reading) for m in of("test")))
-    write_segmentations(root / "phantom_train_masks.json", ((m.id, m.masks) for m in of("train")))
+    def write(name: str, masks: dict[str, dict[str, Rle]]) -> None:
+        write_segmentations(root / name, masks, CHEXPERT)
+
+    write("phantom_train_masks.json", {i: output.masks for i, output in train.items()})
+    write("hb_segmentations_test.json", {i: output.reading for i, output in test.items()})
+    for name, split in (("val", valid), ("test", test)):
+        write(f"gt_segmentations_{name}.json", {i: output.masks for i, output in split.items()})
+        drawn = {i: (*output.size, output.polygons) for i, output in split.items()}
+        write_annotations(root / f"gt_annotations_{name}.json", drawn, CHEXPERT)
 
 
-def _check(out: Path, images: dict[str, int], size: int, seed: int, conspicuity: float) -> None:
-    for split, n in images.items():
-        if n < 1:
-            raise InputError(f"{split}={n}: a phantom needs at least one image in each split")
+def _check(
+    out: Path, images: dict[str, int], size: int, seed: int, conspicuity: float, processes: int | None
+) -> None:
+    for split, count in images.items():
+        if count < 1:
+            raise InputError(f"{split}={count}: must be at least 1")
     if not 64 <= size <= 2048:
-        raise InputError(f"size={size}: the short side must have 64 to 2048 pixels")
+        raise InputError(f"size={size}: must be 64 to 2048 pixels")
     if seed < 0:
-        raise InputError(f"seed={seed}: a seed is 0 or more")
+        raise InputError(f"seed={seed}: must be at least 0")
     if not 0 < conspicuity <= 4:
-        raise InputError(f"conspicuity={conspicuity}: must lie above 0 and not above 4 (1 is the default)")
+        raise InputError(f"conspicuity={conspicuity}: must be above 0 and at most 4")
+    if processes is not None and processes < 1:
+        raise InputError(f"processes={processes}: must be at least 1")
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; give a directory for the phantom")
+        raise InputError(f"{out}: is a file; name a folder for the phantom")
     if os.path.ismount(out):
-        raise InputError(f"{out}: a mounted folder cannot be replaced; give one below it")
+        raise InputError(f"{out}: is a mount point, which cannot be replaced; name a folder below it")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
-        raise InputError(
-            f"{out}: holds something that is no phantom (no {MARKER}); give an empty or new directory"
-        )
+        raise InputError(f"{out}: is not empty and not a phantom (no {MARKER}); name a new or empty folder")
 
 
 @contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """A directory beside `out` that takes its place when all went well, and is removed otherwise."""
+def _written_aside(out: Path) -> Iterator[Path]:
+    """Yield a folder beside `out` that replaces it on success and is removed otherwise."""
+    root = aside_of(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        root = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
-    root.chmod(0o755)
-    try:
+        shutil.rmtree(root, ignore_errors=True)  # left by a killed process of the same number
+        root.mkdir(parents=True)
         yield root
         if out.exists():
             shutil.rmtree(out)
         root.rename(out)
-    except BaseException:
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
+    finally:
         shutil.rmtree(root, ignore_errors=True)
-        raise
 
 
-def _note(train: int, valid: int, test: int, size: int, seed: int, conspicuity: float) -> str:
+def _note(images: dict[str, int], size: int, seed: int, conspicuity: float) -> str:
+    counts = " | ".join(str(count) for count in images.values())
     return f"""# A phantom: synthetic chest radiographs
 
-Nothing here was taken of a person. These files were drawn by `chexseg_jax.phantom` (version {VERSION})
-in the layouts of CheXpert and CheXlocalize, so that every command runs with nothing downloaded.
-A result on them is a result on a phantom, and says nothing about radiographs of people.
+These images show no person. `chexseg_jax.phantom` (version {VERSION}) drew them in the layouts of CheXpert and
+CheXlocalize, so that every command runs without a download. A result on them is a result on a phantom and says
+nothing about radiographs of people.
 
 | seed | version | train | valid | test | short side | conspicuity |
 |---|---|---|---|---|---|---|
-| {seed} | {VERSION} | {train} | {valid} | {test} | {size} px | {conspicuity:g} |
+| {seed} | {VERSION} | {counts} | {size} px | {conspicuity:g} |
 
-- `train.csv`: labels as a report labeller would mine them (uncertain, blank, some wrong). `valid.csv` and
-  `test_labels.csv`: the truth. Pleural Other and Fracture are not drawn: in train.csv they are label noise.
+- `train.csv`: labels as mined from reports: some uncertain, many blank, some wrong. `valid.csv` and
+  `test_labels.csv`: the truth. Pleural Other and Fracture are never drawn; in `train.csv` they are label noise.
 - `gt_segmentations_*.json`, `gt_annotations_*.json`: exact masks and their outlines.
-- `hb_segmentations_test.json`: a simulated second reader.
-- `phantom_train_masks.json`: exact masks of the training images. No download has these: only for judging
+- `hb_segmentations_test.json`: masks of a simulated second reader.
+- `phantom_train_masks.json`: exact masks of the training images, which no download has. Use them only to judge
   pseudo-masks, never for training.
 """

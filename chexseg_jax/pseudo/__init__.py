@@ -1,27 +1,12 @@
-"""Pseudo-labellers: how saliency maps are made from a classifier before they are thresholded into pseudo-masks."""
+"""Pseudo-labellers: how saliency maps are computed from a classifier, before a threshold turns them into masks."""
 
-from dataclasses import dataclass
-from typing import Literal
+from chexseg_jax.pseudo import cam, irnet
+from chexseg_jax.pseudo.labeller import Images, Labeller, Saliency
 
+__all__ = ["LABELLERS", "Images", "Labeller", "Saliency"]
 
-@dataclass(frozen=True)
-class Labeller:
-    """One way from a classifier to saliency maps.
-
-    Attributes:
-      title: in tables and legends.
-      colour: in figures, `#rrggbb`.
-      threshold: from maps to masks: "tuned" per task on the expert training images, "otsu" per map, or one number in
-        [0, 1) for all.
-    """
-
-    title: str
-    colour: str
-    threshold: Literal["tuned", "otsu"] | float = "tuned"
-
-
-#: By the name that configurations use: `pseudo=irnet`.
+#: By the name in configurations: `pseudo=irnet`.
 LABELLERS: dict[str, Labeller] = {
-    "cam": Labeller("CAM", "#0072b2"),
-    "irnet": Labeller("IRNet", "#d55e00"),
+    "cam": Labeller("CAM", "#0072b2", cam.maps),
+    "irnet": Labeller("IRNet", "#d55e00", irnet.maps),
 }

@@ -1,4 +1,4 @@
-"""A model's test scores beside its yardsticks': as a table for people, as a dictionary for programs."""
+"""Test scores of a model beside those of the second reader and of centred boxes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,62 +6,59 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from chexseg_jax.data.taxonomy import TASKS
 from chexseg_jax.evaluation import bootstrap, iou
-from chexseg_jax.report.tables import interval, markdown, number
+from chexseg_jax.report.tables import Table, interval, number
+
+_BESIDE = {"box": "centred box, pooled", "reader": "second reader, pooled"}
 
 
-def score_table(counts: Mapping[str, iou.Counts], *, replicates: int) -> tuple[list[str], dict[str, Any]]:
-    """The test scores as lines of Markdown, and for programs as a dictionary.
+def score_table(
+    counts: Mapping[str, iou.Counts], tasks: Sequence[str], *, replicates: int
+) -> tuple[Table, dict[str, Any]]:
+    """The test scores as a table for people and as a dictionary for programs.
 
     Args:
-      counts: of `model`, and of the yardsticks `box` and `reader` (see `score_segmentation`).
+      counts: of `model`, and of `box` and `reader` where they were counted.
+      tasks: the names on the task axis of the counts.
       replicates: of the bootstrap.
     """
-    model = counts["model"]
+    model, names = counts["model"], (*tasks, "mean")
     positives = (model.positives > 0).sum(0)
     pooled = bootstrap.pooled_interval(model, replicates=replicates)
-    each = iou.per_image(model)
+    per_image = _per_image_interval(model, replicates)
+    beside = {name: bootstrap.with_mean(iou.pooled(counts[name])) for name in _BESIDE if name in counts}
+    columns = {
+        "pathology": [
+            *(task if n else f"{task} (absent)" for task, n in zip(tasks, positives, strict=True)),
+            f"**mean of {(positives > 0).sum()}**",
+        ],
+        "positive masks": [*map(str, positives), ""],
+        "pooled IoU": [interval(*ends) for ends in zip(*pooled, strict=True)],
+        "per-image IoU": [interval(*ends) for ends in zip(*per_image, strict=True)],
+        **{_BESIDE[name]: list(map(number, values)) for name, values in beside.items()},
+    }
+    scores = {
+        "positives": dict(zip(tasks, map(int, positives), strict=True)),
+        "pooled": _named(names, pooled.estimate),
+        "pooled_95": {k: list(ends) for k, *ends in zip(names, *map(_rounded, pooled[1:]), strict=True)},
+        "per_image": _named(names, per_image.estimate),
+        **{f"{name}_pooled": _named(names, values) for name, values in beside.items()},
+    }
+    return Table(list(columns), list(zip(*columns.values(), strict=True))), scores
+
+
+def _per_image_interval(counts: iou.Counts, replicates: int) -> bootstrap.Interval:
+    each = iou.per_image(counts)
     rows = bootstrap.draws(len(each), replicates=replicates)
-    per_image = bootstrap.percentile_interval(
+    return bootstrap.percentile_interval(
         bootstrap.with_mean(iou.mean(each, axis=0)),
         bootstrap.with_mean(bootstrap.mean_replicates(each, rows)),
     )
-    titles = {"box": "centred box, pooled", "reader": "second reader, pooled"}
-    others = {name: bootstrap.with_mean(iou.pooled(counts[name])) for name in titles if name in counts}
-    header = [
-        "pathology",
-        "positive masks",
-        "pooled IoU",
-        "per-image IoU",
-        *(titles[name] for name in others),
-    ]
-    counted = [*map(str, positives), ""]
-    names = [task if n else f"{task} (absent)" for task, n in zip(TASKS, positives, strict=True)]
-    body = [
-        [
-            name,
-            counted[k],
-            interval(*(part[k] for part in pooled)),
-            interval(*(part[k] for part in per_image)),
-            *(number(values[k]) for values in others.values()),
-        ]
-        for k, name in enumerate((*names, f"**mean of {(positives > 0).sum()}**"))
-    ]
-    named = (*TASKS, "mean")
-    scores = {
-        "positives": dict(zip(TASKS, map(int, positives), strict=True)),
-        "pooled": _named(named, pooled.estimate),
-        "pooled_95": {k: [lo, hi] for k, lo, hi in zip(named, *map(_plain, pooled[1:]), strict=True)},
-        "per_image": _named(named, per_image.estimate),
-        **{f"{name}_pooled": _named(named, values) for name, values in others.items()},
-    }
-    return markdown(header, body), scores
 
 
-def _plain(values: Float[np.ndarray, " K"]) -> list[float | None]:
+def _rounded(values: Float[np.ndarray, " names"]) -> list[float | None]:
     return [None if np.isnan(v) else round(float(v), 4) for v in values]
 
 
-def _named(names: Sequence[str], values: Float[np.ndarray, " K"]) -> dict[str, float | None]:
-    return dict(zip(names, _plain(values), strict=True))
+def _named(names: Sequence[str], values: Float[np.ndarray, " names"]) -> dict[str, float | None]:
+    return dict(zip(names, _rounded(values), strict=True))

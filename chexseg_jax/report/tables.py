@@ -1,20 +1,27 @@
-"""Tables as people read them: Markdown, intervals, and a dash where there is no number."""
+"""Tables for people: Markdown, LaTeX, intervals, and a dash for a missing number."""
 
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of a table; the first column holds the names of the rows. `**bold**` as in Markdown."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table, columns padded so that it reads as plain text too; the first is left-aligned."""
-    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    """Lines of a Markdown table, padded so that it reads as plain text too; the first column is left-aligned."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.rjust(w) if i else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
+        first, *rest = zip(cells, widths, strict=True)
+        return f"| {' | '.join((first[0].ljust(first[1]), *(cell.rjust(w) for cell, w in rest)))} |"
 
     rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     return [line(header), line(rule), *map(line, rows)]
@@ -26,26 +33,25 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def interval(estimate: float, lower: float, upper: float) -> str:
-    """`0.270 [0.251, 0.288]`; a dash where there is no estimate."""
-    if math.isnan(estimate):
-        return "-"
-    return number(estimate) if math.isnan(lower) else f"{estimate:.3f} [{lower:.3f}, {upper:.3f}]"
+    """`0.270 [0.251, 0.288]`; a dash if the estimate is nan."""
+    if math.isnan(estimate) or math.isnan(lower):
+        return number(estimate)
+    return f"{estimate:.3f} [{lower:.3f}, {upper:.3f}]"
 
 
 def latex(header: Sequence[str], rows: Sequence[Sequence[str]], *, below: str) -> list[str]:
-    """Lines of the same table for LaTeX with the package booktabs; `**bold**` as in Markdown.
+    """Lines of a table for LaTeX with the package booktabs; `**bold**` as in Markdown.
 
     Args:
       header, rows: the cells.
-      below: a line across all columns at the table's end.
+      below: a last line across all columns.
     """
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join(map(_latex_cell, cells)) + r" \\"
 
-    columns = "l" + "r" * (len(header) - 1)
     return [
-        rf"\begin{{tabular}}{{{columns}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
         r"\toprule",
         line(header),
         r"\midrule",
@@ -57,7 +63,7 @@ def latex(header: Sequence[str], rows: Sequence[Sequence[str]], *, below: str) -
     ]
 
 
-#: What a backslash before it does not make a letter.
+#: LaTeX's special characters that a backslash does not escape.
 _LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
 
 

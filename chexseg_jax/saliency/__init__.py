@@ -1,1 +1,1 @@
-"""Saliency maps of a classifier, and masks from maps."""
+"""Saliency maps of a classifier, and the thresholds that turn maps into masks."""

@@ -1,1 +1,1 @@
-"""The one train loop and what it is made of."""
+"""The one train loop and its parts."""

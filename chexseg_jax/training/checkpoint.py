@@ -7,13 +7,22 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
+from chexseg_jax.errors import InputError, first_line
+from chexseg_jax.progress import say
 from chexseg_jax.training.state import TrainState
 
 
 class Checkpoints:
-    """A training's checkpoints in one folder: the latest, and the best by one scalar. Saving is asynchronous."""
+    """A training's checkpoints in one folder: the latest, and the best by one scalar. Saving is asynchronous.
 
-    def __init__(self, directory: Path, *, best: str | None):
+    Args:
+      directory: is created.
+      name: the training's name in progress lines.
+      best: the scalar to choose by, larger is better; None keeps only the latest.
+    """
+
+    def __init__(self, directory: Path, *, name: str, best: str | None):
+        self._directory, self._name, self._best = directory, name, best
         policies = [ocp.checkpoint_managers.LatestN(1)]
         if best is not None:
             policies.append(
@@ -27,43 +36,51 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
-    @property
-    def latest(self) -> int | None:
-        """The last saved step."""
-        return self._manager.latest_step()
-
-    @property
-    def best(self) -> int | None:
-        """The step with the largest score."""
-        return self._manager.best_step()
-
     def save(
         self, step: int, state: TrainState, batches: grain.DatasetIterator, scores: Mapping[str, float]
     ) -> None:
-        """Saves state and iterator position; `scores` go along for the choice of the best."""
+        """Save state and iterator position; `scores` decide which checkpoint is the best."""
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(batches.get_state())
         )
         self._manager.save(step, args=items, metrics=dict(scores) or None, force=True)
 
     def restore(
-        self, like: TrainState, batches: grain.DatasetIterator
+        self, initial: TrainState, batches: grain.DatasetIterator
     ) -> tuple[TrainState, grain.DatasetIterator]:
-        """The latest state, placed as `like` is, and the iterator moved to where it was."""
-        position = self._manager.restore(self.latest, args=ocp.args.Composite(data=ocp.args.JsonRestore()))
+        """Restore the latest state, placed as `initial` is, and the iterator's position; without one, change nothing.
+
+        Raises:
+          InputError: if the state cannot be restored, such as one with other parameters.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return initial, batches
+        position = self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))
         batches.set_state(position["data"])
-        return self.restore_state(self.latest, like), batches
+        return self._restore_state(step, initial), batches
 
-    def restore_state(self, step: int, like: TrainState) -> TrainState:
-        """The state saved at `step`, placed as `like` is."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(step, args=items)["state"]
-
-    def wait(self) -> None:
-        """Returns when everything asked for is on disk."""
+    def choose(self, last: TrainState) -> TrainState:
+        """Return the best state, placed as `last` is; `last` itself if it is the best or nothing was scored."""
         self._manager.wait_until_finished()
+        step = None if self._best is None else self._manager.best_step()
+        if step not in (None, self._manager.latest_step()):
+            last = self._restore_state(step, last)
+            say(f"{self._name}: the best checkpoint is step {step} of {self._manager.latest_step()}")
+        self.close()
+        return last
 
     def close(self) -> None:
-        """Waits and releases the folder."""
+        """Wait until everything is on disk, and release the folder."""
         self._manager.close()
+
+    def _restore_state(self, step: int, like: TrainState) -> TrainState:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        try:
+            return self._manager.restore(step, args=items)["state"]
+        except ValueError as error:
+            reason = first_line(error).rstrip(":")
+            raise InputError(
+                f"{self._directory}: cannot restore step {step} ({reason}); delete this folder to train from step 0"
+            ) from error

@@ -1,6 +1,6 @@
 """Inference over a set of examples: one jitted function, batches in order, split over this process's devices.
 
-Nothing here waits for another process: what processes share is examples.
+No process waits for another here: processes that share the work split the examples.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,13 +19,13 @@ from chexseg_jax.progress import progress
 from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate
 
 #: (variables, batch) -> arrays with a leading axis of the batch
-Function = Callable[[Mapping[str, Any], Mapping[str, jax.Array]], Any]
+Function = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 
 
 def make_inference(function: Function) -> Function:
-    """`function` jitted over this process's devices, each taking its part of the batch."""
-    # Nothing crosses devices here, so JAX need not track which values differ between them; tracking would
-    # refuse derivatives by constants, as in Grad-CAM.
+    """Jit `function` over this process's devices, each of which takes its part of the batch."""
+    # No value crosses devices, so JAX need not track which values differ between them. Tracking would refuse
+    # derivatives with respect to constants, as in Grad-CAM.
     sharded = jax.shard_map(
         function,
         mesh=data_mesh(jax.local_devices()),
@@ -37,36 +37,41 @@ def make_inference(function: Function) -> Function:
 
 
 @lru_cache(maxsize=4)
-def probabilities_of(module: nn.Module, by: Normalisation) -> Function:
-    """The inference of sigmoid probabilities from grey bytes `batch["image"]` [B,S,S], compiled once for all alike."""
+def probabilities_of(module: nn.Module, normalisation: Normalisation) -> Function:
+    """Make the inference of sigmoid probabilities [B,...,K] from grey bytes `batch["image"]` [B,S,S].
+
+    Cached for one reason: the runs of a table, which have equal modules, share one compilation.
+    """
     return make_inference(
-        lambda variables, batch: jax.nn.sigmoid(module.apply(variables, normalise(batch["image"], by))[0])
+        lambda variables, batch: jax.nn.sigmoid(
+            module.apply(variables, normalise(batch["image"], normalisation))[0]
+        )
     )
 
 
 def map_batches(
     function: Function,
     variables: Mapping[str, Any],
-    source: Sequence[Mapping[str, np.ndarray]],
+    source: Sequence[dict[str, Any]],
     *,
     batch_size: int,
     what: str | None = None,
 ) -> Iterator[Any]:
-    """Yields `function`'s results batch by batch, on the host, the padding of the last batch cut off.
+    """Yield `function`'s results batch by batch, on the host, without the padding of the last batch.
 
     Args:
-      function: a pure function, or what `make_inference` made of one (which then is not compiled again).
-      variables: passed through; may be those of a training on all processes.
-      source: random access to examples; see `data.prepared`.
-      batch_size: rounded up to a multiple of the devices. Also a smaller set is padded to it: results do not depend on
-        how many other examples there are.
-      what: the name to show progress under; None shows none.
+      function: a pure function, or one that `make_inference` has jitted (it is not compiled again).
+      variables: passed through; may be replicated over the devices of all processes.
+      source: random access to examples, see `data.prepared`.
+      batch_size: rounded up to a multiple of the devices. A smaller set is padded to it too, so that the results of an
+        example do not depend on the number of others.
+      what: the title of the progress line; None shows none.
     """
     devices = jax.local_device_count()
     batch_size = -(-batch_size // devices) * devices
     compiled = function if hasattr(function, "lower") else make_inference(function)
     variables = replicate(variables, data_mesh(jax.local_devices()))
-    # Read and dispatched ahead: the devices have the next batches while the results of one are fetched and used.
+    # Read and dispatch ahead: the devices compute the next batches while one is fetched and used.
     batches = in_order(source, batch_size=batch_size)
     results = ahead(((compiled(variables, batch), real) for batch, real in batches), distance=2)
     if what is None:

@@ -1,9 +1,10 @@
-"""The one train loop. A stage gives it pure functions; it gives back the finished (or best) state.
+"""The one train loop. A stage passes pure functions and gets back the last or the best state.
 
-Everything that can be lost is saved: state and data iterator go into one checkpoint, a signal asks for one more
-before the program ends, and calling `fit` again with the same directory goes on where it stopped, bit for bit.
-On several processes all of them call `fit`; each evaluates alone, and the first one writes the log. A checkpoint is
-all processes' work, and opens on any number of them.
+State and data iterator are saved in one checkpoint, and a signal adds one before the program ends. Calling `fit` again
+with the same directory resumes from the latest checkpoint, bit for bit.
+
+With several processes, every process calls `fit`. Process 0 evaluates and writes the logs; all of them write the
+checkpoint, which restores on any number of processes.
 """
 
 import math
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from clu import parameter_overview
+from clu.parameter_overview import count_parameters
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -28,19 +29,17 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import progress, say
 from chexseg_jax.training.checkpoint import Checkpoints
-from chexseg_jax.training.metrics_log import MetricsLog
+from chexseg_jax.training.loggers import open_loggers
 from chexseg_jax.training.profiling import MeasuredStep, Profile
 from chexseg_jax.training.sharding import DATA_AXIS, check_divides, data_mesh, replicate, split_batch
-from chexseg_jax.training.state import PyTree, TrainState
+from chexseg_jax.training.state import Init, PyTree, TrainState
 
-#: Updates between lines of the log, and between the moments at which several processes ask each other for signals.
+#: Updates between log lines. Several processes also ask each other for signals only at these steps.
 _LOG_EVERY = 10
 
-#: key -> (params, model_state)
-Init = Callable[[jax.Array], tuple[PyTree, PyTree]]
-#: (params, model_state, batch, keys) -> (loss, (model_state, metrics)); runs once per device on its part of the
-#: batch, inside `shard_map` over the axis `data`. `keys` has one random key per example of that part, the same
-#: for an example wherever it lies.
+#: (params, model_state, batch, keys) -> (loss, (model_state, metrics)); runs once per device on its part of the batch,
+#: inside `shard_map` over the axis `data`. `keys` has one random key per example, which does not depend on the device
+#: that holds the example.
 Loss = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, tuple[PyTree, Mapping[str, jax.Array]]]]
 #: variables -> scalars, at every checkpoint
 Evaluate = Callable[[Mapping[str, PyTree]], Mapping[str, float]]
@@ -50,12 +49,12 @@ Evaluate = Callable[[Mapping[str, PyTree]], Mapping[str, float]]
 def make_step(
     loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, PyTree, jax.Array], tuple[TrainState, Mapping[str, jax.Array]]]:
-    """The jitted update: (state, global batch, key) -> (state, metrics averaged over devices); donates `state`.
+    """Make the jitted update: (state, global batch, key) -> (state, metrics averaged over devices); donates `state`.
 
-    Trainings that share loss and optimizer, as the runs of a table do, share its compilation.
+    The loss is differentiated as the mean over devices. `shard_map` knows that the parameters are replicated, so it
+    sums their gradient over the devices itself.
 
-    The mean of the devices' losses is what is differentiated: `shard_map` knows that parameters are replicated,
-    so their gradient comes out summed over the devices with no collective written here.
+    Cached for one reason: the runs of a table, which share loss and optimizer, share one compilation.
     """
 
     def step(state: TrainState, batch: PyTree, key: jax.Array):
@@ -96,118 +95,96 @@ def fit(
     mesh: Mesh | None = None,
     profile: Profile = Profile(),
 ) -> TrainState:
-    """Trains for `steps` updates, or goes on with what `directory` holds.
+    """Train for `steps` updates, resuming from the latest checkpoint in `directory` if there is one.
 
     Args:
-      name: what progress lines call the training.
-      init, loss, evaluate: see `Init`, `Loss`, `Evaluate` in this module.
+      name: the training's name in progress lines.
+      init, loss, evaluate: see `Init`, `Loss`, `Evaluate`.
       optimizer: any optax transformation.
-      batches: a Grain iterator; its state is saved with the train state.
+      batches: a Grain iterator, saved with the state.
       batch_size: global.
       steps: updates in all.
       seed: of initialisation, augmentation and dropout.
-      directory: takes `checkpoints/`, `metrics.jsonl`, `performance.json` and `tensorboard/`.
-      checkpoint_every: updates between checkpoints, each with one evaluation; the last update has one always.
-      best: the evaluation's scalar to choose by, larger is better; None returns the last state.
+      directory: receives `checkpoints/`, `metrics.jsonl`, `performance.json` and `tensorboard/`.
+      checkpoint_every: updates between checkpoints. Each has one evaluation; the last update always has both.
+      best: choose the checkpoint by this scalar of `evaluate`, larger is better; None returns the last state.
       mesh: default all devices.
-      profile: what is looked into, see `training.profiling`.
+      profile: what to profile, see `training.profiling`.
 
     Returns:
-      The chosen state, on the host's first device or replicated over the mesh.
+      The chosen state, replicated over the mesh.
 
     Raises:
-      InputError: where the batch does not divide over the devices or the loss is no longer finite.
+      InputError: if the batch does not divide over the devices, the loss is not finite, or the checkpoints are another
+        training's.
       KeyboardInterrupt: after SIGINT or SIGTERM to any process, once a checkpoint is written.
     """
     mesh = mesh or data_mesh()
     check_divides(batch_size, mesh)
     init_key, step_key = jax.random.split(jax.random.key(seed))
+    checkpoints = Checkpoints(directory / "checkpoints", name=name, best=best)
+    state, batches = checkpoints.restore(_initial_state(init, optimizer, init_key, mesh), batches)
+    todo = range(int(state.step) + 1, steps + 1)
+    say(f"{name}: {count_parameters(state.params):,} parameters, {len(todo)} of {steps} steps to go")
+    pending: list[tuple[int, Mapping[str, jax.Array]]] = []
 
-    def initial() -> TrainState:
-        params, model_state = init(init_key)
-        return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params))
+    def log_pending() -> None:
+        while pending:
+            at, metrics = pending.pop()
+            scalars = {key: float(value) for key, value in metrics.items()}
+            update.fetched(at)
+            log(at, scalars)
+            advance(at, f"loss {scalars['loss']:.4f}")
+            _check_finite(name, at, scalars["loss"])
 
-    log = MetricsLog(directory, writes=jax.process_index() == 0)
-    checkpoints = Checkpoints(directory / "checkpoints", best=best)
-    state = replicate(initial(), mesh)
-    if checkpoints.latest is not None:
-        state, batches = checkpoints.restore(state, batches)
-        say(f"{name}: goes on from step {int(state.step)}")
-    start = int(state.step)
-    log.truncate(start)
-    say(
-        f"{name}: {parameter_overview.count_parameters(state.params):,} parameters, {steps - start} steps to go"
-    )
+    def save(scores: Mapping[str, float]) -> None:
+        if scores:
+            log(step, scores)
+            say(f"{name}: step {step}, " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+        checkpoints.save(step, state, batches, scores)
+        update.restart(step)
 
-    measured = MeasuredStep(
-        make_step(loss, optimizer, mesh),
-        name=name,
-        mesh=mesh,
-        directory=directory,
-        batch_size=batch_size,
-        steps=range(start + 1, steps + 1),
-        profile=profile,
-    )
-    pending: tuple[int, Mapping[str, jax.Array]] | None = None
-    with _stop_signals() as stopping, progress(name, steps) as advance, measured as update:
-        for step in range(start + 1, steps + 1):
-            batch = split_batch(next(batches), mesh)
-            state, metrics = update(step, state, batch, step_key)
-            if pending is not None:  # fetched one step late, so that the device never waits for the log
-                _log(name, log, *pending, advance, update)
-                pending = None
+    with (
+        open_loggers(directory, first_step=todo.start) as log,
+        progress(name, steps) as advance,
+        _stop_signals() as stopping,
+        MeasuredStep(make_step(loss, optimizer, mesh), name, directory, mesh, todo, profile) as update,
+    ):
+        for step in todo:
+            state, metrics = update(step, state, split_batch(next(batches), mesh), step_key)
+            log_pending()  # one step late, so that the device never waits for the log
+            due = step % checkpoint_every == 0 or step == steps
             logged = step % _LOG_EVERY == 0 or step == steps
             if logged:
-                pending = (step, metrics)
-            looks = logged or jax.process_count() == 1
-            due = step % checkpoint_every == 0 or step == steps
-            if due or (looks and stopping()):
-                if pending is not None:
-                    _log(name, log, *pending, advance, update)
-                    pending = None
-                # Asked to stop, a due step is judged all the same: after a restart it would be over.
-                # The first process judges for all: each by itself might find another checkpoint the best.
-                judges = evaluate and (due or not stopping())
-                scores = dict(on_first(evaluate, state.variables)) if judges else {}
-                if scores:
-                    log.write(step, scores)
-                    say(f"{name}: step {step}, " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
-                checkpoints.save(step, state, batches, scores)
-                update.restart(step)
+                pending.append((step, metrics))
+            if due or ((logged or jax.process_count() == 1) and stopping()):
+                log_pending()
+                # Process 0 evaluates for all: separate evaluations could disagree on the best checkpoint.
+                save(on_first(evaluate, state.variables) if due and evaluate else {})
                 if stopping():
                     checkpoints.close()
-                    say(f"{name}: stopped at step {step}; the same command goes on from there")
+                    say(f"{name}: stopped at step {step}; rerun the command to resume")
                     raise KeyboardInterrupt
-    checkpoints.wait()
-    if best is not None and checkpoints.best not in (None, steps):
-        state = checkpoints.restore_state(checkpoints.best, state)
-        say(f"{name}: the best checkpoint is step {checkpoints.best} of {steps}")
-    checkpoints.close()
-    log.close()
-    return state
+    return checkpoints.choose(state)
 
 
-def _log(
-    name: str,
-    log: MetricsLog,
-    step: int,
-    metrics: Mapping[str, jax.Array],
-    advance: Any,
-    update: MeasuredStep,
-) -> None:
-    scalars = {key: float(value) for key, value in metrics.items()}
-    update.fetched(step)
-    log.write(step, scalars)
-    advance(step, f"loss {scalars['loss']:.4f}")
-    if not math.isfinite(scalars["loss"]):
-        raise InputError(f"{name}: the loss is {scalars['loss']} at step {step}; lower the learning rate")
+def _initial_state(
+    init: Init, optimizer: optax.GradientTransformation, key: jax.Array, mesh: Mesh
+) -> TrainState:
+    params, model_state = init(key)
+    return replicate(TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params)), mesh)
+
+
+def _check_finite(name: str, step: int, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise InputError(f"{name}: the loss is {loss} at step {step}; lower the learning rate")
 
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a flag that the loop looks at between steps, where the state is whole.
+    """Turn SIGINT and SIGTERM into a flag that the loop reads between steps, where the state is complete.
 
-    Of several processes all look at once, and see whether any of them was asked.
+    Reading it is collective: every process learns whether any of them got a signal.
     """
     asked = False
 
@@ -217,7 +194,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
     try:
         old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread (a notebook's worker): leave signals alone
+    except ValueError:  # outside the main thread, as in a notebook's worker, signals cannot be handled
         old = {}
     try:
         yield lambda: bool(multihost_utils.process_allgather(np.array(asked)).any())

@@ -1,4 +1,4 @@
-"""The optimizers of the four trainings, by their published settings."""
+"""The optimizers of the four trainings, with their published settings."""
 
 from functools import lru_cache
 from itertools import pairwise
@@ -14,12 +14,14 @@ import optax
 def adam(
     learning_rate: float, *, warmup_steps: int = 0, decay_steps: int = 0
 ) -> optax.GradientTransformation:
-    """Adam (b1 0.9, b2 0.999) as in the paper: constant rate by default. The same settings give the same object.
+    """Make Adam (b1 0.9, b2 0.999) as in the paper; the rate is constant by default.
+
+    Cached for one reason: equal settings return the same object, so the runs of a table share one compiled step.
 
     Args:
       learning_rate: the peak rate.
-      warmup_steps: linear rise from zero over the first steps.
-      decay_steps: with a positive value, the step at which a cosine has taken the rate to zero.
+      warmup_steps: the rate rises linearly from zero over these steps.
+      decay_steps: if positive, a cosine brings the rate to zero at this step.
     """
     rise = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else None
     if decay_steps:
@@ -33,13 +35,13 @@ def adam(
 def sgd(
     learning_rate: float, *, steps: int, power: float = 0.9, momentum: float = 0.0
 ) -> optax.GradientTransformation:
-    """Stochastic gradient descent at a rate of learning_rate (1 - step / steps)^power, as IRNet is trained.
+    """Make stochastic gradient descent at the rate learning_rate (1 - step / steps)^power, as IRNet is trained.
 
     Args:
-      learning_rate: the first step's.
+      learning_rate: the rate of the first step.
       steps: updates in all.
       power: of the polynomial decay.
-      momentum: 0 for none. The published code means to have weight decay and passes it as momentum, 1e-4.
+      momentum: 0 for none. The published code passes its weight decay, 1e-4, as momentum by mistake.
     """
     schedule = optax.polynomial_schedule(learning_rate, 0.0, power, steps)
     return optax.sgd(schedule, momentum=momentum or None)
@@ -48,9 +50,9 @@ def sgd(
 def sgd_cosine(
     learning_rate: float, *, steps: int, momentum: float = 0.9, weight_decay: float = 1e-4
 ) -> optax.GradientTransformation:
-    """SGD with momentum at a rate that a cosine takes to zero over `steps`, as MoCo v2 is trained.
+    """Make SGD with momentum whose rate a cosine brings to zero over `steps`, as MoCo v2 is trained.
 
-    Weight decay is torch's: added to the gradient before the momentum.
+    Weight decay is added to the gradient before the momentum, as in PyTorch.
     """
     schedule = optax.cosine_decay_schedule(learning_rate, steps)
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=momentum))

@@ -1,4 +1,4 @@
-"""One mesh axis, `data`: batches are split over it, everything else is replicated."""
+"""One mesh axis, `data`: batches are split over it, all else is replicated."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ DATA_AXIS = "data"
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh with the one axis `data` over the given devices (default: all of all processes)."""
-    # Not `make_mesh`, which may reorder them: a process's devices stand together, as its rows of a batch do.
+    """Make a mesh with one axis `data` over `devices` (default: all devices of all processes)."""
+    # `make_mesh` may reorder devices; a process's devices must be adjacent, as its rows of a batch are.
     devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Places a pytree, equal on all processes, on every device of the mesh: of all processes, or of this one."""
+    """Place a pytree that is equal on all processes on every device of the mesh."""
     sharding = NamedSharding(mesh, P())
 
     def place(x: Any) -> jax.Array:
@@ -34,14 +34,14 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def split_batch(batch: Any, mesh: Mesh) -> Any:
-    """Places this process's part of a batch (leading axis) over the mesh as one global array per leaf."""
+    """Place this process's part of a batch (leading axis) on the mesh, as one global array per leaf."""
     sharding = NamedSharding(mesh, P(DATA_AXIS))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
 def check_divides(batch_size: int, mesh: Mesh, *, name: str = "batch size ") -> None:
-    """Raises InputError, by the batch's name, where it cannot be split evenly over the devices."""
+    """Raise InputError, with the batch's name, if it cannot be split evenly over the devices."""
     if batch_size % mesh.size:
         raise InputError(
-            f"{name}{batch_size} does not divide over {mesh.size} devices; take a multiple, or fewer devices"
+            f"{name}{batch_size} does not divide over {mesh.size} devices; use a multiple, or fewer devices"
         )

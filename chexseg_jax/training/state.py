@@ -1,12 +1,18 @@
-"""What a training carries from step to step."""
+"""The state of a training, and its initial variables."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from flax import struct
 
 PyTree = Any
+#: key -> (params, model_state)
+Init = Callable[[jax.Array], tuple[PyTree, PyTree]]
 
 
 class TrainState(struct.PyTreeNode):
@@ -14,9 +20,10 @@ class TrainState(struct.PyTreeNode):
 
     Attributes:
       step: int32 scalar, the number of finished updates.
-      params: what the optimizer changes.
-      model_state: what the loss replaces at every step: BatchNorm's running statistics, MoCo's queue...
-      opt_state: the optimizer's own.
+      params: changed by the optimizer.
+      model_state: replaced by the loss at every step, such as BatchNorm's running statistics or MoCo's queue; {} for
+        a module that has no collection but its parameters.
+      opt_state: the optimizer's state.
     """
 
     step: jax.Array
@@ -26,5 +33,20 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """The collections a Flax module's `apply` takes."""
+        """The collections that a Flax module's `apply` takes."""
         return {"params": self.params, **self.model_state}
+
+
+@lru_cache(maxsize=4)
+def initial_variables(module: nn.Module, size: int, channels: int = 3) -> Init:
+    """Make the initialiser of a module for images of side `size`: key -> (params, all other collections).
+
+    Cached for one reason: the runs of a table, which have equal modules, share one compilation.
+    """
+    compiled = jax.jit(module.init)
+
+    def init(key: jax.Array) -> tuple[PyTree, PyTree]:
+        variables = compiled(key, jnp.zeros((1, size, size, channels)))
+        return variables["params"], {name: value for name, value in variables.items() if name != "params"}
+
+    return init

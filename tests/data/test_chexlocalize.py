@@ -21,9 +21,10 @@ from chexseg_jax.data.chexlocalize import (
     write_annotations,
     write_segmentations,
 )
-from chexseg_jax.data.taxonomy import TASKS
+from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.errors import InputError
 
+TASKS = CHEXPERT.tasks
 masks = hnp.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)))
 
 
@@ -150,13 +151,13 @@ GOOD = encode(np.eye(4, dtype=bool))
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("{", "no JSON"),
-        ("[]", "expected image ids"),
-        ("{}", "expected image ids"),
+        ("{", "not valid JSON"),
+        ("[]", "expected an object of image ids"),
+        ("{}", "expected an object of image ids"),
         ('{"a": {"Edema": 1}, "a": {"Edema": 2}}', "'a' is listed twice"),
-        ({"a": []}, "a: expected an object of pathologies"),
+        ({"a": []}, "a: expected an object of tasks"),
         ({"a": {}}, "a lists no mask"),
-        ({"a": {"Oedema": GOOD}}, "a: unknown pathology 'Oedema'"),
+        ({"a": {"Oedema": GOOD}}, "a: unknown task 'Oedema'"),
         ({"a": {"Lung Opacity": GOOD, "Airspace Opacity": GOOD}}, "under two names"),
         ({"a": {"Edema": "mask"}}, "a, Edema: expected COCO run lengths"),
         ({"a": {"Edema": {"size": [4, 4]}}}, "a, Edema: expected COCO run lengths"),
@@ -215,11 +216,21 @@ def test_writing_takes_images_one_at_a_time_and_never_leaves_half(tmp_path):
     assert read_segmentations(path).ids == ("x", "y")
 
 
-def test_pathologies_that_an_image_does_not_list_are_empty(tmp_path):
+def test_tasks_that_an_image_does_not_list_are_empty(tmp_path):
     found = read_segmentations(in_file(tmp_path / "s.json", {"a": {"Edema": GOOD}}))
     assert found.masks("a").sum(axis=(0, 1))[TASKS.index("Edema")] == 4
     assert found.masks("a").sum() == 4
     assert found.rle("a", "Pneumothorax") == empty(4, 4)
+
+
+def test_tasks_that_are_not_listed_are_unknown_where_the_task_set_says_so(tmp_path):
+    taxonomy = Taxonomy(labels=("Edema", "Nodule"), tasks=("Edema", "Nodule"), missing="unknown")
+    path = in_file(tmp_path / "s.json", {"a": {"Edema": GOOD}})
+    found = read_segmentations(path, taxonomy)
+    assert found.known("a").tolist() == [True, False]
+    assert read_segmentations(path).known("a").all()
+    write_segmentations(tmp_path / "again.json", {"a": {"Edema": GOOD}}, taxonomy)
+    assert json.loads((tmp_path / "again.json").read_text()) == {"a": {"Edema": GOOD}}
 
 
 def test_wrong_size_and_unknown_image(tmp_path):
@@ -264,7 +275,7 @@ def test_annotations_round_trip(tmp_path):
         ({"img_size": [3, 3], "Edema": [[[1, 2], [1e9, 3]]]}, "a, Edema: expected polygons"),
         ({"img_size": [3, 3], "Edema": [[[1, 2], [float("nan"), 3]]]}, "a, Edema: expected polygons"),
         ({"img_size": [3, 3], "Edema": 7}, "a, Edema: expected polygons"),
-        ({"img_size": [3, 3], "Heart": []}, "unknown pathology 'Heart'"),
+        ({"img_size": [3, 3], "Heart": []}, "unknown task 'Heart'"),
     ],
 )
 def test_annotations_that_are_wrong(tmp_path, entry, complaint):

@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from chexseg_jax.data.prepared import ImageSource, LabelSource, MaskSource, Prepared, task_labels
+from chexseg_jax.data.images import pack_masks
+from chexseg_jax.data.prepared import Examples, Prepared
 from chexseg_jax.data.records import Records
-from chexseg_jax.data.taxonomy import LABELS, TASKS
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 
 
@@ -15,7 +18,9 @@ def prepared() -> Prepared:
         images=draw.integers(0, 256, (4, 8, 8), dtype=np.uint8),
         labels=draw.choice([1, 0, -1, np.nan], (4, 14)).astype(np.float32),
         sizes=draw.integers(8, 30, (4, 2), dtype=np.int32),
-        masks=draw.integers(0, 1024, (4, 8, 8), dtype=np.uint16),
+        taxonomy=CHEXPERT,
+        masks=pack_masks(draw.random((4, 8, 8, 10)) < 0.5),
+        known=draw.random((4, 10)) < 0.7,
     )
 
 
@@ -28,7 +33,8 @@ def test_round_trip_on_disk(prepared, tmp_path, masked):
     assert isinstance(loaded.images, Records)  # it does not grow with the set in memory
     assert loaded.ids == prepared.ids
     assert loaded.size == 8
-    for name in ("images", "labels", "sizes"):
+    assert loaded.taxonomy == CHEXPERT
+    for name in ("images", "labels", "sizes", "known"):
         np.testing.assert_array_equal(getattr(loaded, name)[:], getattr(prepared, name))
     assert (loaded.masks is None) == (not masked)
     if masked:
@@ -51,29 +57,32 @@ def test_a_chosen_set_with_other_masks_points_to_the_images(prepared, tmp_path):
         Prepared.load(tmp_path / "renamed")
 
 
-def test_which_tasks_the_masks_show(prepared):
-    masks = np.zeros((4, 8, 8), np.uint16)
-    masks[1, 2, 3], masks[1, 7, 7], masks[2, 0, 0] = 0b1, 0b1000000000, 0b10
-    shown = prepared.with_masks(masks).shown()
-    assert [list(np.flatnonzero(row)) for row in shown] == [[], [0, 9], [1], []]
+def test_has_mask_is_true_for_known_masks_with_a_pixel(prepared):
+    masks = np.zeros((4, 8, 8, 10), bool)
+    masks[1, 2, 3, 0] = masks[1, 7, 7, 9] = masks[2, 0, 0, 1] = True
+    has_mask = prepared.with_masks(pack_masks(masks)).has_mask()
+    assert [list(np.flatnonzero(row)) for row in has_mask] == [[], [0, 9], [1], []]
+    known = np.ones((4, 10), bool)
+    known[1, 9] = False
+    assert list(np.flatnonzero(prepared.with_masks(pack_masks(masks), known).has_mask()[1])) == [0]
 
 
 def test_take_keeps_the_arrays_aligned(prepared):
     few = prepared.take([2, 0])
     assert few.ids == (prepared.ids[2], prepared.ids[0])
-    for name in ("images", "labels", "sizes", "masks"):
+    for name in ("images", "labels", "sizes", "masks", "known"):
         np.testing.assert_array_equal(getattr(few, name), getattr(prepared, name)[[2, 0]])
 
 
-def test_sources_give_aligned_rows(prepared):
-    targets, weights = np.eye(4, 14, dtype=np.float32), np.ones((4, 14), np.float32)
-    row = LabelSource(prepared, targets, weights)[3]
-    np.testing.assert_array_equal(row["image"], prepared.images[3])
-    np.testing.assert_array_equal(row["targets"], targets[3])
-    np.testing.assert_array_equal(MaskSource(prepared)[1]["masks"], prepared.masks[1])
-    assert len(ImageSource(prepared.images)) == len(MaskSource(prepared)) == 4
+def test_examples_are_aligned_rows(prepared):
+    targets = np.eye(4, 14, dtype=np.float32)
+    examples = Examples(image=prepared.images, targets=targets)
+    assert len(examples) == 4
+    np.testing.assert_array_equal(examples[3]["image"], prepared.images[3])
+    np.testing.assert_array_equal(examples.take(np.array([2, 0]))[1]["targets"], targets[0])
 
 
-def test_task_labels_picks_the_ten_columns():
-    columns = task_labels(np.arange(14, dtype=np.float32)[None])
-    assert [LABELS[int(i)] for i in columns[0]] == ["Lung Opacity", *TASKS[1:]]
+def test_task_labels_are_the_columns_that_speak_for_the_tasks(prepared):
+    numbered = dataclasses.replace(prepared, labels=np.tile(np.arange(14, dtype=np.float32), (4, 1)))
+    columns = numbered.task_labels[0]
+    assert [CHEXPERT.labels[int(i)] for i in columns] == ["Lung Opacity", *CHEXPERT.tasks[1:]]

@@ -21,12 +21,12 @@ def test_uncertain_and_blank_labels_are_left_out():
     assert auroc(column([0.1, 0.4, 0.35, 0.8, 0.0, 9.0]), labels)[0] == pytest.approx(0.75)
 
 
-def test_absent_without_both_answers():
+def test_nan_without_positives_or_without_negatives():
     assert np.isnan(auroc(column([1, 2]), column([1, 1]))).all()
 
 
 @given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=40))
-def test_it_is_the_share_of_pairs_ranked_right(rows):
+def test_it_is_the_share_of_pairs_in_the_right_order(rows):
     scores, labels = np.array([s for s, _ in rows], float), np.array([label for _, label in rows])
     if labels.all() or not labels.any():
         return

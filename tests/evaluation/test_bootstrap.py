@@ -29,14 +29,14 @@ def take(counts, rows):
     return Counts(*(n[rows] for n in counts))
 
 
-def test_draws_are_those_of_the_published_code_and_repeat():
+def test_draws_equal_the_published_codes_and_are_repeatable():
     np.random.seed(3)  # noqa: NPY002 (what the published code does)
     published = [np.random.choice(7, size=7, replace=True) for _ in range(5)]  # noqa: NPY002
     np.testing.assert_array_equal(draws(7, replicates=5, seed=3), published)
     assert not np.array_equal(draws(7, seed=0), draws(7, seed=1))
 
 
-def test_pooled_replicates_are_the_pooled_iou_of_the_drawn_images():
+def test_pooled_replicates_equal_the_pooled_iou_of_the_drawn_images():
     counts, rows = some_counts(), draws(30, replicates=20)
     expected = [pooled(take(counts, row)) for row in rows]
     np.testing.assert_allclose(pooled_replicates(counts, rows), expected, rtol=1e-14)
@@ -44,21 +44,21 @@ def test_pooled_replicates_are_the_pooled_iou_of_the_drawn_images():
         pooled_replicates(take(counts, slice(5)), rows)
 
 
-def test_a_replicate_without_a_positive_image_has_no_score_and_does_not_spoil_the_interval():
+def test_a_replicate_without_a_positive_image_is_nan_and_leaves_the_interval_defined():
     counts = Counts(*(np.array([[n], [0]]) for n in (3, 4, 4)))
     replicates = pooled_replicates(counts, draws(2))
     assert 0.15 < np.isnan(replicates).mean() < 0.35
     assert [float(end[0]) for end in pooled_interval(counts)] == [0.75, 0.75, 0.75]
 
 
-def test_mean_replicates_leave_out_what_is_nan():
+def test_mean_replicates_leave_out_nan():
     scores = np.array([[0.2, np.nan], [np.nan, np.nan], [0.6, np.nan]])
     rows = np.array([[0, 1, 2], [1, 1, 1], [0, 0, 2]])
     expected = [[0.4, np.nan], [np.nan, np.nan], [1 / 3, np.nan]]
     np.testing.assert_allclose(mean_replicates(scores, rows), expected)
 
 
-def test_interval_holds_the_estimate_narrows_with_images_and_covers():
+def test_the_interval_contains_the_estimate_narrows_with_images_and_covers_the_truth():
     wide, narrow = pooled_interval(some_counts(30)), pooled_interval(some_counts(600))
     for interval in (wide, narrow):
         assert interval.estimate.shape == (4,)
@@ -73,9 +73,19 @@ def test_interval_holds_the_estimate_narrows_with_images_and_covers():
     assert 0.85 < np.mean(inside) <= 1
 
 
-def test_absent_everywhere():
+def test_intervals_of_absent_tasks_are_nan():
     counts = Counts(*(np.zeros((4, 2), int) for _ in range(3)))
     assert all(np.isnan(end).all() for end in pooled_interval(counts))
+
+
+def test_pooled_interval_of_trials_is_their_mean():
+    a, b = some_counts(30), some_counts(30, skill=0.5)
+    worse = Counts(b.intersections // 2, b.unions, b.positives)
+    np.testing.assert_array_equal(pooled_interval(a, a), pooled_interval(a))
+    np.testing.assert_allclose(
+        pooled_interval(a, worse).estimate,
+        (pooled_interval(a).estimate + pooled_interval(worse).estimate) / 2,
+    )
 
 
 def test_percentiles_of_known_replicates():
@@ -83,25 +93,24 @@ def test_percentiles_of_known_replicates():
     np.testing.assert_allclose(interval, (50, 5, 95))
 
 
-def test_the_mean_goes_last():
+def test_with_mean_appends_the_mean():
     np.testing.assert_allclose(with_mean(np.array([[0.2, np.nan, 0.4]])), [[0.2, np.nan, 0.4, 0.3]])
 
 
-def test_a_pair_is_resampled_together():
+def test_a_pair_is_resampled_alike():
     a = some_counts(40)
     better = Counts(a.intersections + (a.positives - a.intersections) // 2, a.unions, a.positives)
-    none = paired_difference([a], [a, a])
-    assert all((end == 0).all() for end in none)
+    assert all((end == 0).all() for end in paired_difference([a], [a, a]))
     gain = paired_difference([better], [a])
     assert (gain.lower > 0).all()
     apart = pooled_interval(better)
     assert (gain.upper - gain.lower < apart.upper - apart.lower).all()
     np.testing.assert_allclose(gain.estimate[:3], pooled(better) - pooled(a))
-    with pytest.raises(ValueError, match="same masks"):
+    with pytest.raises(ValueError, match="positives differ"):
         paired_difference([a], [some_counts(40, seed=1)])
 
 
-def test_a_pair_of_trials_is_compared_by_their_means():
+def test_pairs_are_compared_by_their_means_over_trials():
     a, other = some_counts(30), some_counts(30)
     worse = Counts(other.intersections // 2, other.unions, other.positives)
     gain = paired_difference([a, worse], [worse])
@@ -110,12 +119,12 @@ def test_a_pair_of_trials_is_compared_by_their_means():
 
 
 def test_the_papers_gap():
-    """Weak .156, semi .270 and 57.2 % closed place the paper's radiologists at .355."""
+    """Weak .156, semi .270 and 57.2 % imply .355 for the paper's radiologists."""
     assert gap_closed(0.270, 0.156, 0.3553) == pytest.approx(0.572, abs=5e-4)
     assert np.isnan(gap_closed(0.3, 0.2, 0.2))
 
 
-def test_the_gap_that_a_method_closes_over_images():
+def test_the_gap_closed_has_a_paired_interval():
     reader, method, baseline = (
         Counts(c.intersections // divisor, c.unions, c.positives)
         for c, divisor in ((some_counts(40), 1), (some_counts(40), 2), (some_counts(40), 4))
@@ -128,7 +137,7 @@ def test_the_gap_that_a_method_closes_over_images():
     assert all(end == pytest.approx(1) for end in whole)
 
 
-def test_a_gap_that_many_replicates_lack_has_no_interval():
+def test_without_a_gap_in_many_replicates_the_interval_is_nan():
     a = some_counts(40)
     rng = np.random.default_rng(0)
     noisy = (rng.integers(0, 2, a.intersections.shape) * a.intersections // 2 for _ in range(2))
@@ -152,6 +161,6 @@ def test_t_interval_of_three_trials():
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=6), st.floats(-3, 3))
-def test_t_interval_moves_with_the_values(values, shift):
-    moved, stayed = t_interval(np.array(values) + shift), t_interval(values)
-    np.testing.assert_allclose(np.array(moved) - shift, stayed, atol=1e-6)
+def test_t_interval_shifts_with_the_values(values, shift):
+    shifted, original = t_interval(np.array(values) + shift), t_interval(values)
+    np.testing.assert_allclose(np.array(shifted) - shift, original, atol=1e-6)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from chexseg_jax.data.chexlocalize import write_segmentations
-from chexseg_jax.data.taxonomy import TASKS
+from chexseg_jax.data.taxonomy import CHEXPERT, read_taxonomy
 from chexseg_jax.errors import run_command
 from chexseg_jax.evaluation.__main__ import main
 
@@ -23,7 +23,7 @@ def flags(folder):
 
 @pytest.fixture
 def scene(tmp_path):
-    """Ground truth of two images with Edema in one; the prediction is half of it, and knows a third image."""
+    """Ground truth of two images with Edema in one; the prediction is half of it, and has a third image."""
     edema = np.zeros((20, 30), bool)
     edema[:10, :20] = True
     half = edema & (np.arange(30) < 10)
@@ -32,7 +32,7 @@ def scene(tmp_path):
     return tmp_path
 
 
-def test_what_is_written_and_printed(scene, monkeypatch, capsys):
+def test_files_and_printed_table(scene, monkeypatch, capsys):
     maps = {"a_Edema|map": np.eye(2), "b_Edema|map": np.eye(2)}
     np.savez(scene / "maps.npz", **maps)
     out = scene / "out"
@@ -46,7 +46,7 @@ def test_what_is_written_and_printed(scene, monkeypatch, capsys):
     assert f"1 image (c) not in {scene / 'gt.json'}: counted in iou_truepos_False only" in printed
     with (out / "pooled_iou.csv").open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
-    assert list(rows) == [*TASKS, "mIoU"]
+    assert list(rows) == [*CHEXPERT.tasks, "mIoU"]
     assert rows["Edema"] == {
         "name": "Edema",
         "iou": "0.5",
@@ -62,7 +62,7 @@ def test_what_is_written_and_printed(scene, monkeypatch, capsys):
     assert (out / "hitmiss_results_per_cxr.csv").read_text().splitlines()[1] == ",,,,1.0,,,,,,a"
 
 
-def test_pathologies_and_maps_that_are_not_listed_are_told(scene, monkeypatch, capsys):
+def test_unlisted_tasks_and_missing_maps_are_noted(scene, monkeypatch, capsys):
     content = json.loads((scene / "pred.json").read_text())
     del content["a"]["Pneumothorax"]
     (scene / "pred.json").write_text(json.dumps(content))
@@ -70,8 +70,32 @@ def test_pathologies_and_maps_that_are_not_listed_are_told(scene, monkeypatch, c
     run(monkeypatch, *flags(scene), "--maps", scene / "maps.npz")
     printed = capsys.readouterr().out
     assert "1 image (a) in" in printed
-    assert "do not list all ten pathologies" in printed
+    assert "without masks of all 10 tasks: the rest is empty" in printed
     assert "1 image (b) without a saliency map" in printed
+
+
+def test_a_task_set_beside_the_ground_truth(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tasks.toml").write_text(
+        'labels = ["Nodule", "Fracture"]\ntasks = ["Nodule", "Fracture"]\nmissing = "unknown"\n'
+    )
+    tasks = read_taxonomy(tmp_path)
+    mask = np.zeros((20, 30), bool)
+    mask[:10, :20] = True
+    half = mask & (np.arange(30) < 10)
+    truth = {"a": {"Nodule": mask}, "b": {"Nodule": mask & False, "Fracture": mask}}
+    write_segmentations(tmp_path / "gt.json", truth, tasks)
+    prediction = {image_id: {"Nodule": half, "Fracture": mask} for image_id in "abc"}
+    write_segmentations(tmp_path / "pred.json", prediction, tasks)
+    run(monkeypatch, *flags(tmp_path))
+    printed = capsys.readouterr().out
+    lines = {line[:21].strip(): line[21:].split() for line in printed.splitlines()}
+    assert printed.startswith(f"tasks of {tmp_path / 'tasks.toml'}: Nodule, Fracture\n")
+    assert lines["Nodule"][:2] == ["1", "0.333"]  # image b has a false positive of the size of image a's hit
+    assert lines["Fracture"][:2] == ["1", "1.000"]
+    assert f"1 of 4 image-task pairs not in {tmp_path / 'gt.json'}: unknown, left out" in printed
+    assert f"1 image (c) not in {tmp_path / 'gt.json'}: left out" in printed
+    every = (tmp_path / "out/iou_truepos_False/iou_results_per_cxr.csv").read_text().splitlines()
+    assert every == ["Nodule,Fracture,img_id", "0.5,,a", "0.0,1.0,b", ",,c"]
 
 
 @pytest.mark.parametrize(
@@ -79,22 +103,22 @@ def test_pathologies_and_maps_that_are_not_listed_are_told(scene, monkeypatch, c
     [
         (["--pred", "none.json"], "none.json: cannot be read"),
         (["--out", __file__], f"--out {__file__}: cannot be written"),
-        (["--seed", "-1"], "--seed -1 is not in"),
+        (["--seed", "-1"], "--seed -1 must be in"),
         (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["--metric", "iou"], "unrecognized arguments: --metric iou"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(scene, monkeypatch, capsys, change, complaint):
+def test_an_error_is_one_line_with_exit_code_2(scene, monkeypatch, capsys, change, complaint):
     monkeypatch.setattr(sys, "argv", ["evaluation", *map(str, flags(scene)), *change])
     with pytest.raises(SystemExit) as stop:
         run_command(main)
     assert stop.value.code == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    assert told[0].startswith(f"error: {complaint}")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {complaint}")
 
 
-def test_the_module_is_a_command_with_help():
+def test_the_command_has_help():
     done = subprocess.run(
         [sys.executable, "-m", "chexseg_jax.evaluation", "--help"], capture_output=True, text=True, timeout=60
     )

@@ -19,24 +19,24 @@ def case():
     )
 
 
-def test_affinities_are_the_published_ones():
+def test_affinities_match_the_published_code():
     edge, _, _ = case()
     ours = affinities(jax.nn.sigmoid(edge), radius=5).swapaxes(0, 1)
     assert distance(ours.reshape(2, 34, -1), irn("loss_affinity")) < 1e-6
 
 
-def test_loss_terms_are_the_published_ones():
+def test_loss_terms_match_the_published_code():
     total, terms = irnet_loss(*case(), radius=5)
     np.testing.assert_allclose([*terms.values(), total], irn("loss_terms"), rtol=1e-5)
 
 
-def test_two_pathologies_count_as_two_images_would():
+def test_two_pathologies_count_like_two_images():
     edge, field, labels = case()
     other = jnp.roll(labels, 3, axis=1)
-    both, _ = irnet_loss(edge, field, jnp.concatenate([labels, other], -1), radius=4)
+    two_pathologies, _ = irnet_loss(edge, field, jnp.concatenate([labels, other], -1), radius=4)
     twice = [jnp.concatenate([x, x]) for x in (edge, field)]
-    apart, _ = irnet_loss(*twice, jnp.concatenate([labels, other]), radius=4)
-    assert float(both) == pytest.approx(float(apart), rel=1e-6)
+    two_images, _ = irnet_loss(*twice, jnp.concatenate([labels, other]), radius=4)
+    assert float(two_pathologies) == pytest.approx(float(two_images), rel=1e-6)
 
 
 def test_ignored_seeds_cost_nothing():
@@ -48,27 +48,28 @@ def test_ignored_seeds_cost_nothing():
 def test_a_field_that_points_to_the_centroid_has_no_displacement_loss():
     side, centre = 14, np.array([6.0, 8.0])
     grid = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1)
-    labels = np.full((1, side, side, 1), FOREGROUND, np.uint8)
-    _, terms = irnet_loss(np.zeros((1, side, side)), (centre - grid)[None], labels, radius=5)
+    edge, labels = jnp.zeros((1, side, side)), jnp.full((1, side, side, 1), FOREGROUND, jnp.uint8)
+    _, terms = irnet_loss(edge, jnp.asarray(centre - grid)[None], labels, radius=5)
     assert float(terms["displacement_foreground"]) < 1e-6
-    _, terms = irnet_loss(np.zeros((1, side, side)), (grid - centre)[None], labels, radius=5)
+    _, terms = irnet_loss(edge, jnp.asarray(grid - centre)[None], labels, radius=5)
     assert float(terms["displacement_foreground"]) > 1  # the sign of equation (3) as printed
 
 
-def test_a_right_boundary_is_cheaper_than_a_wrong_one():
+def test_a_correct_boundary_costs_less_than_a_wrong_one():
     labels = np.full((1, 12, 16, 1), BACKGROUND, np.uint8)
     labels[:, :, 8:] = FOREGROUND
     costs = []
     for column in (8, 4):
         edge = np.full((1, 12, 16), -6.0, np.float32)
         edge[:, :, column - 1 : column + 1] = 6
-        costs.append(float(irnet_loss(edge, np.zeros((1, 12, 16, 2)), labels, radius=4)[0]))
+        arguments = map(jnp.asarray, (edge, np.zeros((1, 12, 16, 2)), labels))
+        costs.append(float(irnet_loss(*arguments, radius=4)[0]))
     assert costs[0] < costs[1]
 
 
-def test_devices_share_one_mean():
+def test_the_mean_is_over_all_devices():
     edge, field, labels = case()
-    labels = labels.at[1, :12].set(IGNORE)  # unequal shares of the pairs
+    labels = labels.at[1, :12].set(IGNORE)  # unequal numbers of pairs
     alone, _ = irnet_loss(edge, field, labels, radius=5)
     shared = jax.shard_map(
         lambda *x: irnet_loss(*x, radius=5, axis_name=DATA_AXIS)[0],

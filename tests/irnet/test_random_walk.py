@@ -1,4 +1,4 @@
-"""The walk against the published code's, and against a dense matrix power in float64 written out pair by pair."""
+"""The walk, compared with the published code and with a dense float64 matrix power built pair by pair."""
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,16 @@ from chexseg_jax.irnet.random_walk import propagate, to_bands, transition_matrix
 
 
 def affinity_matrix(edge: np.ndarray, radius: int, beta: float) -> np.ndarray:
-    """A^beta, dense, by a loop over every pair of pixels."""
+    """Build the dense A^beta by a loop over every pair of pixels."""
     height, width = edge.shape
     edge = edge.astype(np.float64)
     matrix = np.eye(height * width)
     for y, x in np.ndindex(height, width):
         for (dy, dx), pixels in paths(radius):
             if y + dy < height and 0 <= x + dx < width:
-                here, there = y * width + x, (y + dy) * width + x + dx
+                first, second = y * width + x, (y + dy) * width + x + dx
                 wall = max(edge[y + j, x + i] for j, i in pixels)
-                matrix[here, there] = matrix[there, here] = (1 - wall) ** beta
+                matrix[first, second] = matrix[second, first] = (1 - wall) ** beta
     return matrix
 
 
@@ -35,7 +35,7 @@ def dense_walk(cam, edge, radius, beta, exp_times):
 
 
 def scene(height, width, channels=3, seed=0):
-    """A boundary map with walls and openings, and saliency."""
+    """Draw saliency, and a boundary map with walls and openings."""
     rng = np.random.default_rng(seed)
     edge = (rng.random((height, width)) ** 3).astype(np.float32)
     cam = np.maximum(rng.standard_normal((height, width, channels)), 0).astype(np.float32)
@@ -46,10 +46,10 @@ def scene(height, width, channels=3, seed=0):
 def test_the_published_walk(name):
     height, width, radius, beta, exp_times = map(int, irn(f"walk_{name}_params"))
     cam = irn(f"walk_{name}_cam").transpose(1, 2, 0)
-    ours = propagate(cam, irn(f"walk_{name}_edge")[0], radius=radius, beta=beta, exp_times=exp_times)
-    theirs = irn(f"walk_{name}_out")[:, 0].transpose(1, 2, 0)
-    assert ours.shape == (height, width, 3)
-    assert distance(ours, theirs) < 1e-4
+    walked = propagate(cam, irn(f"walk_{name}_edge")[0], radius=radius, beta=beta, exp_times=exp_times)
+    published = irn(f"walk_{name}_out")[:, 0].transpose(1, 2, 0)
+    assert walked.shape == (height, width, 3)
+    assert distance(walked, published) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,10 @@ def test_the_published_walk(name):
         (10, 10, 5, 10, 0),
     ],
 )
-def test_the_walk_is_the_dense_matrix_power(height, width, radius, beta, exp_times):
+def test_the_walk_equals_a_dense_matrix_power(height, width, radius, beta, exp_times):
     cam, edge = scene(height, width, seed=height)
-    ours = propagate(cam, edge, radius=radius, beta=beta, exp_times=exp_times)
-    assert distance(ours, dense_walk(cam, edge, radius, beta, exp_times)) < 1e-5
+    walked = propagate(cam, edge, radius=radius, beta=beta, exp_times=exp_times)
+    assert distance(walked, dense_walk(cam, edge, radius, beta, exp_times)) < 1e-5
 
 
 @pytest.mark.parametrize(("height", "width", "radius", "beta"), [(10, 7, 5, 10), (5, 12, 3, 2), (4, 3, 5, 1)])
@@ -80,19 +80,16 @@ def test_both_forms_of_the_transition_matrix_agree(height, width, radius, beta):
     dense /= dense.sum(0, keepdims=True)
     assert distance(sparse.todense(), dense) < 1e-6
     assert sparse.nse < height * width * (2 * len(paths(radius)) + 1) + 1
-    walked = jnp.asarray(
-        (cam * (1 - edge[..., None])).reshape(-1, 3).T
-    )  # NumPy cannot multiply by a sparse one
+    expected = jnp.asarray((cam * (1 - edge[..., None])).reshape(-1, 3).T)
     for _ in range(8):
-        walked = walked @ sparse
-    assert (
-        distance(propagate(cam, edge, radius=radius, beta=beta, exp_times=3).reshape(-1, 3).T, walked) < 1e-5
-    )
+        expected = expected @ sparse
+    walked = propagate(cam, edge, radius=radius, beta=beta, exp_times=3)
+    assert distance(walked.reshape(-1, 3).T, expected) < 1e-5
 
 
 @settings(max_examples=10)
 @given(seed=st.integers(0, 999), exp_times=st.sampled_from([0, 3, 8]))
-def test_the_walk_keeps_weighted_mass_and_flat_maps_and_stays_within_bounds(seed, exp_times):
+def test_the_walk_preserves_weighted_mass_and_flat_maps_and_stays_within_bounds(seed, exp_times):
     cam, edge = scene(11, 14, seed=seed)
     degrees = to_bands(jnp.asarray(edge), radius=5, beta=4).degrees[0]
     start = cam * (1 - edge[..., None])
@@ -104,13 +101,13 @@ def test_the_walk_keeps_weighted_mass_and_flat_maps_and_stays_within_bounds(seed
     np.testing.assert_allclose(flat, 1, rtol=1e-4)
 
 
-def test_a_mirrored_image_walks_mirrored():
+def test_walks_commute_with_mirroring_and_transposing():
     cam, edge = scene(13, 9)
     walk = {"radius": 5, "beta": 10, "exp_times": 5}
-    straight, across = propagate(cam, edge, **walk), propagate(cam[:, ::-1], edge[:, ::-1], **walk)
-    np.testing.assert_allclose(across[:, ::-1], straight, rtol=1e-4, atol=1e-6)
-    turned = propagate(cam.swapaxes(0, 1), edge.T, **walk).swapaxes(0, 1)
-    np.testing.assert_allclose(turned, straight, rtol=1e-4, atol=1e-6)
+    walked, mirrored = propagate(cam, edge, **walk), propagate(cam[:, ::-1], edge[:, ::-1], **walk)
+    np.testing.assert_allclose(mirrored[:, ::-1], walked, rtol=1e-4, atol=1e-6)
+    transposed = propagate(cam.swapaxes(0, 1), edge.T, **walk)
+    np.testing.assert_allclose(transposed.swapaxes(0, 1), walked, rtol=1e-4, atol=1e-6)
 
 
 def test_nothing_crosses_a_closed_wall():
@@ -123,20 +120,18 @@ def test_nothing_crosses_a_closed_wall():
     assert end[:, :4].min() > 0
 
 
-def test_batches_walk_as_single_images_do():
+def test_a_batch_walks_like_single_images():
     scenes = [scene(8, 10, seed=seed) for seed in range(3)]
     cams, edges = map(np.stack, zip(*scenes, strict=True))
-    together = propagate(cams, edges, exp_times=7)
-    for one, (cam, edge) in zip(together, scenes, strict=True):
-        np.testing.assert_allclose(one, propagate(cam, edge, exp_times=7), rtol=1e-5, atol=1e-7)
+    batch = propagate(cams, edges, exp_times=7)
+    for walked, (cam, edge) in zip(batch, scenes, strict=True):
+        np.testing.assert_allclose(walked, propagate(cam, edge, exp_times=7), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("exp_times", [3, 8])
-def test_gradients_are_finite_and_right(exp_times):
+def test_gradients_are_finite_and_correct(exp_times):
     cam, edge = scene(7, 8, channels=2)
-    edge = (
-        0.05 + 0.9 * edge
-    )  # no two alike: where the largest on a path is not unique, there is no derivative
+    edge = 0.05 + 0.9 * edge  # no ties: the maximum on a path has no derivative at one
     target = np.random.default_rng(1).standard_normal(cam.shape).astype(np.float32)
 
     def score(cam, edge):
@@ -146,15 +141,15 @@ def test_gradients_are_finite_and_right(exp_times):
     assert np.isfinite(by_cam).all()
     assert np.isfinite(by_edge).all()
     direction = np.random.default_rng(2).standard_normal(edge.shape)
-    step = 1e-7  # a larger one passes places where another pixel becomes the path's largest
+    step = 1e-7  # in a larger one, another pixel could become the maximum of a path
     ahead, behind = (
         (dense_walk(cam, edge + s * step * direction, 3, 3, exp_times) * target).sum() for s in (1, -1)
     )
     assert (by_edge * direction).sum() == pytest.approx((ahead - behind) / (2 * step), rel=1e-2)
 
 
-def test_no_dense_array_in_the_program():
-    """At 128x128 nothing in the compiled walk is near pixels^2 numbers."""
+def test_the_program_holds_no_dense_matrix():
+    """A dense matrix at 128x128 would take 1 GB."""
     shapes = jax.ShapeDtypeStruct((128, 128, 10), jnp.float32), jax.ShapeDtypeStruct((128, 128), jnp.float32)
     memory = propagate.lower(*shapes, radius=5, beta=10, exp_times=8).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 300e6

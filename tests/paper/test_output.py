@@ -1,39 +1,56 @@
-"""Tables, figures and the page of finished runs whose scores are made up."""
+"""Tables, figures and the page of finished runs with synthetic scores."""
 
 import csv
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
+from chexseg_jax.artifact import Store
 from chexseg_jax.data.chexlocalize import write_segmentations
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.evaluation import bootstrap, iou
-from chexseg_jax.experiment import Chain
-from chexseg_jax.paper import tables
-from chexseg_jax.paper.gallery import Gallery
-from chexseg_jax.paper.output import write_paper
-from chexseg_jax.paper.results import Results, papers
+from chexseg_jax.paper import figures, tables
+from chexseg_jax.paper.output import open_gallery, write_paper
+from chexseg_jax.paper.results import Results, Run, papers
+from chexseg_jax.pseudo import LABELLERS
 from chexseg_jax.settings import Setting, trials
+from chexseg_jax.sources import Sources, open_sources
+from chexseg_jax.stages.prepare import prepare
 from configs import table1, table2
+
+
+class Data(NamedTuple):
+    sources: Sources
+    test: Path
+
+    @property
+    def tasks(self):
+        return self.sources.taxonomy.tasks
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A phantom's sources and prepared test set."""
+    """A phantom's sources and its prepared test set."""
     config = table1.get_config("smoke")
     config.phantom.update(train=8, valid=12, test=10, size=64)
-    config.data.size = 48
-    return Chain.open(config, tmp_path_factory.mktemp("work")).data
+    store = Store(tmp_path_factory.mktemp("work"))
+    sources = open_sources(store, config)
+    settings = ConfigDict({"size": 48, "views": "frontal", "max_missing": 0.01})
+    test = store.make("prepare-test", prepare, collective=True, config=settings, split=sources.test)
+    return Data(sources, test)
 
 
-def finished(config, data, folder) -> Results:
-    """Made-up runs: masks of the truth with pixels lost at random, fewer with a mixture than at its ends."""
-    truth = data.sources.test.segmentations
-    reader = data.sources.second_reader
+def finish(config, data, folder) -> Results:
+    """Synthetic runs: the truth's masks without random pixels; mixtures keep more of them than p = 0 and p = 1."""
+    truth, reader = data.sources.test.segmentations, data.sources.second_reader
     records, names = {}, Prepared.load(data.test).ids
     for number, trial in enumerate(trials(config)):
         rng = np.random.default_rng(number)
@@ -42,16 +59,10 @@ def finished(config, data, folder) -> Results:
         predicted = {name: mask & (rng.random(mask.shape) < kept) for name, mask in masks.items()}
         scores = folder / f"scores-{number}"
         scores.mkdir(parents=True)
-        write_segmentations(scores / "predictions.json", predicted.items())
-        arrays = {}
-        for who, other in (
-            ("model", predicted),
-            ("reader", {n: reader.masks(n) for n in names}),
-            ("box", masks),
-        ):
-            rows = [iou.counts(other[name], masks[name]) for name in names]
-            arrays |= {f"{who}_{f}": np.stack([getattr(row, f) for row in rows]) for f in iou.Counts._fields}
-        np.savez(scores / "counts.npz", **arrays)
+        write_segmentations(scores / "predictions.json", predicted, truth.taxonomy)
+        others = {"model": predicted, "reader": {n: reader.masks(n) for n in names}, "box": masks}
+        counts = {who: [iou.counts(other[n], masks[n]) for n in names] for who, other in others.items()}
+        iou.save_counts(scores, counts)
         records[(*trial,)] = {"model": "model", "scores": scores.name}
     return Results.load(folder, records)
 
@@ -60,7 +71,7 @@ def finished(config, data, folder) -> Results:
 def written(data, tmp_path_factory):
     """(folder, config, results) of Table 1, one run missing."""
     config, folder = table1.get_config("smoke"), tmp_path_factory.mktemp("table1")
-    results = finished(config, data, folder / "artifacts")
+    results = finish(config, data, folder / "artifacts")
     del results[Setting(0.9, "chexpert", "irnet", 20)]
     missing = {"p=0.9,irnet,20,chexpert,trial=0": "not run yet"}
     write_paper(folder, config, data.sources, data.test, results, missing)
@@ -80,28 +91,28 @@ def test_table_1_holds_means_over_trials_and_says_what_is_missing(written):
     assert "**Runs missing: 1** (not run yet): p=0.9,irnet,20,chexpert,trial=0." in text
     assert "The paper's shape, CAM: p = 0 is the lowest: yes; the greatest lies inside (0, 1): yes" in text
     assert re.search(r"\| p = 0, 60 masks \| .* \| 0.142 \| 0.156 \|", text)
-    assert re.search(r"\| p = 0 \| .*\] \| \| \|", text)  # with as few masks the paper has none
+    assert re.search(r"\| p = 0 \| .*\] \| \| \|", text)  # the paper has no model with so few masks
 
 
-def test_a_mean_over_fewer_trials_says_so(written):
+def test_a_mean_over_fewer_trials_says_so(written, data):
     _, config, results = written
     setting = Setting(0.9, "chexpert", "cam", 20)
     fewer = Results({**results, setting: results[setting][:1]})
-    cells = [row[1] for row in tables.table1(config, fewer)[0].rows]
+    cells = [row[1] for row in tables.table1(config, fewer, data.tasks)[0].rows]
     assert [cell.endswith("(n = 1)") for cell in cells] == [False, False, True, False]
 
 
 @pytest.mark.parametrize("weak_count", [0, 20])
-def test_without_weak_models_of_more_masks_there_is_one_row_of_p_0(written, weak_count):
+def test_without_weak_models_with_more_masks_p_0_has_one_row(written, data, weak_count):
     _, config, results = written
     config = config.copy_and_resolve_references()
     config.weak_count = weak_count
-    rows = tables.table1(config, results)[0].rows
+    rows = tables.table1(config, results, data.tasks)[0].rows
     assert [row[0] for row in rows] == ["p = 0", "p = 0.9", "p = 1"]
     assert rows[0][3:] == ["0.142", "0.156"]
 
 
-def test_nothing_is_said_of_the_shape_of_a_part(written):
+def test_a_part_of_the_grid_gets_no_statement_about_its_shape(written):
     _, config, results = written
     assert len(tables.shape(config, results)) == 1  # IRNet's p = 0.9 is missing
     part = config.copy_and_resolve_references()
@@ -110,29 +121,31 @@ def test_nothing_is_said_of_the_shape_of_a_part(written):
         assert tables.shape(part, results) == []
 
 
-def test_a_second_reader_who_did_not_read_all_is_told(written, data, tmp_path):
+def test_the_tables_say_if_the_second_reader_read_only_some_images(written, data, tmp_path):
     folder, config, results = written
     reader = data.sources.second_reader
     first, *others = reader.ids
     partly = replace(reader, entries={name: reader.entries[name] for name in others})
-    sources = replace(data.sources, second_reader=partly)
-    assert (data.sources.reader_note, replace(sources, second_reader=None).reader_note) == ("", "")
-    assert sources.reader_note.startswith("1 of the ")
+    sources = with_reader(data.sources, partly)
     assert f"are not in {reader.path.name} ({first}): " in sources.reader_note
     write_paper(tmp_path, config, sources, data.test, results, {})
     assert sources.reader_note in (tmp_path / "tables" / "table1.md").read_text()
     assert "count as empty" not in (folder / "tables" / "table1.md").read_text()
 
 
-def test_a_table_of_refreshed_masks_says_what_sets_its_runs_apart(written, data, tmp_path):
+def with_reader(sources, reader):
+    return replace(sources, test=replace(sources.test, second_reader=reader))
+
+
+def test_a_table_of_refreshed_masks_says_that_its_recipe_differs(written, data, tmp_path):
     folder, config, results = written
     refreshed = config.copy_and_resolve_references()
     refreshed.refreshes = 1
     write_paper(tmp_path, refreshed, data.sources, data.test, results, {})
-    told = "Not the paper's recipe"
-    assert told in (tmp_path / "tables" / "table1.md").read_text()
-    assert told in (tmp_path / "report.html").read_text()
-    assert told not in (folder / "report.html").read_text()
+    note = "Not the paper's recipe"
+    assert note in (tmp_path / "tables" / "table1.md").read_text()
+    assert note in (tmp_path / "report.html").read_text()
+    assert note not in (folder / "report.html").read_text()
 
 
 def test_comparisons_are_paired(written):
@@ -159,17 +172,17 @@ def test_csv_holds_every_trial(written):
     assert {line["data"] for line in lines} == {"phantom: synthetic images, not patients"}
 
 
-def test_latex_has_one_cell_a_column(written):
+def test_each_latex_row_has_one_cell_per_column(written):
     folder, *_ = written
     text = (folder / "tables" / "table1.tex").read_text()
     lines = text.splitlines()
     assert lines[1] == r"\begin{tabular}{lrrrr}"
     assert all(line.count(" & ") == 4 for line in lines[3:4] + lines[5:7])
     assert r"57.2 \%" in text
-    told = [
+    data = [
         line for line in lines if line.startswith(r"\multicolumn") and "phantom: synthetic images" in line
     ]
-    assert len(told) == text.count(r"\begin{tabular}")  # a comment would be lost where a table is pasted
+    assert len(data) == text.count(r"\begin{tabular}")  # a comment would be lost when a table is pasted
 
 
 def test_figures_are_pictures(written):
@@ -184,15 +197,15 @@ def test_the_same_runs_give_the_same_bytes(written, data, tmp_path):
     write_paper(
         tmp_path, config, data.sources, data.test, results, {"p=0.9,irnet,20,chexpert,trial=0": "not run yet"}
     )
-    made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert len(made) == 10
-    for path in made:
+    files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert len(files) == 10
+    for path in files:
         assert (tmp_path / path).read_bytes() == (folder / path).read_bytes(), path
 
 
 def test_table_2_by_initialisation(data, tmp_path):
     config = table2.get_config("smoke")
-    results = finished(config, data, tmp_path / "artifacts")
+    results = finish(config, data, tmp_path / "artifacts")
     for setting in list(results):
         if setting.init == "imagenet":
             del results[setting]
@@ -208,35 +221,36 @@ def test_the_page_is_one_file_and_holds_all_masks(written, data):
     folder, _, results = written
     page = (folder / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', page)
-    held = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
-    gallery = Gallery.open(data.test, results, data.sources.second_reader)
-    assert held["sources"] == [
+    embedded = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    gallery = open_gallery(data.test, data.sources, results)
+    assert embedded["sources"] == [
         "ground truth",
         "semi-supervised",
         "weakly supervised",
         "fully supervised",
         "second reader",
     ]
-    assert [image["id"] for image in held["images"]] == list(gallery.ids)
-    for row, image in enumerate(held["images"]):
-        assert set(image["masks"]["ground truth"]) == set(map(str, np.flatnonzero(gallery.shown[row])))
+    assert [image["id"] for image in embedded["images"]] == list(gallery.prepared.ids)
+    has_mask = gallery.prepared.has_mask()
+    for row, image in enumerate(embedded["images"]):
+        assert set(image["masks"]["ground truth"]) == set(map(str, np.flatnonzero(has_mask[row])))
     assert page.count("<figure>") == page.count("<figcaption>") == 3
     assert f"S{results.semi.words[1:]}, trial 0. W{results.weak.words[1:]}, trial 0. F" in page
     assert f"Figure 5. IoU of each pathology: second reader; {results.semi.words}; " in page
 
 
-def test_no_finished_run_writes_nothing(data, tmp_path):
+def test_without_a_finished_run_nothing_is_written(data, tmp_path):
     write_paper(
         tmp_path, table1.get_config("smoke"), data.sources, data.test, Results(), {"all": "not run yet"}
     )
     assert not list(tmp_path.iterdir())
 
 
-def test_an_old_page_is_not_taken_for_one_of_these_runs(written, data, capsys):
+def test_an_existing_page_without_finished_runs_is_called_outdated(written, data, capsys):
     folder, config, _ = written
     before = (folder / "report.html").read_bytes()
     write_paper(folder, config, data.sources, data.test, Results(), {})
-    assert "what is there was made of runs that no longer hold" in capsys.readouterr().err
+    assert "the existing report.html is outdated" in capsys.readouterr().err
     assert (folder / "report.html").read_bytes() == before
 
 
@@ -248,11 +262,11 @@ def test_without_a_second_reader_the_gap_is_left_out(written, data, tmp_path):
         )
         for setting, of in results.items()
     }
-    sources = replace(data.sources, second_reader=None)
+    sources = with_reader(data.sources, None)
     write_paper(tmp_path, config, sources, data.test, Results(runs), {})
     text = (tmp_path / "tables" / "table1.md").read_text()
     assert "second reader" not in text
-    assert "less fully supervised" in text
+    assert "minus fully supervised" in text
 
 
 def test_the_papers_numbers():
@@ -264,3 +278,35 @@ def test_the_papers_numbers():
     )
     assert semi / full - 1 == pytest.approx(0.097, abs=1e-3)
     assert semi / weak - 1 == pytest.approx(0.731, abs=1e-3)
+
+
+def test_a_further_labeller_has_its_own_colour_and_marker(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(LABELLERS, "layercam", replace(LABELLERS["cam"], title="LayerCAM", colour="#009e73"))
+    config = table1.get_config("smoke")
+    config.grid.pseudo = ("cam", "layercam")
+    drawn = []
+    monkeypatch.setattr(figures.figures, "save", lambda figure, *_, **__: drawn.append(figure))
+    results = finish(config, data, tmp_path)
+    figures.draw_figure2(tmp_path, config, results, data.tasks, "phantom")
+    lines = {line.get_label(): line for line in drawn[0].axes[0].containers}
+    cam, further = (lines[title].lines[0] for title in ("CAM", "LayerCAM"))
+    assert (further.get_color(), cam.get_color()) == ("#009e73", LABELLERS["cam"].colour)
+    assert further.get_marker() != cam.get_marker()
+
+
+@pytest.mark.parametrize("tasks", [("Nodule",), tuple(f"task {k}" for k in range(64))])
+def test_tables_and_figures_hold_any_number_of_tasks(tasks, data, tmp_path):
+    config = table1.get_config("smoke")
+    positives = np.random.default_rng(0).integers(1, 9, (5, len(tasks)))
+    counts = iou.Counts(positives // 2, positives + 3, positives)
+    run = Run(0, {name: counts for name in ("model", "box", "reader")}, tmp_path, tmp_path)
+    results = Results({trial.setting: (run,) for trial in trials(config)})
+    taxonomy = Taxonomy(tasks, tasks)
+    sources = replace(data.sources, taxonomy=taxonomy)
+    first, *_ = tables.table1(config, results, tasks)
+    tables.write_tables(tmp_path, "table1", [first], [], results, sources)
+    assert len((tmp_path / "table1.csv").read_text().splitlines()) == 1 + len(results) * (len(tasks) + 1)
+    assert len(tables.compared(results, tasks, replicates=10).rows) == len(tasks) + 1
+    figures.draw_figure2(tmp_path, config, results, tasks, "phantom")
+    picture = figures.draw_figure5(tmp_path, results, tasks, "phantom", replicates=10)
+    assert np.asarray(Image.open(picture.path)).std() > 5

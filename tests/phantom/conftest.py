@@ -1,4 +1,4 @@
-"""One small phantom for all tests here, and single views."""
+"""A small phantom shared by all tests of this folder, and a factory of single views."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ def tree(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def view():
-    """Makes a patient's view with the given findings and no others."""
+    """Factory of views with the given findings and no others."""
 
     def make_view(*findings: str, patient: int = 1, size: int = 128, lateral: bool = False, **more) -> View:
-        rest = {"seed": 0, "study": 1, "number": 1, "ap": bool(patient % 2)} | more
+        rest = {"seed": 0, "split": "train", "study": 1, "number": 1, "ap": bool(patient % 2)} | more
         return View(patient=patient, findings=findings, size=size, lateral=lateral, **rest)
 
     return make_view

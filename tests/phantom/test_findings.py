@@ -1,10 +1,10 @@
-"""Masks lie where the pathology does, and are exact: with and without a finding, a picture differs there only."""
+"""Masks are exact and lie where the pathology does: removing a finding changes the image only within its mask."""
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from chexseg_jax.data.taxonomy import TASKS
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.phantom import render
 from chexseg_jax.phantom.findings import EDGE
 
@@ -12,8 +12,8 @@ PATIENTS = range(1, 7)
 
 
 @pytest.mark.parametrize("lateral", [False, True], ids=["frontal", "lateral"])
-@pytest.mark.parametrize("task", TASKS)
-def test_what_a_finding_adds_lies_in_its_mask(view, task, lateral):
+@pytest.mark.parametrize("task", CHEXPERT.tasks)
+def test_a_finding_changes_the_image_only_within_its_mask(view, task, lateral):
     for patient in PATIENTS:
         drawn = render(view(task, patient=patient, lateral=lateral))
         healthy = render(view(patient=patient, lateral=lateral))
@@ -25,11 +25,11 @@ def test_what_a_finding_adds_lies_in_its_mask(view, task, lateral):
         assert added[~wide].max() < 0.7 * EDGE * peak
         change = np.abs(drawn.image.astype(int) - healthy.image)
         assert change[mask].mean() > 6 * change[~near].mean()
-        assert change[mask].mean() > 8  # of 255 grey levels: it can be seen
+        assert change[mask].mean() > 8  # of 255 grey levels: visible
 
 
 @pytest.mark.parametrize(
-    "task", sorted({*TASKS} - {"Airspace Opacity", "Atelectasis", "Consolidation", "Edema"})
+    "task", sorted({*CHEXPERT.tasks} - {"Airspace Opacity", "Atelectasis", "Consolidation", "Edema"})
 )
 def test_only_the_drawn_task_has_a_mask(view, task):
     masks = render(view(task)).masks
@@ -37,27 +37,27 @@ def test_only_the_drawn_task_has_a_mask(view, task):
 
 
 @pytest.mark.parametrize("kind", ["Atelectasis", "Consolidation", "Edema"])
-def test_airspace_opacity_is_the_umbrella(view, kind):
+def test_airspace_opacity_contains_its_kinds(view, kind):
     masks = render(view(kind, "Airspace Opacity")).masks
     alone = render(view("Airspace Opacity")).masks["Airspace Opacity"]
     np.testing.assert_array_equal(masks["Airspace Opacity"], masks[kind] | alone)
 
 
-def test_findings_know_nothing_of_each_other(view):
+def test_findings_are_independent(view):
     some = render(view("Pneumothorax", "Lung Lesion")).masks
     more = render(view("Pneumothorax", "Lung Lesion", "Cardiomegaly", "Support Devices")).masks
     for task in ("Pneumothorax", "Lung Lesion"):
         np.testing.assert_array_equal(some[task], more[task])
 
 
-def _each(view, task):
+def _masks_and_scenes(view, task):
     for patient in PATIENTS:
         drawn = render(view(task, patient=patient))
         yield drawn.masks[task], drawn.scene
 
 
 def test_an_effusion_lies_below_mid_lung_in_the_visible_lung_and_reaches_the_angle(view):
-    for mask, scene in _each(view, "Pleural Effusion"):
+    for mask, scene in _masks_and_scenes(view, "Pleural Effusion"):
         assert not (mask & ~scene.field).any()
         assert scene.y[mask].min() > 0.3
         assert np.median(scene.y[mask]) > 0.7
@@ -65,7 +65,7 @@ def test_an_effusion_lies_below_mid_lung_in_the_visible_lung_and_reaches_the_ang
 
 
 def test_a_pneumothorax_touches_the_wall_on_one_side_and_reaches_the_apex(view):
-    for mask, scene in _each(view, "Pneumothorax"):
+    for mask, scene in _masks_and_scenes(view, "Pneumothorax"):
         assert not (mask & ~scene.field).any()
         assert np.unique(np.sign(scene.u[mask])).size == 1
         assert scene.wall[mask].min() < 0.05
@@ -80,20 +80,20 @@ def test_a_pneumothorax_is_darker_and_has_no_vessels(view):
 
 
 def test_edema_is_on_both_sides_around_the_hila(view):
-    for mask, scene in _each(view, "Edema"):
+    for mask, scene in _masks_and_scenes(view, "Edema"):
         left, right = mask[scene.u > 0].sum(), mask[scene.u < 0].sum()
         assert min(left, right) > 0.35 * max(left, right)
 
 
 def test_atelectasis_is_basal(view):
-    for mask, scene in _each(view, "Atelectasis"):
+    for mask, scene in _masks_and_scenes(view, "Atelectasis"):
         assert np.median(scene.y[mask]) > 0.6
 
 
 def test_cardiomegaly_widens_the_heart_past_half_the_chest(view):
     def ratio(drawn):
         columns = drawn.scene.u[drawn.scene.heart]
-        return (columns.max() - columns.min()) / (2 * drawn.scene.places["width"])
+        return (columns.max() - columns.min()) / (2 * drawn.scene.patient.width)
 
     for patient in PATIENTS:
         healthy, large = render(view(patient=patient)), render(view("Cardiomegaly", patient=patient))
@@ -113,7 +113,7 @@ def test_an_enlarged_mediastinum_is_wider_above_the_heart(view):
 
 
 def test_the_largest_lesion_has_the_size_of_a_nodule_or_mass(view):
-    for mask, _ in _each(view, "Lung Lesion"):
+    for mask, _ in _masks_and_scenes(view, "Lung Lesion"):
         pieces, _ = ndimage.label(mask)
         widest = max(box[1].stop - box[1].start for box in ndimage.find_objects(pieces))
         assert 0.03 < widest / mask.shape[1] < 0.16

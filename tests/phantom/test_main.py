@@ -21,7 +21,7 @@ def test_the_command_writes_a_tree(tmp_path, monkeypatch, capsys):
     assert "phantom with" in capsys.readouterr().out
 
 
-def test_a_mistake_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys):
+def test_an_error_is_one_line_with_exit_code_2(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, "--out", tmp_path, "--patients", 8)

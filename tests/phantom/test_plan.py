@@ -3,57 +3,60 @@ from itertools import chain
 
 import pytest
 
-from chexseg_jax.data.taxonomy import TASKS
-from chexseg_jax.phantom.plan import PREVALENCE, SCARCE, plan, plan_splits
+from chexseg_jax.data.taxonomy import CHEXPERT
+from chexseg_jax.phantom.plan import FIRST_PATIENT, OCCURRENCE, SCARCE, plan, plan_splits
+
+
+def plan_one(split, images, seed=0):
+    return plan(split, images, first=FIRST_PATIENT[split], seed=seed)
 
 
 @pytest.mark.parametrize(("split", "images"), [("train", 500), ("valid", 200), ("test", 150)])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_task_has_its_positives_at_laptop_size(split, images, seed):
-    shots = plan(split, images, seed)
-    assert len(shots) == images
-    for task in TASKS:
-        positives = sum(task in shot.present for shot in shots if not shot.lateral)
+def test_every_task_has_positives_at_laptop_scale(split, images, seed):
+    views = plan_one(split, images, seed)
+    assert len(views) == images
+    for task in CHEXPERT.tasks:
+        positives = sum(task in view.present for view in views if not view.lateral)
         assert positives >= 8, task
 
 
-def test_prevalence_is_what_the_table_says():
-    shots = plan("train", 3000, 0)
-    studies = {(shot.patient, shot.study): shot.findings for shot in shots}
-    for task, (share, _) in PREVALENCE.items():
-        assert sum(task in found for found in studies.values()) / len(studies) == pytest.approx(
-            max(share, SCARCE), abs=0.002
-        )
-    opacity = sum("Airspace Opacity" in shot.present for shot in shots) / len(shots)
-    clean = sum(not (shot.present - {"Support Devices"}) for shot in shots) / len(shots)
+def test_prevalence_follows_the_table():
+    views = plan_one("train", 3000)
+    studies = {(view.patient, view.study): view.findings for view in views}
+    for task, occurrence in OCCURRENCE.items():
+        share = sum(task in findings for findings in studies.values()) / len(studies)
+        assert share == pytest.approx(max(occurrence.train, SCARCE), abs=0.002)
+    opacity = sum("Airspace Opacity" in view.present for view in views) / len(views)
+    clean = sum(not (view.present - {"Support Devices"}) for view in views) / len(views)
     assert 0.42 < opacity < 0.55
     assert 0.15 < clean < 0.30
-    assert 0.05 < sum(shot.lateral for shot in shots) / len(shots) < 0.15
+    assert 0.05 < sum(view.lateral for view in views) / len(views) < 0.15
 
 
-def test_heart_failure_comes_together():
-    shots = plan("train", 2000, 1)
-    edema = [("Cardiomegaly" in shot.findings) for shot in shots if "Edema" in shot.findings]
-    others = [("Cardiomegaly" in shot.findings) for shot in shots if "Edema" not in shot.findings]
+def test_signs_of_heart_failure_co_occur():
+    views = plan_one("train", 2000, seed=1)
+    edema = [("Cardiomegaly" in view.findings) for view in views if "Edema" in view.findings]
+    others = [("Cardiomegaly" in view.findings) for view in views if "Edema" not in view.findings]
     assert sum(edema) / len(edema) > 2 * sum(others) / len(others)
 
 
 @pytest.mark.parametrize("images", [(200, 200, 200), (90, 300, 150), (130000, 300, 40)])
 def test_splits_share_no_patient(images):
-    shots = plan_splits(dict(zip(("train", "valid", "test"), images, strict=True)), 0)
+    views = plan_splits(dict(zip(FIRST_PATIENT, images, strict=True)), seed=0)
     splits = defaultdict(set)
-    for shot in shots:
-        splits[shot.patient].add(shot.split)
-    assert all(len(its) == 1 for its in splits.values())
-    assert len({shot.id for shot in shots}) == len(shots) == sum(images)
+    for view in views:
+        splits[view.patient].add(view.split)
+    assert all(len(names) == 1 for names in splits.values())
+    assert len({view.id for view in views}) == len(views) == sum(images)
 
 
-def test_views_of_a_study_have_its_findings_and_files_have_chexperts_names():
-    splits = {split: plan(split, 200, 0) for split in ("train", "valid", "test")}
-    assert plan_splits(dict.fromkeys(splits, 200), 0) == list(chain.from_iterable(splits.values()))
+def test_views_of_a_study_share_its_findings_and_files_are_named_as_in_chexpert():
+    splits = {split: plan_one(split, 200) for split in FIRST_PATIENT}
+    assert plan_splits(dict.fromkeys(splits, 200), seed=0) == list(chain.from_iterable(splits.values()))
     studies = defaultdict(set)
-    for shot in splits["train"]:
-        studies[shot.patient, shot.study].add(shot.findings)
+    for view in splits["train"]:
+        studies[view.patient, view.study].add(view.findings)
     assert all(len(findings) == 1 for findings in studies.values())
     assert max(study for _, study in studies) > 1
     assert splits["train"][0].path == "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"

@@ -10,7 +10,7 @@ from PIL import Image
 from chexseg_jax.data import chexpert
 from chexseg_jax.data.chexlocalize import read_annotations, read_segmentations
 from chexseg_jax.data.layout import check_layout
-from chexseg_jax.data.taxonomy import LABELS, TASKS, label_name
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.phantom import MARKER, make, write
 
@@ -27,7 +27,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def test_same_seed_same_bytes_whatever_the_processes(tmp_path):
+def test_a_seed_gives_the_same_bytes_for_any_number_of_processes(tmp_path):
     one = hashes(make(tmp_path / "one", **TINY, processes=1))
     assert hashes(make(tmp_path / "two", **TINY, processes=2)) == one
     other = hashes(make(tmp_path / "other", **TINY | {"seed": 2}, processes=1))
@@ -36,22 +36,22 @@ def test_same_seed_same_bytes_whatever_the_processes(tmp_path):
     assert not any(one[name] == other.get(name) for name in images)
 
 
-def test_the_layout_is_a_downloads(tree):
+def test_the_layout_is_that_of_a_download(tree):
     layout = check_layout(tree)
     assert layout.second_reader
     for split, rows in (("train", 60), ("valid", 40), ("test", 80)):
         assert len(chexpert.read_labels(layout.tables[split], root=tree)) == rows
-    found = {str(path.relative_to(tree)) for path in tree.rglob("*.jpg")}
+    files = {str(path.relative_to(tree)) for path in tree.rglob("*.jpg")}
     listed = {
         row["Path"] for name in ("train.csv", "valid.csv", "test_labels.csv") for row in table(tree / name)
     }
-    assert found == listed
-    assert tuple(table(tree / "test_labels.csv")[0]) == ("Path", *LABELS)
+    assert files == listed
+    assert tuple(table(tree / "test_labels.csv")[0]) == ("Path", *CHEXPERT.labels)
     assert "synthetic" in (tree / MARKER).read_text()
 
 
 @pytest.mark.parametrize(("name", "file"), [("val", "valid.csv"), ("test", "test_labels.csv")])
-def test_masks_fit_images_labels_and_outlines(tree, name, file):
+def test_masks_agree_with_images_labels_and_outlines(tree, name, file):
     masks = read_segmentations(tree / f"gt_segmentations_{name}.json")
     outlines = read_annotations(tree / f"gt_annotations_{name}.json")
     rows = table(tree / file)
@@ -61,21 +61,23 @@ def test_masks_fit_images_labels_and_outlines(tree, name, file):
         with Image.open(tree / row["Path"]) as image:
             assert image.mode == "L"
             assert masks.size(image_id) == outlines[image_id].size == image.size[::-1]
-        drawn = masks.masks(image_id)
-        np.testing.assert_array_equal(drawn.any((0, 1)), [row[label_name(task)] == "1.0" for task in TASKS])
-        np.testing.assert_array_equal(drawn, outlines[image_id].masks())
+        pixels = masks.masks(image_id)
+        np.testing.assert_array_equal(
+            pixels.any((0, 1)), [row[CHEXPERT.label(task)] == "1.0" for task in CHEXPERT.tasks]
+        )
+        np.testing.assert_array_equal(pixels, outlines[image_id].masks())
 
 
-def test_train_has_masks_for_judging_and_noisy_labels(tree):
+def test_train_has_exact_masks_and_noisy_labels(tree):
     masks = read_segmentations(tree / "phantom_train_masks.json")
     rows = table(tree / "train.csv")
     assert len(masks) == len(rows)
-    assert {row[name] for row in rows for name in LABELS} == {"", "1.0", "0.0", "-1.0"}
+    assert {row[name] for row in rows for name in CHEXPERT.labels} == {"", "1.0", "0.0", "-1.0"}
     right = [
         masks.mask("_".join(row["Path"].removesuffix(".jpg").split("/")[2:]), task).any()
         for row in rows
-        for task in TASKS
-        if row[label_name(task)] == "1.0"
+        for task in CHEXPERT.tasks
+        if row[CHEXPERT.label(task)] == "1.0"
     ]
     assert 0.85 < np.mean(right) <= 1.0
 
@@ -87,26 +89,26 @@ def test_sizes_vary_like_real_ones(tree):
     assert any(h > w for w, h in sizes)
 
 
-def test_what_is_no_phantom_is_left_alone(tmp_path):
+def test_a_folder_that_is_not_a_phantom_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("...")
-    with pytest.raises(InputError, match="no phantom"):
+    with pytest.raises(InputError, match="not a phantom"):
         make(tmp_path, **TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_broken_run_leaves_nothing_and_the_old_phantom_as_it_was(tmp_path, monkeypatch):
+def test_a_failed_run_leaves_nothing_and_keeps_the_old_phantom(tmp_path, monkeypatch):
     out = make(tmp_path / "out", train=2, valid=1, test=1, size=64)
     before = hashes(out)
     monkeypatch.setattr(write, "_write_masks", lambda *_: 1 / 0)
-    for place in (out, tmp_path / "new"):
+    for root in (out, tmp_path / "new"):
         with pytest.raises(ZeroDivisionError):
-            make(place, train=2, valid=1, test=1, size=64, seed=9)
+            make(root, train=2, valid=1, test=1, size=64, seed=9)
     assert hashes(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("named", [".", "../link"])
-def test_a_folder_by_another_name_is_that_folder(named, tmp_path, monkeypatch):
+def test_links_and_dots_are_resolved(named, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "link").symlink_to("out")
     monkeypatch.chdir(tmp_path / "out")
@@ -119,11 +121,11 @@ def test_a_folder_by_another_name_is_that_folder(named, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "wrong", [{"processes": -1}, {"train": 0}, {"size": 10}, {"seed": -1}, {"conspicuity": 0.0}]
 )
-def test_wrong_numbers_are_named(tmp_path, wrong):
+def test_a_number_out_of_range_is_named(tmp_path, wrong):
     with pytest.raises(InputError, match=f"{next(iter(wrong))}="):
         make(tmp_path / "out", **TINY | wrong)
 
 
-def test_workers_need_no_jax():
+def test_workers_do_not_import_jax():
     code = "import sys, chexseg_jax.phantom.__main__; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,8 +1,17 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.peers import FOLDER, distance, images, jit, nchw, peer
 
-from chexseg_jax.saliency.gradcam import grad_cam, normalise, over_pictures, upsample
+from chexseg_jax.saliency.gradcam import (
+    feature_maps,
+    grad_cam,
+    head_gradients,
+    scale_to_unit,
+    scale_within_picture,
+    upsample,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +42,7 @@ def test_raw_maps(cams, published):
 
 
 def at_image_size(maps):
-    """The peer's arrays hold every fifth of the image's 96 pixels."""
+    """Maps as the peer's arrays hold them: every fifth of the image's 96 pixels."""
     return nchw(upsample(maps, (96, 96)))[:, :, ::5, ::5]
 
 
@@ -42,15 +51,13 @@ def test_upsampled(cams, published):
 
 
 @pytest.mark.parametrize(("index", "name"), [(1, "peer_normalised"), (2, "peer_normalised_plusplus")])
-def test_normalised(cams, published, index, name):
-    assert (
-        distance(nchw(normalise(upsample(normalise(cams[index]), (96, 96))))[:, :, ::5, ::5], published[name])
-        < 1e-4
-    )
+def test_scaled(cams, published, index, name):
+    maps = scale_to_unit(upsample(scale_to_unit(cams[index]), (96, 96)))  # twice, as the peer does
+    assert distance(nchw(maps)[:, :, ::5, ::5], published[name]) < 1e-4
 
 
 def test_linear_head_in_closed_form(cams):
-    """Of global pooling after a ReLU and a linear layer, dy_c/dA_k = W_kc / (h w) where A_k > 0."""
+    """For a ReLU, global pooling and a linear layer, dy_k/dA_c = W_ck / (h w) where A_c > 0."""
     features = np.asarray(cams[3], np.float64)
     weights = np.asarray(peer("densenet121").variables["params"]["classifier"]["kernel"], np.float64)
     height, width = features.shape[1:3]
@@ -59,40 +66,58 @@ def test_linear_head_in_closed_form(cams):
     assert distance(cams[1], expected) < 1e-5
 
 
+def test_head_gradients_are_those_of_each_logit():
+    module, variables = peer("densenet121").module, peer("densenet121").variables
+    features = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 3, 1024)), jnp.float32)
+    logits, gradients = jit(lambda v, a: head_gradients(module, v, a))(variables, features)
+    assert gradients.shape == (14, 2, 3, 3, 1024)
+
+    def logit(features):
+        return module.apply(variables, features, method="classify")[1, 5]
+
+    value, expected = jax.value_and_grad(logit)(features)
+    np.testing.assert_allclose(logits[1, 5], value, rtol=1e-5)
+    assert distance(gradients[5, 1], expected[1]) < 1e-6
+    assert not expected[0].any()
+
+
 def test_resnet_maps():
-    """After its last ReLU, every gradient of a ResNet's map is W_kc / (h w)."""
+    """A ResNet's map follows its last ReLU, so every gradient is W_ck / (h w)."""
     module, variables = peer("resnet18").module, peer("resnet18").variables
     x = images("x", 96, 2)
     logits, maps = jit(lambda v, x: grad_cam(module, v, x))(variables, x)
-    (expected_logits, out) = jit(module.apply)(variables, x)
+    expected_logits, out = jit(module.apply)(variables, x)
     weights = np.asarray(variables["params"]["fc"]["kernel"], np.float64) / maps[0, :, :, 0].size
     expected = np.maximum(np.asarray(out["features"], np.float64) @ weights, 0)
     assert distance(maps, expected) < 1e-5
     np.testing.assert_allclose(logits, expected_logits, rtol=1e-5)
+    features = jit(lambda v, x: feature_maps(module, v, x))(variables, x)
+    assert distance(features, out["features"]) < 1e-5
 
 
-def test_normalise_flat_map():
-    assert not normalise(np.full((1, 4, 4, 2), 3.0, np.float32)).any()
+def test_a_flat_map_scales_to_zero():
+    assert not scale_to_unit(np.full((1, 4, 4, 2), 3.0, np.float32)).any()
 
 
-#: A picture twice as wide as it is high, in the middle of a square of 32 pixels.
-WIDE = np.array([[8, 0, 16, 32]])
+#: A picture twice as wide as high, in the middle of a square of 32 pixels.
+WIDE = jnp.array([[8, 0, 16, 32]])
 
 
-def test_saliency_beside_the_picture_counts_for_nothing():
+def test_saliency_on_the_padding_is_ignored():
     maps = np.zeros((1, 32, 32, 1), np.float32)
     maps[0, 0] = 9
     maps[0, 16, 5] = 3
-    scaled = np.asarray(over_pictures(maps, WIDE, 32)[0])[0, ..., 0]
+    scaled = np.asarray(scale_within_picture(jnp.asarray(maps), WIDE, 32)[0])[0, ..., 0]
     assert scaled[0].max() == 0
     assert scaled[16, 5] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("stride", [1, 4])
-def test_the_picture_alone_sets_the_scale(stride):
-    maps = np.random.default_rng(0).random((1, 5, 5, 10), np.float32) * 7 + 1
-    scaled, picture = over_pictures(maps, WIDE, 32, stride=stride)
-    assert scaled.shape == (1, 32 // stride, 32 // stride, 10)
+@pytest.mark.parametrize("tasks", [1, 64])
+def test_the_picture_alone_sets_the_scale(stride, tasks):
+    maps = jnp.asarray(np.random.default_rng(0).random((1, 5, 5, tasks), np.float32) * 7 + 1)
+    scaled, picture = scale_within_picture(maps, WIDE, 32, stride=stride)
+    assert scaled.shape == (1, 32 // stride, 32 // stride, tasks)
     rows = slice(8 // stride, 24 // stride)
     inside = np.zeros(picture.shape, bool)
     inside[:, rows] = True
@@ -101,9 +126,7 @@ def test_the_picture_alone_sets_the_scale(stride):
     np.testing.assert_allclose(np.max(scaled[0, rows], (0, 1)), 1, atol=1e-6)
 
 
-def test_a_picture_between_the_pixels_has_no_saliency():
-    scaled, picture = over_pictures(
-        np.ones((1, 8, 8, 2), np.float32), np.array([[16, 0, 1, 32]]), 32, stride=4
-    )
+def test_a_picture_without_any_pixel_centre_has_no_saliency():
+    scaled, picture = scale_within_picture(jnp.ones((1, 8, 8, 2)), jnp.array([[16, 0, 1, 32]]), 32, stride=4)
     assert not picture.any()
-    assert not np.any(scaled)  # a nan would be something
+    assert not np.any(scaled)  # nan would count as true

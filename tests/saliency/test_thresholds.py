@@ -15,13 +15,27 @@ SCORES = DRAW.random((3, 8, 9, 2)).astype(np.float32)
 MASKS = DRAW.random((3, 8, 9, 2)) < 0.4
 
 
-def test_counts_are_those_of_each_threshold_alone():
+def test_counts_match_a_loop_over_thresholds():
     intersections, unions = threshold_counts(SCORES, MASKS)
     assert intersections.shape == unions.shape == (3, 20, 2)
     for t, threshold in enumerate(GRID):
         predicted = np.float32(threshold) < SCORES
         np.testing.assert_array_equal(intersections[:, t], (predicted & MASKS).sum((1, 2)))
         np.testing.assert_array_equal(unions[:, t], (predicted | MASKS).sum((1, 2)))
+
+
+def test_unknown_masks_have_no_weight():
+    known = np.array([[True, False], [False, True], [True, True]])
+    counts = threshold_counts(SCORES, MASKS)
+    for partial, full in zip(threshold_counts(SCORES, MASKS, known), counts, strict=True):
+        np.testing.assert_array_equal(partial, np.where(known[:, None], full, 0))
+    for partial, full in zip(threshold_counts(SCORES, MASKS, known | True), counts, strict=True):
+        np.testing.assert_array_equal(partial, full)
+    first, second = (
+        pooled_iou(*map(np.asarray, threshold_counts(SCORES[i], MASKS[i]))) for i in ([0, 2], [1, 2])
+    )
+    pooled = pooled_iou(*map(np.asarray, threshold_counts(SCORES, MASKS, known)))
+    np.testing.assert_array_equal(pooled, np.stack([first[:, 0], second[:, 1]], -1))
 
 
 def test_the_published_grid():
@@ -37,20 +51,20 @@ def test_pooled_and_mean_iou_by_hand():
     assert np.isnan(mean_iou(intersections, unions, counted & False)).all()
 
 
-def test_the_best_threshold_recovers_the_one_masks_were_made_with():
-    made_with = np.array([0.3, 0.7])
-    counts = threshold_counts(SCORES, made_with < SCORES)
+def test_the_best_threshold_is_the_one_that_made_the_masks():
+    expected = np.array([0.3, 0.7])
+    counts = threshold_counts(SCORES, expected < SCORES)
     iou = pooled_iou(*map(np.asarray, counts))
-    np.testing.assert_allclose(best_thresholds(iou, fallback=0.5), made_with)
+    np.testing.assert_allclose(best_thresholds(iou, fallback=0.5), expected)
 
 
-def test_a_task_without_examples_falls_back():
+def test_a_task_without_examples_gets_the_fallback():
     iou = np.full((20, 2), np.nan)
     iou[:, 0] = np.linspace(0, 1, 20)
     np.testing.assert_allclose(best_thresholds(iou, fallback=0.5), [0.95, 0.5])
 
 
-def test_otsu_separates_two_modes_like_an_exhaustive_search():
+def test_otsu_matches_an_exhaustive_search_on_two_modes():
     low, high = DRAW.normal(0.25, 0.05, 600), DRAW.normal(0.7, 0.08, 300)
     values = np.clip(np.concatenate([low, high]), 0, 0.999)
     maps = values.reshape(30, 30, 1)
@@ -65,7 +79,7 @@ def test_otsu_separates_two_modes_like_an_exhaustive_search():
     np.testing.assert_array_equal(otsu(np.stack([maps, maps]))[1], otsu(maps))
 
 
-def test_otsu_counts_the_pixels_asked_for():
+def test_otsu_counts_only_the_pixels_in_where():
     maps = np.random.default_rng(1).random((2, 12, 8, 3))
     where = np.zeros((2, 12, 8, 1), bool)
     where[:, 3:9] = True
@@ -75,6 +89,6 @@ def test_otsu_counts_the_pixels_asked_for():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.4])
-def test_otsu_of_a_flat_map_gives_an_empty_mask(value):
+def test_otsu_gives_an_empty_mask_for_a_flat_map(value):
     flat = np.full((4, 4, 1), value)
     assert not (flat > otsu(flat)).any()

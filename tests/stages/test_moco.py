@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
-from chexseg_jax.data.prepared import ImageSource
+from chexseg_jax.data.prepared import Examples
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.layers import BatchNorm, Conv
 from chexseg_jax.models.moco import Embedder
@@ -43,7 +43,7 @@ def train(directory, steps, *, checkpoint_every=100, norm_group=4, devices=2):
             embedder, CHEXPERT, temperature=0.2, key_momentum=0.9, norm_group=norm_group, crop=0.8, size=16
         ),
         optimizer=optim.sgd_cosine(0.03, steps=300),
-        batches=batches(shuffled(ImageSource(IMAGES), seed=0), batch_size=BATCH),
+        batches=batches(shuffled(Examples(image=IMAGES), seed=0), batch_size=BATCH),
         batch_size=BATCH,
         steps=steps,
         seed=0,
@@ -84,7 +84,7 @@ def test_the_momentum_encoder_follows_the_query_encoder(tmp_path):
 
 
 def test_it_learns_to_tell_images_apart(tmp_path):
-    from chexseg_jax.training.metrics_log import read_metrics
+    from chexseg_jax.training.loggers import read_metrics
 
     train(tmp_path, 300)
     last = read_metrics(tmp_path / "metrics.jsonl")[-10:]

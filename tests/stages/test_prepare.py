@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from chexseg_jax.artifact import Store
 from chexseg_jax.data.chexlocalize import empty
-from chexseg_jax.data.images import fit_image, read_grey, unpack_masks
+from chexseg_jax.data.images import fit_image, read_grey
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.errors import InputError
 from chexseg_jax.sources import open_sources
@@ -18,24 +19,28 @@ SETTINGS = ConfigDict({"size": 32, "views": "both", "max_missing": 0.0})
 
 @pytest.fixture
 def sources(download, tmp_path):
-    return open_sources(tmp_path, ConfigDict({"root": str(download)}))
+    return open_sources(Store(tmp_path), ConfigDict({"root": str(download)}))
 
 
 def settings(**changes):
     return ConfigDict({**SETTINGS.to_dict(), **changes})
 
 
+def made(tmp_path, config, split):
+    return Store(tmp_path).make("prepare", prepare, collective=True, config=config, split=split)
+
+
 def test_rows_are_those_of_the_files(sources, tmp_path):
     studies = sources.train.studies
-    prepared = Prepared.load(prepare(tmp_path, SETTINGS, sources.train))
+    prepared = Prepared.load(made(tmp_path, SETTINGS, sources.train))
     assert prepared.ids == tuple(studies.ids)
     assert prepared.masks is None
     for i, path in enumerate(studies.paths):
         image = read_grey(path)
         np.testing.assert_array_equal(prepared.images[i], fit_image(image, 32))
         assert tuple(prepared.sizes[i]) == image.shape
-    annotated = Prepared.load(prepare(tmp_path, SETTINGS, sources.valid))
-    assert unpack_masks(annotated.masks[:]).any()
+    annotated = Prepared.load(made(tmp_path, SETTINGS, sources.valid))
+    assert annotated.has_mask().any()
 
 
 def test_the_second_reader_belongs_to_the_test_set(sources, download, tmp_path):
@@ -43,7 +48,7 @@ def test_the_second_reader_belongs_to_the_test_set(sources, download, tmp_path):
     file = download / "hb_segmentations_test.json"
     masks = json.loads(file.read_text())
     file.write_text(json.dumps(masks, indent=1))
-    changed = open_sources(tmp_path, config)
+    changed = open_sources(Store(tmp_path), config)
     assert changed.test.fingerprint != sources.test.fingerprint  # what was scored with it is scored anew
     assert changed.valid.fingerprint == sources.valid.fingerprint
     first = next(iter(masks))
@@ -51,19 +56,19 @@ def test_the_second_reader_belongs_to_the_test_set(sources, download, tmp_path):
         masks[first][task] = empty(code["size"][0] + 1, code["size"][1])
     file.write_text(json.dumps(masks))
     with pytest.raises(InputError, match=f"hb_segmentations_test.json: masks of {first} have height x width"):
-        open_sources(tmp_path, config)
+        open_sources(Store(tmp_path), config)
 
 
 def test_other_images_are_another_set(sources, download, tmp_path):
     config = ConfigDict({"root": str(download)})
-    assert open_sources(tmp_path, config).train.fingerprint == sources.train.fingerprint
+    assert open_sources(Store(tmp_path), config).train.fingerprint == sources.train.fingerprint
     image = sources.train.studies.paths[0]
     image.write_bytes(image.read_bytes() + b"\0")
-    changed = open_sources(tmp_path, config)
+    changed = open_sources(Store(tmp_path), config)
     assert changed.train.fingerprint != sources.train.fingerprint
     assert changed.test.fingerprint == sources.test.fingerprint
     image.unlink()
-    assert open_sources(tmp_path, config).train.fingerprint != changed.train.fingerprint
+    assert open_sources(Store(tmp_path), config).train.fingerprint != changed.train.fingerprint
 
 
 def test_a_killed_preparation_goes_on_where_it_was(sources, tmp_path, monkeypatch):
@@ -77,9 +82,9 @@ def test_a_killed_preparation_goes_on_where_it_was(sources, tmp_path, monkeypatc
 
     monkeypatch.setattr(stage, "read_grey", killed)
     with pytest.raises(KeyboardInterrupt):
-        prepare(tmp_path, SETTINGS, sources.train)
+        made(tmp_path, SETTINGS, sources.train)
     monkeypatch.setattr(stage, "read_grey", lambda path: read.append(path) or read_grey(path))
-    prepared = Prepared.load(prepare(tmp_path, SETTINGS, sources.train))
+    prepared = Prepared.load(made(tmp_path, SETTINGS, sources.train))
     assert len(prepared) == count
     assert len(read) < 2 * count
     np.testing.assert_array_equal(
@@ -92,11 +97,11 @@ def test_an_image_that_is_mended_after_a_refusal_is_read(sources, tmp_path):
     content = broken.read_bytes()
     broken.write_bytes(content[:100])
     with pytest.raises(InputError, match=r"more than 0.0% of the .* train images cannot be read"):
-        prepare(tmp_path, SETTINGS, sources.train)
+        made(tmp_path, SETTINGS, sources.train)
     broken.write_bytes(content)
-    made = prepare(tmp_path, SETTINGS, sources.train)
-    assert len(Prepared.load(made)) == len(sources.train.studies)
-    assert json.loads((made / "left_out.json").read_text()) == {}
+    folder = made(tmp_path, SETTINGS, sources.train)
+    assert len(Prepared.load(folder)) == len(sources.train.studies)
+    assert json.loads((folder / "left_out.json").read_text()) == {}
 
 
 def test_what_processes_left_out_in_their_shares_counts_together(sources, tmp_path, monkeypatch):
@@ -118,4 +123,4 @@ def test_what_processes_left_out_in_their_shares_counts_together(sources, tmp_pa
         monkeypatch.setattr("chexseg_jax.data.records.wait_for_all", wait)
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
         with pytest.raises(error, match=told):
-            prepare(tmp_path, share, sources.train)
+            made(tmp_path, share, sources.train)

@@ -1,24 +1,27 @@
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from chexseg_jax.data.images import Frame, pack_masks, resize_map, unpack_masks
+from chexseg_jax.data.chexpert import positive_tasks
+from chexseg_jax.data.images import Frame, pack_masks, resize_map
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import write_rows
-from chexseg_jax.data.taxonomy import LABELS, TASKS, label_name
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.saliency.thresholds import otsu
-from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks, positive_tasks
+from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks
 
+TASKS, LABELS = CHEXPERT.tasks, CHEXPERT.labels
 EDEMA, LESION = TASKS.index("Edema"), TASKS.index("Lung Lesion")
 SIZE = 32
 
 
 def labels(*positive: str) -> np.ndarray:
     row = np.zeros(14, np.float32)
-    row[[LABELS.index(label_name(name)) for name in positive]] = 1
+    row[[LABELS.index(CHEXPERT.label(name)) for name in positive]] = 1
     return row
 
 
@@ -35,6 +38,7 @@ def folders(tmp_path):
         images=np.zeros((3, SIZE, SIZE), np.uint8),
         labels=np.stack([labels("Edema"), labels("Edema", "Lung Lesion"), labels("Fracture")]),
         sizes=np.full((3, 2), SIZE, np.int32),
+        taxonomy=CHEXPERT,
         masks=pack_masks(masks),
     )
     for name, value in (("expert", prepared), ("weak", prepared.with_masks(None))):
@@ -45,17 +49,19 @@ def folders(tmp_path):
 
 
 def make(folders, *, weak="weak", weak_rows=(0, 1, 2), weak_maps="maps", **settings):
-    return make_pseudo_masks(
-        folders / "artifacts",
-        ConfigDict({"threshold": "tuned", "gate": True} | settings),
-        uncertainty="zeros",
+    part = folders / f"made{len(list(folders.glob('made*')))}"
+    part.mkdir()
+    make_pseudo_masks(
+        part,
+        **{"threshold": "tuned", "gate": True, "uncertain": "empty", "uncertainty": "zeros"} | settings,
         weak=folders / weak,
-        weak_rows=weak_rows,
+        weak_rows=np.array(weak_rows),
         weak_maps=folders / weak_maps,
         expert=folders / "expert",
-        expert_rows=(0, 1, 2),
+        expert_rows=np.arange(3),
         expert_maps=folders / "maps",
     )
+    return part
 
 
 def test_thresholds_are_those_the_expert_masks_were_made_with(folders):
@@ -70,43 +76,76 @@ def test_thresholds_are_those_the_expert_masks_were_made_with(folders):
 
 
 def test_a_negative_label_empties_the_mask(folders):
-    masks = unpack_masks(Prepared.load(make(folders)).masks[:])
-    expected = unpack_masks(Prepared.load(folders / "expert").masks[:])[0, ..., EDEMA]
+    masks = Prepared.load(make(folders)).read_masks(slice(None))
+    expected = Prepared.load(folders / "expert").read_masks(slice(None))[0, ..., EDEMA]
     assert (masks[0, ..., EDEMA] != expected).mean() < 0.05
     assert masks[1, ..., LESION].any()
     assert not masks[0, ..., LESION].any()
     assert not masks[2].any()
-    ungated = unpack_masks(Prepared.load(make(folders, gate=False)).masks[:])
+    ungated = Prepared.load(make(folders, gate=False)).read_masks(slice(None))
     assert ungated[2, ..., EDEMA].any()
+
+
+def test_one_number_is_a_threshold_for_all_tasks(folders):
+    made = make(folders, threshold=0.25)
+    assert set(json.loads((made / "thresholds.json").read_text()).values()) == {0.25}
+    assert Prepared.load(made).read_masks(slice(None))[0, ..., EDEMA].mean() == pytest.approx(0.75, abs=0.05)
+
+
+def test_the_mask_of_an_ignored_label_is_empty_or_unknown(folders):
+    weak = Prepared.load(folders / "weak")
+    uncertain = weak.labels.copy()
+    uncertain[0, LABELS.index("Pneumothorax")] = -1
+    (folders / "uncertain").mkdir()
+    dataclasses.replace(weak, labels=uncertain).save(folders / "uncertain")
+    settings = {"weak": "uncertain", "uncertainty": "ignore"}
+    known = Prepared.load(make(folders, uncertain="unknown", **settings)).known
+    assert not known[0, TASKS.index("Pneumothorax")]
+    assert known.sum() == known.size - 1
+    assert Prepared.load(make(folders, uncertain="empty", **settings)).known.all()
+
+
+def test_an_unknown_expert_mask_tunes_no_threshold(folders):
+    """The maps of the third image would ask for another threshold, but its mask is unknown."""
+    expert = Prepared.load(folders / "expert")
+    masks = expert.read_masks(slice(None))
+    masks[2, ..., EDEMA] = True
+    known = np.ones((3, 10), bool)
+    known[2, EDEMA] = False
+    shutil.rmtree(folders / "expert")
+    (folders / "expert").mkdir()
+    in_memory = dataclasses.replace(expert, images=np.zeros((3, SIZE, SIZE), np.uint8))
+    in_memory.with_masks(pack_masks(masks), known).save(folders / "expert")
+    assert json.loads((make(folders) / "thresholds.json").read_text())["Edema"] == 0.6
 
 
 def test_otsu_needs_no_masks(folders):
     made = make(folders, threshold="otsu")
     assert json.loads((made / "thresholds.json").read_text()) is None
-    share = unpack_masks(Prepared.load(made).masks[:])[0, ..., EDEMA].mean()
+    share = Prepared.load(made).read_masks(slice(None))[0, ..., EDEMA].mean()
     assert share == pytest.approx(0.5, abs=0.05)  # Otsu halves a ramp
 
 
 def test_the_pseudo_set_is_drawn_among_images_with_a_positive_task(folders):
     weak = Prepared.load(folders / "weak")
-    assert choose_pseudo_set(weak, count=2, uncertainty="zeros", seed=0) == (0, 1)
+    assert choose_pseudo_set(weak, count=2, uncertainty="zeros", seed=0).tolist() == [0, 1]
     with pytest.raises(
-        InputError, match="10 pseudo-masks are asked for, but only 2 of the 3 weakly labelled images"
+        InputError, match=r"10 pseudo-masks need as many images .* only 2 of the 3 weakly labelled images"
     ):
         choose_pseudo_set(weak, count=10, uncertainty="zeros", seed=0)
     assert len(choose_pseudo_set(weak, count=1, uncertainty="zeros", seed=0)) == 1
-    drawn = {choose_pseudo_set(weak, count=1, uncertainty="zeros", seed=seed) for seed in range(20)}
-    assert drawn == {(0,), (1,)}
+    drawn = {int(*choose_pseudo_set(weak, count=1, uncertainty="zeros", seed=seed)) for seed in range(20)}
+    assert drawn == {0, 1}
 
 
 def test_uncertain_labels_follow_the_policy():
     row = labels("Edema")[None]
     row[0, LABELS.index("Pneumothorax")] = -1
     pneumothorax = TASKS.index("Pneumothorax")
-    assert not positive_tasks(row, "zeros")[0, pneumothorax]
-    assert positive_tasks(row, "ones")[0, pneumothorax]
-    assert not positive_tasks(row, "ignore")[0, pneumothorax]
-    assert positive_tasks(row, "zeros")[0, EDEMA]
+    assert not positive_tasks(row, "zeros", CHEXPERT)[0, pneumothorax]
+    assert positive_tasks(row, "ones", CHEXPERT)[0, pneumothorax]
+    assert not positive_tasks(row, "ignore", CHEXPERT)[0, pneumothorax]
+    assert positive_tasks(row, "zeros", CHEXPERT)[0, EDEMA]
 
 
 @pytest.mark.parametrize("threshold", ["tuned", "otsu"])
@@ -120,6 +159,7 @@ def test_masks_are_what_the_definition_says(folders, threshold):
         images=draw.integers(0, 256, (20, SIZE, SIZE), np.uint8),
         labels=(draw.random((20, 14)) < 0.5).astype(np.float32),
         sizes=draw.integers(20, 40, (20, 2)),
+        taxonomy=CHEXPERT,
     )
     (folders / "more").mkdir()
     prepared.save(folders / "more")
@@ -129,8 +169,8 @@ def test_masks_are_what_the_definition_says(folders, threshold):
     thresholds = json.loads((made / "thresholds.json").read_text())
     assert pseudo.ids == tuple(prepared.ids[i] for i in rows)
     np.testing.assert_array_equal(pseudo.images[:], prepared.images[rows])
-    positive = positive_tasks(prepared.labels, "zeros")
-    for found, i in zip(unpack_masks(pseudo.masks[:]), rows, strict=True):
+    positive = positive_tasks(prepared.labels, "zeros", CHEXPERT)
+    for found, i in zip(pseudo.read_masks(slice(None)), rows, strict=True):
         scores = resize_map(maps[i], (SIZE, SIZE))
         beside = np.ones((SIZE, SIZE), bool)
         beside[Frame(*map(int, prepared.sizes[i]), SIZE).window] = False

@@ -8,11 +8,12 @@ import pytest
 from chexseg_jax import models
 from chexseg_jax.data.images import pack_masks
 from chexseg_jax.data.prepared import Prepared
-from chexseg_jax.data.taxonomy import COMMON_TASKS, TASKS
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.models.normalisation import IMAGENET
-from chexseg_jax.saved_model import restore, save_model
-from chexseg_jax.stages.segmentation import _evaluation, from_start
+from chexseg_jax.saved_model import initialise_from, restore, save_model
+from chexseg_jax.stages.segmentation import _evaluation
 
+TASKS, COMMON_TASKS = CHEXPERT.tasks, CHEXPERT.common
 SIZE = 32
 
 
@@ -34,7 +35,7 @@ def test_checkpoints_are_judged_by_the_common_tasks_if_radiologists_drew_them_al
     masks[:, 8:16, 8:16] = [task in shown for task in TASKS]
     zeros = np.zeros((2, SIZE, SIZE), np.uint8)
     validation = Prepared(
-        ("a", "b"), zeros, np.zeros((2, 14), np.float32), np.full((2, 2), SIZE, np.int32), pack_masks(masks)
+        ("a", "b"), zeros, np.zeros((2, 14)), np.full((2, 2), SIZE, np.int32), CHEXPERT, pack_masks(masks)
     )
     for k, task in enumerate(TASKS):  # a model that finds this one, and nothing else
 
@@ -60,5 +61,5 @@ def test_a_segmentation_goes_on_from_another_as_it_is(tmp_path):
         tasks=TASKS,
         normalisation=IMAGENET,
     )
-    params, state = from_start(module, SIZE, restore(tmp_path))(jax.random.key(2))
+    params, state = initialise_from(restore(tmp_path), module, SIZE)(jax.random.key(2))
     jax.tree.map(np.testing.assert_array_equal, {"params": params, **state}, dict(variables))

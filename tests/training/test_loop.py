@@ -1,4 +1,4 @@
-"""The train loop on a model of one matrix: what it promises does not depend on the network."""
+"""The train loop on a model of one matrix: its promises do not depend on the network."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, run_command
 from chexseg_jax.training.loop import fit, make_step
 from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate, split_batch
 from chexseg_jax.training.state import TrainState
@@ -22,8 +22,8 @@ class Points:
     """y = x W for a fixed W."""
 
     def __init__(self, count: int = 32):
-        draw = np.random.default_rng(0)
-        self.x = draw.standard_normal((count, 3)).astype(np.float32)
+        rng = np.random.default_rng(0)
+        self.x = rng.standard_normal((count, 3)).astype(np.float32)
         self.y = self.x @ np.array([[1.0], [-2.0], [0.5]], np.float32)
 
     def __len__(self) -> int:
@@ -34,14 +34,14 @@ class Points:
 
 
 def init(key):
-    return {"w": jax.random.normal(key, (3, 1))}, {"batch_stats": {"seen": jnp.zeros(())}}
+    return {"w": jax.random.normal(key, (3, 1))}, {"batch_stats": {"count": jnp.zeros(())}}
 
 
 def loss(params, model_state, batch, keys):
     noise = jax.vmap(lambda key: jax.random.normal(key, (1,)))(keys)  # stands for augmentation and dropout
     error = jnp.mean((batch["x"] @ params["w"] + 0.01 * noise - batch["y"]) ** 2)
-    seen = jax.lax.psum(batch["x"].shape[0], DATA_AXIS) + model_state["batch_stats"]["seen"]
-    return error, ({"batch_stats": {"seen": seen}}, {"noise": noise.mean()})
+    count = jax.lax.psum(batch["x"].shape[0], DATA_AXIS) + model_state["batch_stats"]["count"]
+    return error, ({"batch_stats": {"count": count}}, {"noise": noise.mean()})
 
 
 def train(directory, steps, *, batch_stream=None, **more):
@@ -66,14 +66,14 @@ def test_it_learns_and_logs(tmp_path):
     state = train(tmp_path, 200)
     np.testing.assert_allclose(state.params["w"][:, 0], [1.0, -2.0, 0.5], atol=0.05)
     assert int(state.step) == 200
-    assert float(state.model_state["batch_stats"]["seen"]) == 1600
+    assert float(state.model_state["batch_stats"]["count"]) == 1600
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(10, 201, 10))
     assert lines[-1]["loss"] < 0.01 < lines[0]["loss"]
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_one_device_and_two_give_the_same(tmp_path):
+def test_one_device_and_two_train_alike(tmp_path):
     states = [train(tmp_path / str(n), 20, mesh=data_mesh(jax.devices()[:n])) for n in (1, 2)]
     for one, two in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_allclose(one, two, rtol=2e-5, atol=1e-6)
@@ -100,7 +100,7 @@ def test_the_step_is_the_gradient_of_the_global_mean():
     np.testing.assert_allclose(metrics["loss"], plain({"w": before}, None, batch, None)[0], rtol=1e-6)
 
 
-def test_a_resumed_training_ends_bit_for_bit_as_one_that_never_stopped(tmp_path):
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     whole = train(tmp_path / "whole", 30)
     train(tmp_path / "parts", 13)
     resumed = train(tmp_path / "parts", 30)
@@ -110,8 +110,33 @@ def test_a_resumed_training_ends_bit_for_bit_as_one_that_never_stopped(tmp_path)
     assert all(by_step[1][step] == by_step[0][step] for step in by_step[0])
 
 
+def test_a_model_without_batch_statistics_trains_and_resumes(tmp_path):
+    def no_state(key):
+        return {"w": jax.random.normal(key, (3, 1))}, {}
+
+    def plain_loss(params, model_state, batch, keys):
+        return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2), (model_state, {})
+
+    settings = {"init": no_state, "loss": plain_loss}
+    whole = train(tmp_path / "whole", 30, **settings)
+    train(tmp_path / "parts", 13, **settings)
+    assert same(whole, train(tmp_path / "parts", 30, **settings))
+    assert whole.variables.keys() == {"params"}
+
+
+def test_checkpoints_of_another_structure_are_refused_in_one_line(tmp_path, capsys):
+    train(tmp_path, 5)
+    for others in ({"optimizer": optax.sgd(0.1)}, {"init": lambda key: ({"w": jnp.zeros((4, 1))}, {})}):
+        with pytest.raises(SystemExit) as stop:
+            run_command(lambda others=others: train(tmp_path, 10, **others))
+        assert stop.value.code == 2
+        (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
+        assert f"{tmp_path / 'checkpoints'}: cannot restore step 5" in line
+        assert "delete this folder to train from step 0" in line
+
+
 class Interrupting:
-    """A data iterator that is sent a signal while it gives its n-th batch."""
+    """A data iterator that sends a signal to its process before its n-th batch."""
 
     def __init__(self, inner, at: int):
         self.inner, self.left = inner, at
@@ -139,37 +164,37 @@ def test_a_signal_saves_before_the_program_ends(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_due_step_is_judged_also_when_it_is_the_last_before_a_stop(tmp_path):
+def test_a_signal_does_not_skip_the_evaluation_of_a_due_step(tmp_path):
     stream = Interrupting(batches(shuffled(Points(), seed=0), batch_size=8), at=10)
-    judged = []
+    evaluated = []
 
     def evaluate(variables):
-        judged.append(variables)
-        return {"score": 1.0 / len(judged)}
+        evaluated.append(variables)
+        return {"score": 1.0 / len(evaluated)}
 
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, 20, batch_stream=stream, evaluate=evaluate, best="score")
-    assert len(judged) == 2  # steps 5 and 10
+    assert len(evaluated) == 2  # steps 5 and 10
     assert int(train(tmp_path, 20, evaluate=evaluate, best="score").step) == 5
-    assert len(judged) == 4
+    assert len(evaluated) == 4
 
 
 def test_the_best_checkpoint_is_returned(tmp_path):
     scores = iter([0.1, 0.9, 0.3, 0.2])
-    seen = []
+    evaluated = []
 
     def evaluate(variables):
-        seen.append(np.asarray(variables["params"]["w"]))
+        evaluated.append(np.asarray(variables["params"]["w"]))
         return {"score": next(scores)}
 
     state = train(tmp_path, 20, evaluate=evaluate, best="score")
     assert int(state.step) == 10
-    np.testing.assert_array_equal(state.params["w"], seen[1])
+    np.testing.assert_array_equal(state.params["w"], evaluated[1])
     kept = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
     assert kept == {"10", "20"}  # the best and the latest, no more
 
 
-def test_a_loss_that_is_not_finite_stops_it(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     with pytest.raises(InputError, match="lower the learning rate"):
         train(tmp_path, 40, optimizer=optax.sgd(1e30))
 

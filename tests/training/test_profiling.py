@@ -1,4 +1,4 @@
-"""What a training costs, on models of one matrix: times are recorded here, never judged."""
+"""The cost of a training, on models of one matrix. No test asserts how long anything takes."""
 
 import gzip
 import json
@@ -24,13 +24,13 @@ from chexseg_jax.training.profiling import (
 
 
 @pytest.mark.parametrize(("text", "steps"), [("", None), ("10:15", (10, 15)), ("3:3", (3, 3))])
-def test_steps_are_first_and_last(text, steps):
+def test_trace_steps_are_first_and_last(text, steps):
     assert Profile.parse(text, False) == Profile(steps, False)
 
 
 @pytest.mark.parametrize("text", ["10", "15:10", "0:3", "a:b", "1:2:3", "-1:2", ":", " 1:2"])
-def test_other_steps_are_refused(text):
-    with pytest.raises(InputError, match=r"is not FIRST:LAST.* such as 10:15"):
+def test_other_trace_steps_are_refused(text):
+    with pytest.raises(InputError, match=r"must be FIRST:LAST.* such as 10:15"):
         Profile.parse(text, True)
 
 
@@ -54,7 +54,7 @@ def train(directory, profile, *, steps=12):
     )
 
 
-def test_a_traced_training_leaves_trace_hlo_and_costs_and_learns_the_same(tmp_path, capsys):
+def test_a_trace_and_the_hlo_are_written_and_change_no_number(tmp_path, capsys):
     state = train(tmp_path / "traced", Profile((3, 4), True))
     folder = tmp_path / "traced" / "profile"
     (planes,) = folder.glob("plugins/profile/*/*.xplane.pb")
@@ -73,7 +73,7 @@ def test_a_traced_training_leaves_trace_hlo_and_costs_and_learns_the_same(tmp_pa
     assert not (tmp_path / "plain" / "profile").exists()
 
 
-def test_every_training_records_what_it_cost(tmp_path, capsys):
+def test_every_training_records_its_cost(tmp_path, capsys):
     train(tmp_path, Profile())
     costs = json.loads((tmp_path / "performance.json").read_text())
     assert (costs["device"], costs["devices"], costs["dtype"]) == ("cpu", 2, "float32")
@@ -83,16 +83,16 @@ def test_every_training_records_what_it_cost(tmp_path, capsys):
         costs["flops_per_step"] / costs["step_seconds"], rel=0.01
     )
     assert costs["flops_per_step"] > 2 * 8 * 3 * 2  # the product, forward and back
-    assert costs["peak_memory_of"] == "process"  # which a CPU's devices keep no count of
+    assert costs["peak_memory_of"] == "process"  # a CPU's devices keep no count
     assert costs["peak_memory_bytes"] > 5e7
-    assert costs["step_bytes"] > 8 * 3 * 4 / 2  # the part of the batch
+    assert costs["step_bytes"] > 8 * 3 * 4 / 2  # this device's half of the batch
     assert costs["utilisation"] is None
     assert performance(tmp_path)["device"] == "2 x cpu, float32"
     assert "toy net: device 2 x cpu, float32, step " in capsys.readouterr().err
     assert set(performance(tmp_path / "elsewhere").values()) == {"-"}
 
 
-def test_steps_that_a_training_has_not_are_said(tmp_path, capsys):
+def test_trace_steps_beyond_the_training_are_reported(tmp_path, capsys):
     train(tmp_path, Profile((13, 20)))
     assert "toy net: no trace, steps 13 to 20 are not among the 12 to go" in capsys.readouterr().err
     assert not (tmp_path / "profile").exists()
@@ -104,19 +104,17 @@ def test_utilisation_of_a_product_by_hand():
     assert flops_of(lowered) == 2 * 64 * 32 * 16
     assert compute_dtype(lowered) == "bfloat16"
     assert compute_dtype(jax.jit(jnp.matmul).lower(x.astype(jnp.float32), y.astype(jnp.float32))) == "float32"
-    rate = 1e9 * flops_of(lowered)  # 65.5 TFLOP/s, were it to take a nanosecond
-    assert utilisation(rate, "NVIDIA H100 80GB HBM3", "bfloat16") == pytest.approx(0.065536 / 0.9894)
+    rate = 1e9 * flops_of(lowered)  # 65.5 TFLOP/s: one nanosecond per call
+    assert utilisation(rate, "NVIDIA H100 80GB HBM3", "bfloat16") == pytest.approx(0.065536 / 0.9895)
     assert utilisation(rate, "NVIDIA A100-SXM4-80GB", "float32") == pytest.approx(0.065536 / 0.156)
     assert utilisation(rate, "TPU v5 lite", "bfloat16") == pytest.approx(0.065536 / 0.197)
-    for unknown in ("cpu", "NVIDIA L40S", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 NVL"):
+    for unknown in ("cpu", "NVIDIA L40S", "NVIDIA GeForce RTX 4090", "NVIDIA H100 NVL"):
         assert utilisation(rate, unknown, "bfloat16") is None
 
 
-def test_what_an_accelerators_plugin_does_not_count_the_cpus_client_does():
-    lowered = jax.jit(jnp.matmul).lower(jnp.ones((8, 4)), jnp.ones((4, 2)))
-
-    class Plugin:
-        cost_analysis = staticmethod(lambda: None)
-        compiler_ir = staticmethod(lowered.compiler_ir)
-
-    assert flops_of(Plugin()) == flops_of(lowered) == 2 * 8 * 4 * 2
+def test_without_a_cost_analysis_there_are_no_flops(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", lambda _: None)  # as on GPUs and TPUs
+    train(tmp_path, Profile())
+    costs = json.loads((tmp_path / "performance.json").read_text())
+    assert costs["flops_per_step"] is costs["flops_per_second"] is costs["utilisation"] is None
+    assert performance(tmp_path)["GFLOP/s"] == performance(tmp_path)["of peak"] == "-"

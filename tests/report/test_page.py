@@ -1,5 +1,6 @@
-"""The page in a browser: headless Chromium, at a desk's width and a telephone's."""
+"""The HTML report in a browser: headless Chromium, as wide as a desktop screen and as a telephone."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -10,14 +11,17 @@ from PIL import Image
 from chexseg_jax.data.chexlocalize import Segmentations, encode_masks
 from chexseg_jax.data.images import pack_masks
 from chexseg_jax.data.prepared import Prepared
-from chexseg_jax.data.taxonomy import TASKS
-from chexseg_jax.paper.gallery import Gallery
-from chexseg_jax.paper.page import write_page
-from chexseg_jax.paper.tables import Table
+from chexseg_jax.data.taxonomy import CHEXPERT
+from chexseg_jax.report.gallery import Gallery
+from chexseg_jax.report.tables import Table
+from chexseg_jax.report.writer import Listing, Picture, Report, Section, write_page, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SIZE, IMAGES = 32, 30
+SIZE, IMAGES, TASKS = 32, 30, CHEXPERT.tasks
 TITLE = "table1, laptop scale (a_folder_with_a_name_that_is_wider_than_a_telephone)"
+WIDE = Table(
+    ["name", *map(str, range(30))], [["**mean**", *["0.123"] * 30]], "A <wide> table & nothing else."
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,38 +36,53 @@ def masks():
 
 
 @pytest.fixture(scope="module")
-def page_file(masks, tmp_path_factory):
+def gallery(masks):
     ids = tuple(f"patient{i:05d}_study1_view1_frontal" for i in range(IMAGES))
     sizes = np.full((IMAGES, 2), SIZE)
     images = np.full((IMAGES, SIZE, SIZE), 128, np.uint8)
-    prepared = Prepared(ids, images, np.zeros((IMAGES, 14)), sizes, pack_masks(masks))
+    known = np.ones((IMAGES, len(TASKS)), bool)
+    known[2] = masks[2].any((0, 1))
+    prepared = Prepared(ids, images, np.zeros((IMAGES, 14)), sizes, CHEXPERT, pack_masks(masks), known)
     marked = masks.copy()
-    marked[1] = True  # also what its truth does not show
-    moved = {i: encode_masks(np.roll(mask, 2, 0)) for i, mask in zip(ids, marked, strict=True)}
+    marked[1] = True  # false positives
+    marked[2] = True  # of unknown tasks, so not false positives
+    moved = {i: encode_masks(np.roll(mask, 2, 0), CHEXPERT) for i, mask in zip(ids, marked, strict=True)}
     mean = np.linspace(0.9, 0.1, IMAGES)
-    each = np.where(masks.any((1, 2)), mean[::-1, None], np.nan)  # in the other order, to see which is taken
+    each = np.where(masks.any((1, 2)), mean[::-1, None], np.nan)  # in the opposite order of the means
     scores = np.concatenate([each, mean[:, None]], axis=1)
     source = "semi-supervised"
-    gallery = Gallery(
+    return Gallery(
         prepared,
-        {source: Segmentations(Path("made up"), moved)},
+        {source: Segmentations(Path("synthetic"), moved)},
         {source: "p = 0.9, trial 0"},
         {source: scores},
+        "Synthetic image",
     )
+
+
+def picture(folder):
+    path = folder / "fig2.png"
+    Image.new("RGB", (1400, 500), "white").save(path)
+    return Picture(path, "Figure 2", "Bars: 95 %.")
+
+
+@pytest.fixture(scope="module")
+def page_file(gallery, tmp_path_factory):
+    """A table's page."""
     path = tmp_path_factory.mktemp("page") / "report.html"
-    wide = Table("A <wide> table & more.", ["name", *map(str, range(30))], [["**mean**", *["0.123"] * 30]])
-    figure = path.with_name("fig2.png")
-    Image.new("RGB", (1400, 500), "white").save(figure)
-    write_page(
-        path,
-        TITLE,
-        ["**On the phantom.**"],
-        [wide],
-        [(figure, "Bars: 95 %.")],
-        gallery,
-        picture="Synthetic image",
-    )
+    sections = [Section("Tables", [WIDE]), Section("Figures", [picture(path.parent)])]
+    write_page(path, Report(TITLE, ["**On the phantom.**"], sections), gallery)
     return path
+
+
+@pytest.fixture(scope="module", params=["with a gallery", "without"])
+def run_file(request, gallery, tmp_path_factory):
+    """A single run's page."""
+    folder = tmp_path_factory.mktemp("run")
+    blocks = ["Text with *emphasis* and `code`.", WIDE, picture(folder), Listing("Configuration", '{"a": 1}')]
+    report = Report(TITLE, ["**On the phantom.**"], [Section("How it was made", blocks)])
+    write_report(folder, report, gallery if request.param == "with a gallery" else None)
+    return folder / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +96,27 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(params=[1280, 400])
-def page(request, browser, page_file):
-    """The page, open; what the console said is looked at in the end."""
-    page = browser.new_page(viewport={"width": request.param, "height": 900})
-    said = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or said.append(request.url))
-    page.goto(page_file.as_uri())
+@contextlib.contextmanager
+def opened(browser, path, width):
+    """The page; at the end its console must be empty, and no request may have left the file."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    messages = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on(
+        "request",
+        lambda request: request.url.startswith(("file:", "data:")) or messages.append(request.url),
+    )
+    page.goto(path.as_uri())
     yield page
     page.close()
-    assert said == []
+    assert messages == []
+
+
+@pytest.fixture(params=[1280, 400])
+def page(request, browser, page_file):
+    with opened(browser, page_file, request.param) as page:
+        yield page
 
 
 def names(page) -> list[str]:
@@ -104,21 +132,21 @@ def test_images_are_sorted_filtered_and_shown_a_page_at_a_time(page, masks):
     assert page.evaluate("document.activeElement === document.querySelectorAll('.card')[24]")
     page.locator("#order").select_option("by name")
     assert names(page)[0] == "patient00000_study1_view1_frontal"
-    page.locator("#filter").select_option("truth shows Edema")
+    page.locator("#filter").select_option("ground truth marks Edema")
     shown = masks.any((1, 2))[:, TASKS.index("Edema")].sum()
     assert page.get_by_role("status").inner_text() == f"{shown} of {shown} images"
-    page.locator("#filter").select_option("truth shows none")
+    page.locator("#filter").select_option("ground truth marks none")
     assert page.get_by_role("status").inner_text() == "0 of 0 images"
-    page.locator("#filter").select_option("masks of what truth does not show")
+    page.locator("#filter").select_option("false positives")
     assert page.get_by_role("status").inner_text() == "1 of 1 images"
 
 
 def test_with_one_pathology_images_are_sorted_by_its_score(page, masks):
-    page.locator("#filter").select_option("truth shows Edema")
+    page.locator("#filter").select_option("ground truth marks Edema")
     rows = np.flatnonzero(masks.any((1, 2))[:, TASKS.index("Edema")])
     assert names(page) == [
         f"patient{row:05d}_study1_view1_frontal" for row in rows
-    ]  # the mean rises the other way
+    ]  # the means are in the opposite order
     lowest = 0.1 + 0.8 * rows[0] / (IMAGES - 1)
     assert f"IoU of Edema: semi-supervised {lowest:.3f}" in page.locator(".card").first.inner_text()
 
@@ -136,15 +164,15 @@ def test_masks_are_drawn_where_they_are(page, masks):
     np.testing.assert_array_equal((drawn != 128).any(-1), masks[0].any(-1))
     for box in page.get_by_role("checkbox").all():
         box.uncheck()
-    assert canvas.get_attribute("aria-label").endswith("masks by ground truth: none (2 switched off)")
+    assert canvas.get_attribute("aria-label").endswith("masks by ground truth: none (2 hidden)")
     canvas.scroll_into_view_if_needed()
     page.wait_for_function(
-        f"new Set(({pixels})(document.querySelector('.card canvas')).slice(1)).size == 2"  # grey, and opaque
+        f"new Set(({pixels})(document.querySelector('.card canvas')).slice(1)).size == 2"  # grey and opaque
     )
     assert set(canvas.evaluate(pixels)[1:]) == {128, 255}
 
 
-def test_pixels_are_kept_of_what_is_in_view(page):
+def test_canvases_hold_pixels_only_while_in_view(page):
     page.set_viewport_size({"width": 400, "height": 300})
     first = page.locator(".card canvas").first
     for target, side in ((".card", 2 * SIZE), ("#more", 1), (".card", 2 * SIZE)):
@@ -154,7 +182,7 @@ def test_pixels_are_kept_of_what_is_in_view(page):
         )
 
 
-def test_the_keyboard_opens_goes_on_and_closes(page):
+def test_the_keyboard_opens_turns_and_closes(page):
     card = page.locator(".card").first
     card.focus()
     page.keyboard.press("Enter")
@@ -173,18 +201,18 @@ def test_the_keyboard_opens_goes_on_and_closes(page):
     box.focus()
     page.keyboard.press("Space")
     assert not box.is_checked()
-    page.keyboard.press("ArrowRight")  # the box may be gone; the focus is not
+    page.keyboard.press("ArrowRight")  # the next image may lack this checkbox; the focus stays in the dialog
     assert title.inner_text().endswith("(3 of 30)")
     assert page.evaluate("document.querySelector('#large').contains(document.activeElement)")
     page.keyboard.press("Alt+ArrowRight")
     assert title.inner_text().endswith("(3 of 30)")
     page.keyboard.press("Escape")
     assert page.locator("#large").is_hidden()
-    # A dialog tells that it is closed a moment after it is.
+    # The close event fires a moment after the dialog has closed.
     page.wait_for_function("document.activeElement === document.querySelectorAll('.card')[2]")
 
 
-def test_the_large_view_scores_each_pathology_and_switches_its_masks(page, masks):
+def test_the_large_view_scores_each_task_and_hides_its_masks(page, masks):
     page.locator("#order").select_option("by name")
     page.locator(".card").first.click()
     marked = [TASKS[k] for k in np.flatnonzero(masks[0].any((0, 1)))]
@@ -205,7 +233,7 @@ def test_the_large_view_scores_each_pathology_and_switches_its_masks(page, masks
     page.wait_for_function(f"!{tinted}")
 
 
-def test_the_large_view_is_large_and_says_what_it_shows(page):
+def test_the_large_view_is_large_and_names_the_data(page):
     card = page.locator(".card canvas").first
     width = card.bounding_box()["width"]
     card.click()
@@ -214,15 +242,38 @@ def test_the_large_view_is_large_and_says_what_it_shows(page):
     assert page.locator("#panes figcaption").first.inner_text() == "Synthetic image"
 
 
-def test_nothing_is_wider_than_the_screen_and_everything_has_a_name(page):
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.locator(".card").first.click()
+def test_an_unknown_mask_is_called_not_annotated(page, masks):
+    page.locator("#order").select_option("by name")
+    page.locator(".card").nth(2).click()
+    rows = page.locator("#legend tbody tr").all_inner_texts()
+    unknown = {row.split("(")[0].strip() for row in rows if "(not annotated)" in row}
+    assert unknown == {TASKS[k] for k in np.flatnonzero(~masks[2].any((0, 1)))}
+
+
+def assert_accessible(page):
+    """Nothing is wider than the screen, and every control and picture has a name."""
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     unnamed = page.evaluate(
-        """[...document.querySelectorAll('img, canvas, button, select, input')].filter((e) => !(
+        """[...document.querySelectorAll('img, canvas, button, select, input, summary')].filter((e) => !(
             e.alt || e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).length"""
     )
     assert unnamed == 0
+
+
+def test_nothing_is_wider_than_the_screen_and_everything_has_a_name(page):
+    assert_accessible(page)
+    page.locator(".card").first.click()
+    assert_accessible(page)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_of_a_run(browser, run_file, width):
+    with opened(browser, run_file, width) as page:
+        page.locator("summary").click()
+        assert page.locator("pre").inner_text() == '{"a": 1}'
+        assert page.locator("section em").first.inner_text() == "emphasis"
+        assert page.locator("nav a").first.get_attribute("href") == "#how-it-was-made"
+        assert_accessible(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

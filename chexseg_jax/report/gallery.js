@@ -11,7 +11,8 @@
   const shownTasks = new Set(data.tasks.keys());
   let order = [], visible = PAGE, opened = -1;
 
-  // COCO's run lengths: five bits a character, differences to the run before last from the fourth on, column by column.
+  // COCO's run lengths: five bits per character, column by column; from the fourth run on, differences to the run
+  // before last.
   function decode(code) {
     const mask = new Uint8Array(data.size * data.size), runs = [];
     for (let i = 0; i < code.length;) {
@@ -47,7 +48,7 @@
   async function draw(canvas, row, source) {
     const stamp = canvas.stamp = {};
     const image = await picture(row);
-    if (canvas.stamp !== stamp) return;  // asked anew in the meantime
+    if (canvas.stamp !== stamp) return;  // a later call draws this canvas
     const S = data.size, scale = 2, side = S * scale;
     canvas.width = canvas.height = side;
     const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -56,7 +57,7 @@
     const pixels = context.getImageData(0, 0, side, side);
     const coded = Object.entries(data.images[row].masks[source]).filter(([k]) => shownTasks.has(Number(k)));
     const masks = coded.map(([k, code]) => [Number(k), decode(code)]);
-    masks.sort((a, b) => area(b[1]) - area(a[1]));  // small ones on top
+    masks.sort((a, b) => area(b[1]) - area(a[1]));  // small masks on top
     for (const [k, mask] of masks) tint(pixels.data, mask, data.tasks[k].colour, S, scale);
     context.putImageData(pixels, 0, 0);
   }
@@ -80,18 +81,18 @@
 
   const marked = (row, source) => Object.keys(data.images[row].masks[source] ?? {}).map(Number);
   const named = (tasks) => tasks.map((k) => data.tasks[k].name).join(", ");
-  const told = (score) => score === null ? "-" : score.toFixed(3);
-  const MEAN = data.tasks.length;  // where an image's mean stands behind the scores of its pathologies
-  const judged = () => Number.isNaN(parseInt(at("filter").value)) ? MEAN : parseInt(at("filter").value);
+  const format = (score) => score === null ? "-" : score.toFixed(3);
+  const MEAN = data.tasks.length;  // an image's scores end with their mean
+  const scoredTask = () => Number.isNaN(parseInt(at("filter").value)) ? MEAN : parseInt(at("filter").value);
   function alt(row, source) {
     const picture = `${data.picture} ${data.images[row].id}`;
     if (!source) return picture;
     const all = marked(row, source), on = all.filter((k) => shownTasks.has(k));
-    const off = all.length > on.length ? ` (${all.length - on.length} switched off)` : "";
+    const off = all.length > on.length ? ` (${all.length - on.length} hidden)` : "";
     return `${picture}, masks by ${source}: ${named(on) || "none"}${off}`;
   }
 
-  // A canvas has pixels while it is in view: those of five hundred images are a gigabyte.
+  // A canvas holds pixels only while it is in view: those of five hundred images are a gigabyte.
   const watcher = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
       if (isIntersecting) draw(target, Number(target.dataset.row), target.dataset.source);
@@ -111,21 +112,21 @@
     const { id, scores } = data.images[row];
     const canvas = make("canvas", { width: data.size, height: data.size });
     paint(canvas, row, at("source").value);
-    const k = judged(), of = k === MEAN ? "mean IoU" : `IoU of ${data.tasks[k].name}`;
-    const who = Object.entries(scores).map(([source, values]) => `${source} ${told(values[k])}`).join(", ");
-    const text = make("span", { className: "text" }, make("b", { textContent: named(marked(row, data.truth)) || "no pathology" }),
-      make("br"), `${of}: ${who}`, make("br"), id);
+    const k = scoredTask(), measure = k === MEAN ? "mean IoU" : `IoU of ${data.tasks[k].name}`;
+    const each = Object.entries(scores).map(([source, values]) => `${source} ${format(values[k])}`).join(", ");
+    const text = make("span", { className: "text" }, make("b", { textContent: named(marked(row, data.truth)) || "nothing marked" }),
+      make("br"), `${measure}: ${each}`, make("br"), id);
     const button = make("button", { className: "card", type: "button" }, canvas, text);
     button.addEventListener("click", () => open(order.indexOf(row)));
     return make("li", {}, button);
   }
 
-  // Which images the filter lets through; a number is a pathology's.
+  // Whether the filter admits an image; its value may be the number of a task.
   function passes(row) {
-    const filter = at("filter").value, truth = marked(row, data.truth);
+    const filter = at("filter").value, truth = marked(row, data.truth), { unknown } = data.images[row];
     if (filter === "") return true;
     if (filter === "none") return !truth.length;
-    if (filter === "false") return marked(row, at("source").value).some((k) => !truth.includes(k));
+    if (filter === "false") return marked(row, at("source").value).some((k) => !truth.includes(k) && !unknown.includes(k));
     return truth.includes(Number(filter));
   }
 
@@ -133,10 +134,10 @@
     const [by, direction] = at("order").value.split("|");
     order = [...data.images.keys()].filter(passes);
     const sign = direction === "down" ? -1 : 1;
-    const key = (row) => by === "id" ? data.images[row].id : data.images[row].scores[by][judged()];
+    const key = (row) => by === "id" ? data.images[row].id : data.images[row].scores[by][scoredTask()];
     order.sort((a, b) => {
       const x = key(a), y = key(b);
-      if (x === null || y === null) return (x === null) - (y === null);  // without a score: last
+      if (x === null || y === null) return (x === null) - (y === null);  // images without a score come last
       return sign * (x < y ? -1 : x > y ? 1 : 0);
     });
     visible = PAGE;
@@ -161,9 +162,9 @@
     const row = order[opened], { id } = data.images[row];
     at("large-title").textContent = `${id} (${opened + 1} of ${order.length})`;
     panes(row);
-    const held = document.activeElement?.dataset.task;
+    const focused = document.activeElement?.dataset.task;
     legend(row);
-    if (held) (at("legend").querySelector(`[data-task="${held}"]`) ?? at("next")).focus();
+    if (focused) (at("legend").querySelector(`[data-task="${focused}"]`) ?? at("next")).focus();
     if (!at("large").open) at("large").showModal();
   }
 
@@ -172,24 +173,24 @@
     at("panes").replaceChildren(...["", ...data.sources].map((source) => {
       const canvas = make("canvas");
       paint(canvas, row, source);
-      const score = source in scores ? `, mean IoU ${told(scores[source][MEAN])}` : "";
+      const score = source in scores ? `, mean IoU ${format(scores[source][MEAN])}` : "";
       return make("figure", {}, canvas, make("figcaption", { textContent: (source || data.picture) + score }));
     }));
   }
 
-  // What is marked on an image: a box to switch it, and who overlaps the truth how well.
+  // A row for each task marked on an image: a checkbox that shows or hides its masks, and the IoU of each source.
   function legend(row) {
-    const { scores } = data.images[row];
-    const seen = [...data.tasks.keys()].filter((k) => data.sources.some((source) => marked(row, source).includes(k)));
+    const { scores, unknown } = data.images[row];
+    const drawn = [...data.tasks.keys()].filter((k) => data.sources.some((source) => marked(row, source).includes(k)));
     const title = (text) => make("th", { scope: "col", textContent: text });
     const line = (k, ...first) => make("tr", {}, make("th", { scope: "row" }, ...first),
-      ...scored.map((source) => make("td", { textContent: told(scores[source][k]) })));
+      ...scored.map((source) => make("td", { textContent: format(scores[source][k]) })));
     at("legend").replaceChildren(
       make("thead", {}, make("tr", {}, ...["IoU", ...scored].map(title))),
-      make("tbody", {}, ...seen.map((k) => line(k, box(k))), line(MEAN, "mean")));
+      make("tbody", {}, ...drawn.map((k) => line(k, box(k), unknown.includes(k) ? " (not annotated)" : "")), line(MEAN, "mean")));
   }
 
-  // All boxes of a pathology, below the gallery's controls and in the large view, are one switch.
+  // The checkboxes of a task, in the gallery's controls and in the large view, change together.
   function box(k) {
     const input = make("input", { type: "checkbox", checked: shownTasks.has(k) });
     input.dataset.task = k;
@@ -208,11 +209,11 @@
   };
   const option = (value, text) => make("option", { value, textContent: text });
 
-  at("source").append(...data.sources.map((source) => option(source, source)), option("", "nobody (image alone)"));
+  at("source").append(...data.sources.map((source) => option(source, source)), option("", "none (image alone)"));
   if (data.sources.length > 1) at("source").value = data.sources[1];
   at("filter").append(option("", "all images"),
-    ...data.tasks.map(({ name }, k) => option(String(k), `truth shows ${name}`)),
-    option("none", "truth shows none"), option("false", "masks of what truth does not show"));
+    ...data.tasks.map(({ name }, k) => option(String(k), `ground truth marks ${name}`)),
+    option("none", "ground truth marks none"), option("false", "false positives"));
   const scored = data.sources.filter((source) => source in data.images[0].scores);
   at("order").append(
     ...scored.flatMap((source) => [option(`${source}|up`, `${source}: lowest IoU first`), option(`${source}|down`, `${source}: highest IoU first`)]),
@@ -225,7 +226,7 @@
     const first = visible;
     visible += PAGE;
     fill();
-    at("cards").children[first].firstChild.focus();  // the button may be gone
+    at("cards").children[first].firstChild.focus();  // the button may be hidden now
   });
   at("previous").addEventListener("click", () => open(opened - 1));
   at("next").addEventListener("click", () => open(opened + 1));

@@ -8,7 +8,7 @@ import pytest
 
 import chexseg_jax
 from chexseg_jax import models
-from chexseg_jax.data.taxonomy import LABELS
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.normalisation import IMAGENET, normalise
 from chexseg_jax.saved_model import save_model
@@ -26,7 +26,7 @@ def saved(tmp_path_factory):
         num_classes=14,
         options={"output_stride": 16},
         size=32,
-        tasks=LABELS,
+        tasks=CHEXPERT.labels,
         normalisation=IMAGENET,
         thresholds={"Edema": 0.25},
         config={"epochs": 3},
@@ -38,7 +38,7 @@ def test_a_model_comes_back_with_all_that_goes_with_it(saved):
     directory, _, variables = saved
     restored = chexseg_jax.restore(directory)
     assert jax.tree.all(jax.tree.map(np.array_equal, restored.variables, variables))
-    assert restored.tasks == LABELS
+    assert restored.tasks == CHEXPERT.labels
     assert restored.thresholds == {"Edema": 0.25}
     assert restored.normalisation == IMAGENET
     assert (restored.config.name, restored.config.size, restored.config.config.epochs) == ("resnet18", 32, 3)
@@ -85,7 +85,7 @@ def test_half_a_model_is_named(saved, tmp_path):
     with pytest.raises(InputError, match="has no variables/"):
         chexseg_jax.restore(tmp_path)
     (tmp_path / "model.json").write_text(card[:-9])
-    with pytest.raises(InputError, match=r"model\.json: not whole"):
+    with pytest.raises(InputError, match=r"model\.json: truncated or corrupt"):
         chexseg_jax.restore(tmp_path)
 
 
@@ -94,10 +94,10 @@ def test_weights_copied_by_half_are_named(saved, tmp_path):
     weights = max((tmp_path / "model" / "variables").rglob("*"), key=lambda path: path.stat().st_size)
     for length in (weights.stat().st_size // 2, 0):
         os.truncate(weights, length)
-        with pytest.raises(InputError, match=r"variables: not whole .*; copy the folder again"):
+        with pytest.raises(InputError, match=r"variables: truncated or corrupt .*; copy the folder again"):
             chexseg_jax.restore(tmp_path)
     (tmp_path / "model" / "variables" / "_METADATA").write_text("{")
-    with pytest.raises(InputError, match="variables: not whole"):
+    with pytest.raises(InputError, match="variables: truncated or corrupt"):
         chexseg_jax.restore(tmp_path)
 
 

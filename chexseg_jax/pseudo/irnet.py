@@ -1,0 +1,323 @@
+"""Pseudo-labeller `irnet`: IRNet, trained on the seeds in Grad-CAMs, walks the maps up to the boundaries it draws."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key, UInt8
+from ml_collections import ConfigDict
+
+from chexseg_jax import models
+from chexseg_jax.artifact import plain
+from chexseg_jax.data.chexpert import positive_tasks
+from chexseg_jax.data.mixture import shuffled
+from chexseg_jax.data.pipeline import batches
+from chexseg_jax.data.prepared import Examples, Prepared
+from chexseg_jax.data.records import Records, write_rows
+from chexseg_jax.data.transforms import augment
+from chexseg_jax.irnet.instances import centroids, instances
+from chexseg_jax.irnet.losses import irnet_loss
+from chexseg_jax.irnet.random_walk import propagate
+from chexseg_jax.irnet.seeds import IGNORE, pack_seeds, seeds, unpack_seeds
+from chexseg_jax.models.normalisation import Normalisation, normalise
+from chexseg_jax.progress import say
+from chexseg_jax.pseudo import cam
+from chexseg_jax.pseudo.labeller import Images, Run, Saliency
+from chexseg_jax.saliency.gradcam import scale_within_picture
+from chexseg_jax.saved_model import restore, save_model, stride_option
+from chexseg_jax.training import optim
+from chexseg_jax.training.inference import map_batches
+from chexseg_jax.training.loop import Init, Loss, fit
+from chexseg_jax.training.profiling import Profile
+from chexseg_jax.training.sharding import DATA_AXIS
+from chexseg_jax.training.state import initial_variables
+
+#: Image pixels per pixel of the network's maps, in each direction.
+STRIDE = 4
+#: Batch size outside training.
+_BATCH = 16
+#: The number of walks of an image is padded to a multiple of this, to limit the number of compiled programs.
+_WALKS = 16
+
+
+def maps(run: Run, classifier: Path, sets: Mapping[str, Images]) -> Saliency:
+    """Train IRNet on the weak images' Grad-CAMs, then walk those of the weak and the expert images."""
+    config, cams, weak = run.config, cam.maps(run, classifier, sets), sets["weak"]
+    imagenet = config.trunk_init == "imagenet"
+    trunk = run.imagenet("resnet50") if imagenet else run.classifier(config.trunk)
+    network = run.store.make(
+        "irnet",
+        train_irnet,
+        version=4,
+        collective=True,
+        apart={"profile": run.profile},
+        config=config.irnet,
+        uncertainty=config.data.uncertainty,
+        trunk=trunk,
+        images=weak.prepared,
+        rows=weak.rows,
+        maps=cams.maps["weak"],
+        seed=config.seed,
+    )
+    walks = {
+        name: run.store.make(
+            "walks",
+            walk_maps,
+            version=2,
+            collective=True,
+            config=config.walk,
+            network=network,
+            images=images.prepared,
+            rows=images.rows,
+            maps=cams.maps[name],
+        )
+        for name, images in sets.items()
+    }
+    trainings = [network] if imagenet else [trunk, network]
+    return Saliency(walks, {**cams.steps, "walk": walks["weak"]}, trainings)
+
+
+def train_irnet(
+    part: Path,
+    *,
+    config: ConfigDict,
+    uncertainty: str,
+    trunk: Path,
+    images: Path,
+    rows: Int[np.ndarray, " N"],
+    maps: Path,
+    seed: int,
+    profile: Profile = Profile(),
+) -> None:
+    """Train both branches on the seeds in the maps, then measure the mean displacement that inference subtracts.
+
+    Args:
+      part: receives a model that `chexseg_jax.restore` opens, and the training `seeds` (records [h,w,2P], see
+        `irnet.seeds.pack_seeds`).
+      config: `dtype` (of the computation), `batch_size`, `steps`, `learning_rate`, `momentum`, `displacement_rate` (a
+        factor), `decay_power`, `radius`, `foreground`, `background`, `augment`, `checkpoint_every`.
+      uncertainty: the policy for uncertain and blank labels.
+      trunk: a saved ResNet50, which stays frozen.
+      images, rows: prepared set and the training rows.
+      maps: their saliency, aligned on `rows`.
+      seed: of the branches' weights, order and augmentation.
+      profile: what to profile; not part of the artifact's key.
+    """
+    encoder, train = restore(trunk), Prepared.load(images).take(rows)
+    tasks, normalisation = len(train.taxonomy.tasks), encoder.normalisation
+    options = {**stride_option(encoder), "dtype": config.dtype}
+    module = models.create("irnet", num_classes=0, **options)
+    present = positive_tasks(train.labels, uncertainty, train.taxonomy)
+    examples = _examples(train, maps, present=present)
+
+    def make_seeds(some: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
+        seeds_of = _seed_planes(config, train.size)
+        for batch in map_batches(seeds_of, {}, examples.take(some), batch_size=_BATCH, what="seeds"):
+            yield from ({"seeds": one} for one in batch)
+
+    planes = write_rows(part, len(rows), {"seeds": "runs"}, make_seeds, batch=_BATCH)["seeds"]
+    stream = shuffled(Examples(image=train.images, seeds=planes), seed=seed)
+    state = fit(
+        "irnet",
+        init=_init(module, train.size, encoder.variables),
+        loss=boundary_loss(
+            module, normalisation, tasks=tasks, radius=config.radius, augmented=config.augment
+        ),
+        optimizer=_optimizer(config),
+        batches=batches(stream, batch_size=config.batch_size),
+        batch_size=config.batch_size,
+        steps=config.steps,
+        seed=seed,
+        directory=part,
+        checkpoint_every=config.checkpoint_every,
+        profile=profile,
+    )
+    save_model(
+        part,
+        _with_mean_displacement(module, normalisation, state.variables, examples),
+        name="irnet",
+        num_classes=0,
+        options=options,
+        size=train.size,
+        tasks=(),
+        normalisation=normalisation,
+        taxonomy=train.taxonomy,
+        config=plain(config),
+    )
+
+
+def walk_maps(
+    part: Path,
+    *,
+    config: ConfigDict,
+    network: Path,
+    images: Path,
+    rows: Int[np.ndarray, " N"],
+    maps: Path,
+) -> None:
+    """Walk saliency maps up to the boundaries that IRNet draws.
+
+    Args:
+      part: receives records aligned on `rows`: `maps` [h,w,K] float32 at a quarter of the image's side, and `edges`
+        [h,w] float16, the probability of a boundary.
+      config: `radius`, `beta`, `exp_times` (see `propagate`), `batch_size`, `instances`, `foreground`. With
+        `instances`, each group of pixels that the displacement field forms walks alone if its saliency reaches
+        `foreground` anywhere, and a task's map is the maximum over its instances' maps, each scaled to a maximum of 1.
+      network: from `train_irnet`.
+      images, rows, maps: prepared set, rows and their saliency, as for `train_irnet`.
+    """
+    model, chosen = restore(network), Prepared.load(images).take(rows)
+    examples = _examples(chosen, maps)
+    walk = {"radius": config.radius, "beta": config.beta, "exp_times": config.exp_times}
+
+    def walk_batch(variables, batch):
+        saliency, _ = scale_within_picture(batch["map"], batch["window"], chosen.size, stride=STRIDE)
+        edge, field = boundaries(model.module, variables, normalise(batch["image"], model.normalisation))
+        if config.instances:
+            return edge, saliency, field, jax.vmap(centroids)(field)
+        return edge, propagate(saliency, edge, **walk)
+
+    def make(some: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
+        for batch in map_batches(
+            walk_batch,
+            model.variables,
+            examples.take(some),
+            batch_size=config.batch_size,
+            what=f"walks of {len(some)} images",
+        ):
+            for edge, *rest in zip(*batch, strict=True):
+                if config.instances:
+                    rest = [_walk_instances(edge, *rest, foreground=config.foreground, **walk)]
+                yield {"maps": rest[0], "edges": edge.astype(np.float16)}
+
+    write_rows(part, len(rows), {"maps": "raw", "edges": "raw"}, make, batch=config.batch_size)
+
+
+def boundary_loss(
+    module: nn.Module, normalisation: Normalisation, *, tasks: int, radius: int, augmented: bool
+) -> Loss:
+    """IRNet's loss of a batch {"image", "seeds"}."""
+
+    def loss(params, model_state, batch, keys):
+        images, planes = batch["image"], batch["seeds"]
+        if augmented:
+            images, planes = augment_with_seeds(keys, images, planes)
+        _, out = module.apply({"params": params, **model_state}, normalise(images, normalisation), train=True)
+        total, terms = irnet_loss(
+            out["edge"][..., 0],
+            out["displacement"],
+            unpack_seeds(planes, tasks),
+            radius=radius,
+            axis_name=DATA_AXIS,
+        )
+        return total, (model_state, terms)
+
+    return loss
+
+
+def augment_with_seeds(
+    keys: Key[Array, " B"], images: UInt8[Array, "B S S"], planes: UInt8[Array, "B h w Q"]
+) -> tuple[Float[Array, "B S S"], UInt8[Array, "B h w Q"]]:
+    """`augment` images and their packed seeds at a quarter of the side: a seed stands for the centre of its block."""
+    planes = jnp.repeat(jnp.repeat(planes, STRIDE, axis=1), STRIDE, axis=2)
+    images, planes = augment(keys, images, planes)
+    middle = slice(STRIDE // 2, None, STRIDE)
+    return images, planes[:, middle, middle]
+
+
+def boundaries(
+    module: nn.Module, variables: Mapping[str, Any], images: Float[Array, "B S S 3"]
+) -> tuple[Float[Array, "B h w"], Float[Array, "B h w 2"]]:
+    """The probability of a boundary, from the image and its mirror image, and the displacement field."""
+    _, out = module.apply(variables, images)
+    _, mirrored = module.apply(variables, images[:, :, ::-1])
+    edge = jax.nn.sigmoid((out["edge"] + mirrored["edge"][:, :, ::-1]) / 2)
+    return edge[..., 0], out["displacement"]
+
+
+def _examples(images: Prepared, maps: Path, **more: np.ndarray) -> Examples:
+    """Examples {"image" [S,S], "window" [4], "map" [h,w,K]} and any further columns."""
+    return Examples(image=images.images, window=images.windows, map=Records.open(maps / "maps"), **more)
+
+
+def _seed_planes(config: ConfigDict, size: int) -> Callable:
+    limits = {"foreground": config.foreground, "background": config.background}
+
+    def planes(_, batch):
+        saliency, picture = scale_within_picture(batch["map"], batch["window"], size, stride=STRIDE)
+        labels = seeds(saliency, batch["present"], **limits)
+        # Padding as background would draw a boundary around a finding that reaches the picture's edge.
+        return pack_seeds(jnp.where(picture, labels, IGNORE))
+
+    return planes
+
+
+def _optimizer(config: ConfigDict) -> Any:
+    def branch(path: tuple[Any, ...], _: Any) -> str:
+        name = path[0].key
+        return "trunk" if name == "resnet50" else "displacement" if name.startswith("fc_dp") else "edge"
+
+    def sgd(factor: float) -> Any:
+        return optim.sgd(
+            factor * config.learning_rate,
+            steps=config.steps,
+            power=config.decay_power,
+            momentum=config.momentum,
+        )
+
+    return optax.multi_transform(
+        {"trunk": optax.set_to_zero(), "edge": sgd(1.0), "displacement": sgd(config.displacement_rate)},
+        lambda params: jax.tree_util.tree_map_with_path(branch, params),
+    )
+
+
+def _init(module: nn.Module, size: int, trunk: Mapping[str, Any]) -> Init:
+    def initial(key: jax.Array) -> tuple[Any, Any]:
+        params, model_state = initial_variables(module, size)(key)
+        resnet = {name: value for name, value in trunk["params"].items() if name != "fc"}
+        statistics = model_state["batch_stats"] | {"resnet50": trunk["batch_stats"]}
+        return params | {"resnet50": resnet}, {"batch_stats": statistics}
+
+    return initial
+
+
+def _with_mean_displacement(
+    module: nn.Module, normalisation: Normalisation, variables: Mapping[str, Any], examples: Examples
+) -> dict[str, Any]:
+    def means(variables, batch):
+        _, out = module.apply(variables, normalise(batch["image"], normalisation), train=True)
+        return out["displacement"].mean((1, 2))
+
+    batched = map_batches(means, variables, examples, batch_size=_BATCH, what="mean displacement")
+    mean = np.concatenate(list(batched)).mean(0)
+    say(f"irnet: mean displacement ({mean[0]:.2f}, {mean[1]:.2f}) pixels")
+    statistics = variables["batch_stats"] | {"fc_dp7_4": {"mean": jnp.asarray(mean)}}
+    return {**variables, "batch_stats": statistics}
+
+
+def _walk_instances(
+    edge: Float[np.ndarray, "h w"],
+    saliency: Float[np.ndarray, "h w K"],
+    field: Float[np.ndarray, "h w 2"],
+    centres: Int[np.ndarray, "h w 2"],
+    *,
+    foreground: float,
+    **walk: Any,
+) -> Float[np.ndarray, "h w K"]:
+    groups = instances(centres, field)
+    split = saliency[None] * groups[..., None]  # [I, h, w, K]
+    group, task = np.nonzero(split.max((1, 2)) > foreground)
+    result = np.zeros_like(saliency)
+    if len(task):
+        starts = np.zeros((*edge.shape, -(-len(task) // _WALKS) * _WALKS), np.float32)
+        starts[..., : len(task)] = split[group, :, :, task].transpose(1, 2, 0)
+        walked = np.asarray(propagate(starts, edge, **walk))[..., : len(task)]
+        walked = walked / np.maximum(walked.max((0, 1)), 1e-12)
+        for k, one in zip(task, walked.transpose(2, 0, 1), strict=True):
+            result[..., k] = np.maximum(result[..., k], one)
+    return result

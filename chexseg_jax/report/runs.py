@@ -1,0 +1,383 @@
+"""The folder of a single run: its report, and beside it figures, scores, predictions, metrics and the model."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from chexseg_jax.artifact import config_digest, plain, versions
+from chexseg_jax.data.chexpert import positive_tasks
+from chexseg_jax.data.images import unpack_masks
+from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.records import Records
+from chexseg_jax.data.taxonomy import Taxonomy
+from chexseg_jax.evaluation import bootstrap, iou
+from chexseg_jax.files import aside_of, written_aside
+from chexseg_jax.progress import say
+from chexseg_jax.pseudo import LABELLERS
+from chexseg_jax.report import figures
+from chexseg_jax.report.gallery import TRUTH, Gallery
+from chexseg_jax.report.score_table import score_table
+from chexseg_jax.report.tables import Table, number
+from chexseg_jax.report.writer import Listing, Picture, Report, Section, write_report
+from chexseg_jax.sources import Sources
+from chexseg_jax.training.loggers import read_metrics
+from chexseg_jax.training.profiling import performance
+
+_OVERLAY_IMAGES = 6
+_SALIENCY_IMAGES = 6
+_PREDICTION = "prediction"
+
+
+@dataclass(frozen=True)
+class Made:
+    """The artifacts of a segmentation's chain.
+
+    Attributes:
+      classifiers: artifacts of trained classifiers and encoders -> artifacts with their `auroc.json`.
+      trainings: of all trainings, including `classifiers` and `model`.
+      saliency: title -> artifact with records `maps`, and maybe `edges`, in order of computation.
+      pseudo: the pseudo-masks; None for p = 1.
+      refreshed: the refreshed pseudo-masks, from first to last.
+      model: the trained segmentation.
+      scores: its predictions and scores.
+    """
+
+    classifiers: Mapping[Path, Path]
+    trainings: Sequence[Path]
+    saliency: Mapping[str, Path]
+    pseudo: Path | None
+    refreshed: Sequence[Path]
+    model: Path
+    scores: Path
+
+
+def report_segmentation(
+    workdir: Path, config: ConfigDict, sources: Sources, *, test: Path, made: Made
+) -> Path:
+    """Write a segmentation run's folder below `workdir/runs`.
+
+    It holds `report.md`, `report.html`, `scores.json`, `overlays.png`, `saliency.png` (for p < 1), `curves.png`,
+    `metrics.jsonl`, `predictions.json` (CheXlocalize's format), `config.json`, and `model`, a link that
+    `chexseg_jax.restore` follows.
+
+    Args:
+      workdir: the work directory.
+      config: of the run.
+      sources: the data.
+      test: artifact of `prepare`.
+      made: all other artifacts.
+
+    Returns:
+      The folder.
+    """
+    run = open_run(workdir, config)
+    table, scores = score_table(
+        iou.load_counts(made.scores), sources.taxonomy.tasks, replicates=config.scores.bootstrap
+    )
+    _write_json(run / "scores.json", {"data": sources.title, **scores})
+    _copy(made.scores / "predictions.json", run)
+    title = f"mixture p = {config.p:g}, init = {config.init}"
+    gallery = Gallery.open(test, sources, {_PREDICTION: made.scores}, {_PREDICTION: f"prediction: {title}"})
+    _draw_overlays(run / "overlays.png", gallery, made, sources.title)
+    sections = [_score_section(table, gallery.prepared, sources, run / "overlays.png")]
+    if made.pseudo:
+        _draw_saliency(run / "saliency.png", config, sources, made)
+        sections.append(_saliency_section(run / "saliency.png"))
+    sections.append(_threshold_section(config, sources.taxonomy, made))
+    if made.classifiers:
+        sections.append(_classifier_section(made.classifiers, sources.taxonomy))
+    artifacts = dict.fromkeys([*made.classifiers, made.pseudo, *made.refreshed, *made.trainings, made.scores])
+    _write_run(
+        run,
+        config,
+        sources,
+        title,
+        sections,
+        curves=[*made.classifiers, made.model],
+        trainings=made.trainings,
+        artifacts=[path for path in artifacts if path],
+        gallery=gallery,
+    )
+    say(f"test mIoU (pooled) {scores['pooled']['mean']:.3f} ({sources.title})")
+    return run
+
+
+def report_classifier(
+    workdir: Path, config: ConfigDict, sources: Sources, classifier: Path, auroc: Path
+) -> Path:
+    """Write a classifier run's folder: `report.md`, `report.html`, `curves.png`, `metrics.jsonl` and `model`."""
+    run = open_run(workdir, config)
+    sections = [_classifier_section({classifier: auroc}, sources.taxonomy)]
+    _write_run(run, config, sources, f"classifier {config.classifier.model}", sections, curves=[classifier])
+    return run
+
+
+def report_moco(
+    workdir: Path, config: ConfigDict, sources: Sources, encoder: Path, probes: Mapping[str, Path]
+) -> Path:
+    """Write a MoCo run's folder: as for a classifier, and `probe.json`.
+
+    Args:
+      workdir, config, sources: see `report_segmentation`.
+      encoder: the pretrained encoder's artifact.
+      probes: title -> artifact of a probe, of this encoder and of those to compare with.
+    """
+    run = open_run(workdir, config)
+    lines = [line for line in read_metrics(encoder / "metrics.jsonl") if "top1" in line]
+    last = lines[-max(1, len(lines) // 5) :]
+    loss, top1 = (np.mean([line[key] for line in last]) for key in ("loss", "top1"))
+    contrast = (
+        f"InfoNCE ended at {loss:.3f}; chance, with {config.moco.queue} keys in the queue, is "
+        f"{math.log(config.moco.queue + 1):.3f}. {top1:.0%} of the queries were nearest to their own key. (Means of "
+        f"the last batches logged: {len(last)}.)"
+    )
+    table, means = _auroc_table(probes, sources.taxonomy)
+    text = (
+        "AUROC of logistic regressions on the frozen encoder's mean features, trained on the weak labels. The penalty "
+        "is the best on the valid images, so judge by the test column."
+    )
+    _write_json(run / "probe.json", means)
+    _write_run(
+        run,
+        config,
+        sources,
+        f"MoCo v2, {config.encoder.model}",
+        [Section("Linear probe", [text, table])],
+        curves=[encoder],
+        notes=[contrast],
+    )
+    probed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+    say(f"linear probe, mean AUROC: {probed} ({sources.title})")
+    return run
+
+
+def open_run(workdir: Path, config: ConfigDict) -> Path:
+    """Create the folder of a configuration's report, with `config.json` in it."""
+    keys = ("p", "pseudo", "init", "refreshes", "trial") if config.kind == "segmentation" else ("refreshes",)
+    values = [f"{key}={config[key]}" for key in keys if config[key]]
+    name = ",".join([config.name, *values, f"seed={config.seed}", config.scale])
+    run = workdir / "runs" / f"{name}-{config_digest(config)}"
+    run.mkdir(parents=True, exist_ok=True)
+    _write_json(run / "config.json", plain(config))
+    return run
+
+
+def _write_run(
+    run: Path,
+    config: ConfigDict,
+    sources: Sources,
+    title: str,
+    sections: Sequence[Section],
+    *,
+    curves: Sequence[Path],
+    trainings: Sequence[Path] | None = None,
+    artifacts: Sequence[Path] | None = None,
+    notes: Sequence[str] = (),
+    gallery: Gallery | None = None,
+) -> None:
+    """Write the report and the files that all kinds of runs have.
+
+    Args:
+      run: the folder.
+      config, sources: see `report_segmentation`.
+      title: what was trained.
+      sections: those that only this kind of run has.
+      curves: the trainings whose curves are drawn, that of the run's model last.
+      trainings, artifacts: the rows of "Training" and "How it was made"; by default those of `curves`.
+      notes: paragraphs for the top.
+      gallery: the test images.
+    """
+    model = curves[-1]
+    _copy(model / "metrics.jsonl", run)
+    _link(run / "model", model)
+    figures.draw_curves(
+        run / "curves.png", {path.name: read_metrics(path / "metrics.jsonl") for path in curves}
+    )
+    report = Report(
+        f"{config.name}: {title}, seed {config.seed}, {config.scale} scale",
+        [sources.note, *notes],
+        [
+            *sections,
+            _training_section(trainings or curves, run / "curves.png"),
+            _provenance_section(config, sources, artifacts or curves),
+        ],
+    )
+    write_report(run, report, gallery)
+    say(f"report: {run / 'report.md'}")
+
+
+def _score_section(table: Table, test: Prepared, sources: Sources, overlays: Path) -> Section:
+    text = (
+        f"{len(test)} test images at full size. *pooled*: sum of intersections over sum of unions (CheXseg); *per "
+        "image*: mean over images that both the radiologist and the model marked (CheXlocalize). In brackets 95 % "
+        "intervals, bootstrap over images. *box*: a centred box of the task's mean size in the expert training images, "
+        "on every image. A task without a positive test mask has no IoU: it is absent, and left out of the mean."
+    )
+    if unknown := np.count_nonzero(~test.known):
+        text += f" {unknown} of the {test.known.size} pairs of image and task were not annotated; they have no weight."
+    notes = [sources.reader_note] if sources.reader_note else []
+    picture = Picture(overlays, "radiograph, ground truth and prediction")
+    return Section("Test IoU", [text, *notes, table, picture])
+
+
+def _saliency_section(saliency: Path) -> Section:
+    text = (
+        "Training images, each for one of the pathologies it is labelled with: the maps, scaled to [0, 1], and the "
+        "mask."
+    )
+    return Section("From saliency to pseudo-masks", [text, Picture(saliency, "saliency and pseudo-masks")])
+
+
+def _threshold_section(config: ConfigDict, taxonomy: Taxonomy, made: Made) -> Section:
+    card = json.loads((made.model / "model.json").read_text())
+    columns: dict[str, Mapping[str, float | None]] = {"probability": card["thresholds"]}
+    text = "On the segmentation's probability: the best pooled IoU on the expert training images."
+    if made.pseudo:
+        title = LABELLERS[config.pseudo].title
+        thresholds, quality = (
+            json.loads((made.pseudo / f"{name}.json").read_text()) for name in ("thresholds", "quality")
+        )
+        rule = "the threshold of each task" if thresholds else "a threshold per map by Otsu's rule"
+        text += (
+            f" On the normalised {title} maps: {rule}, with the mean IoU of the masks on the expert training images "
+            "that show the pathology (a tuned threshold is the best on these images), and the mean IoU of centred "
+            "boxes with the masks' areas."
+        )
+        columns |= {
+            f"{title} maps": thresholds or {},
+            f"IoU of thresholded {title} maps": quality["cam"],
+            "IoU of a centred box of equal area": quality["box"],
+        }
+    rows = [
+        [task, *(number(column.get(task), 2 + (i > 1)) for i, column in enumerate(columns.values()))]
+        for task in taxonomy.tasks
+    ]
+    if made.pseudo:
+        means = [iou.mean(np.array([*quality[name].values()], float)) for name in ("cam", "box")]
+        rows.append(["**mean**", "", "", *map(number, means)])
+    return Section("Thresholds", [text, Table(["pathology", *columns], rows)])
+
+
+def _classifier_section(classifiers: Mapping[Path, Path], taxonomy: Taxonomy) -> Section:
+    names = [json.loads((path / "model.json").read_text())["name"] for path in classifiers]
+    if len(set(names)) < len(names):  # one network, trained twice in different ways
+        names = [path.name for path in classifiers]
+    table, _ = _auroc_table(dict(zip(names, classifiers.values(), strict=True)), taxonomy)
+    text = (
+        "AUROC of the image labels; for an encoder trained without labels, AUROC of a linear probe. Checkpoints were "
+        "chosen on valid."
+    )
+    return Section("Classifiers", [text, table])
+
+
+def _training_section(trainings: Sequence[Path], curves: Path) -> Section:
+    costs = {path.name: performance(path) for path in trainings}
+    header = ["training", *next(iter(costs.values()))]
+    rows = [[name, *cost.values()] for name, cost in costs.items()]
+    return Section("Training", [Picture(curves, "training curves"), Table(header, rows)])
+
+
+def _provenance_section(config: ConfigDict, sources: Sources, artifacts: Sequence[Path]) -> Section:
+    cards = [json.loads((path / "artifact.json").read_text()) for path in artifacts]
+    rows = [[path.name, f"{card['seconds']:.0f}"] for path, card in zip(artifacts, cards, strict=True)]
+    text = f"Radiographs from `{sources.root}`. Artifacts and their seconds (after a kill, since the last start):"
+    packages = ", ".join(f"{name} {value}" for name, value in versions().items())
+    configuration = Listing("Configuration", json.dumps(plain(config), indent=1))
+    return Section(
+        "How it was made",
+        [text, Table(["artifact", "seconds"], rows), f"Versions: {packages}.", configuration],
+    )
+
+
+def _auroc_table(scores: Mapping[str, Path], taxonomy: Taxonomy) -> tuple[Table, dict[str, float]]:
+    """AUROC by task from artifacts with an `auroc.json`, and the mean of each column."""
+    columns = {
+        f"{name}, {split}": bootstrap.with_mean(np.array([values[task] for task in taxonomy.tasks], float))
+        for name, path in scores.items()
+        for split, values in json.loads((path / "auroc.json").read_text()).items()
+    }
+    names = (*taxonomy.tasks, "**mean**")
+    rows = [[name, *(number(column[k]) for column in columns.values())] for k, name in enumerate(names)]
+    return Table(["pathology", *columns], rows), {name: float(c[-1]) for name, c in columns.items()}
+
+
+def _draw_overlays(path: Path, gallery: Gallery, made: Made, title: str) -> None:
+    """Draw the test images with the most masks, then pseudo-masked training images."""
+    test, rows = gallery.prepared, gallery.fullest(_OVERLAY_IMAGES)
+    tasks = len(test.taxonomy.tasks)
+    images, names = [test.images[i] for i in rows], [test.ids[i] for i in rows]
+    columns = gallery.columns((TRUTH, _PREDICTION), rows)
+    if made.pseudo:
+        predicted = unpack_masks(np.load(made.scores / "weak_masks.npy"), tasks)
+        few = len(predicted)
+        weak = Prepared.load(made.pseudo)
+        images += list(weak.images[:few])
+        names += [f"{name} (training)" for name in weak.ids[:few]]
+        columns = [
+            (heading, [*masks, *more])
+            for (heading, masks), more in zip(columns, ([None] * few, predicted), strict=True)
+        ]
+        pseudo = [("pseudo-mask", weak), *(("refreshed", Prepared.load(p)) for p in made.refreshed)]
+        columns += [
+            (heading, [*[None] * len(rows), *masks.read_masks(slice(few))]) for heading, masks in pseudo
+        ]
+    figures.draw_overlays(path, images, names, columns, taxonomy=test.taxonomy, title=title)
+
+
+def _draw_saliency(path: Path, config: ConfigDict, sources: Sources, made: Made) -> None:
+    """Draw a training image for each of some tasks, with every map on the way to its mask."""
+    weak, tasks = Prepared.load(made.pseudo), sources.taxonomy.tasks
+    positive = positive_tasks(weak.labels, config.data.uncertainty, sources.taxonomy)
+    cells = [(int(positive[:, k].argmax()), k) for k in np.flatnonzero(positive.any(0))][:_SALIENCY_IMAGES]
+    columns = []
+    for title, folder in made.saliency.items():
+        if (folder / "edges").exists():
+            edges = Records.open(folder / "edges")
+            columns.append(("boundary", [edges[row].astype(np.float32) for row, _ in cells]))
+        maps = Records.open(folder / "maps")
+        columns.append((title, [_scaled(maps[row][..., k]) for row, k in cells]))
+    figures.draw_saliency(
+        path,
+        [weak.images[row] for row, _ in cells],
+        [f"{weak.ids[row]}\n{tasks[k]}" for row, k in cells],
+        columns,
+        [weak.read_masks(row) & (np.arange(len(tasks)) == k) for row, k in cells],
+        taxonomy=sources.taxonomy,
+        title=sources.title,
+    )
+
+
+def _scaled(map_: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """A map scaled to [0, 1)."""
+    map_ = map_.astype(np.float32) - map_.min()
+    return map_ / (map_.max() + 1e-7)
+
+
+# Each file takes its name once it is complete: other processes may read it, or make the same run.
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with written_aside(path) as file:
+        json.dump(value, file, indent=1)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    aside = aside_of(folder / source.name)
+    shutil.copyfile(source, aside)
+    aside.replace(folder / source.name)
+
+
+def _link(link: Path, target: Path) -> None:
+    aside = aside_of(link)
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(os.path.relpath(target, link.parent))
+    aside.replace(link)

@@ -1,0 +1,110 @@
+"""Loggers of a training's scalars: JSON lines for programs, TensorBoard for people, and any a user adds."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import jax
+from tensorboardX import SummaryWriter
+
+
+class Logger(Protocol):
+    """A tracker of scalars; `LOGGERS` holds the classes that every training writes to.
+
+    Args:
+      directory: the training's folder, which exists.
+    """
+
+    def __init__(self, directory: Path): ...
+
+    def truncate(self, step: int) -> None:
+        """Drop everything after `step`, at the start of a training: a resumed one repeats these steps."""
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Record the scalars of one step."""
+
+    def close(self) -> None:
+        """Flush and release the tracker."""
+
+
+class JsonLines:
+    """Appends to `metrics.jsonl`, one object a line: {"step": step, name: value, ...}.
+
+    Truncation makes the file of a resumed training equal to that of an uninterrupted one.
+    """
+
+    def __init__(self, directory: Path):
+        self._path = directory / "metrics.jsonl"
+
+    def truncate(self, step: int) -> None:
+        """Drop the lines after `step`."""
+        if self._path.exists():
+            kept = [line for line in read_metrics(self._path) if line["step"] <= step]
+            self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Append one line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **scalars}) + "\n")
+
+    def close(self) -> None:
+        """Do nothing: every line is already on disk."""
+
+
+class TensorBoard:
+    """Writes event files to `tensorboard/`."""
+
+    def __init__(self, directory: Path):
+        self._writer = SummaryWriter(logdir=str(directory / "tensorboard"))
+
+    def truncate(self, step: int) -> None:
+        """Do nothing: event files only grow."""
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Add one point to each curve."""
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()
+
+
+#: Every training writes to all of these; `LOGGERS["mine"] = Mine` adds one. Resumption and reports read "jsonl".
+LOGGERS: dict[str, type[Logger]] = {"jsonl": JsonLines, "tensorboard": TensorBoard}
+
+
+@contextmanager
+def open_loggers(directory: Path, *, first_step: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Open all loggers for the steps from `first_step`; yield `log(step, scalars)`, which writes to each.
+
+    Only process 0 writes.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    loggers = [make(directory) for make in LOGGERS.values()] if jax.process_index() == 0 else []
+    for logger in loggers:
+        logger.truncate(first_step - 1)
+
+    def log(step: int, scalars: Mapping[str, float]) -> None:
+        numbers = {name: float(value) for name, value in scalars.items()}
+        for logger in loggers:
+            logger.write(step, numbers)
+
+    try:
+        yield log
+    finally:
+        for logger in loggers:
+            logger.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read a metrics file; a last line that a kill cut short is dropped."""
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
