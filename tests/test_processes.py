@@ -69,7 +69,7 @@ class Tiny(nn.Module):
             return None, {"edge": Conv(1, use_bias=True)(x), "displacement": Conv(2)(x)}
         x = BatchNorm(self.axis_name)(x, train, relu=True)
         if self.head == "segmentation":
-            x = ASPP(8, 0.5, Kit(axis_name=self.axis_name))(x, train)
+            x = ASPP(0.5, Kit(axis_name=self.axis_name))(x, train)
             return resize_bilinear(Conv(TASKS)(x), (SIZE, SIZE), align_corners=True), {}
         return nn.Dense(LABELS)(x.mean((1, 2))), {"features": x}
 
