@@ -123,7 +123,7 @@ def draw_figure5(
     bars = results.compared(replicates=replicates)
     names = [*_present(results, tasks), "mean"]
     shown = [(*tasks, "mean").index(name) for name in names]
-    figure = figures.new_figure(10, 4.6)
+    figure = figures.new_figure(10.0, 4.6)
     axis = figure.subplots()
     width = 0.8 / max(len(bars), 1)
     for j, (role, (words, ends)) in enumerate(bars.items()):
@@ -144,7 +144,7 @@ def draw_figure5(
 
 
 def _plot_intervals(
-    axis: "Axes", results: Results, settings: Sequence[Setting], k: int, *, shift: float = 0, **style: Any
+    axis: "Axes", results: Results, settings: Sequence[Setting], k: int, *, shift: float = 0.0, **style: Any
 ) -> None:
     """Plot entry k of the finished settings over p, with intervals over trials."""
     finished = [setting for setting in settings if setting in results]

@@ -25,7 +25,7 @@ def table1(config: ConfigDict, results: Results, tasks: Sequence[str]) -> list[T
     (init,), (count,) = config.grid.init, config.grid.count
     titles = {pseudo: LABELLERS[pseudo].title for pseudo in config.grid.pseudo}
     more = more_masks(config)
-    mixtures = [(0.0, more)] * (more > 0) + [(p, count) for p in config.grid.p]
+    mixtures = [(0.0, more)] * (more > 0) + [(float(p), count) for p in config.grid.p]
     names = [f"p = {p:g}{f', {many} masks' if many != count else ''}" for p, many in mixtures]
     numbers = {(s.p, s.pseudo): miou for s, miou in papers().items()}
 
@@ -99,8 +99,9 @@ def comparisons(results: Results, *, replicates: int) -> list[Table]:
             results.counts(semi), results.counts(weak), reader, replicates=replicates
         )
         name = f"share of the gap from {weak.words} to the second reader that {semi.words} closes"
-        relative = "" if np.isnan(closed.estimate) else _percent(closed.estimate)
-        rows.append([name, interval(*map(float, closed)), relative, PAPERS_CLAIMS[2]])
+        share, *ends = map(float, closed)
+        relative = "" if np.isnan(share) else _percent(share)
+        rows.append([name, interval(share, *ends), relative, PAPERS_CLAIMS[2]])
     header = ["the best models (by test mean IoU, as in the paper)", "value", "relative", "the paper's"]
     return [Table(header, rows, "Comparisons.")] if rows else []
 

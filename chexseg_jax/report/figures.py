@@ -51,10 +51,7 @@ def draw_overlays(
     """
     masks = [mask for _, column in columns for mask in column if mask is not None]
     drawn = [k for k in range(len(taxonomy.tasks)) if any(mask[..., k].any() for mask in masks)]
-    width = 2.6 * (len(columns) + 1)
-    in_a_row = _legend_columns([taxonomy.tasks[k] for k in drawn], width)
-    lines = math.ceil(len(drawn) / in_a_row)
-    figure = new_figure(width, 2.75 * len(images) + 1.1 + 0.18 * max(0, lines - 2))
+    figure = new_figure(2.6 * (len(columns) + 1), 2.75 * len(images) + 1.1)
     axes = _radiographs(figure, images, names, ("radiograph", *(heading for heading, _ in columns)))
     for row, beside in enumerate(axes[:, 1:]):
         for axis, (_, column) in zip(beside, columns, strict=True):
@@ -62,8 +59,7 @@ def draw_overlays(
                 axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", color="white")
             else:
                 draw_masks(axis, column[row], taxonomy.colours)
-    if drawn:
-        _draw_legend(figure, {taxonomy.tasks[k]: taxonomy.colours[k] for k in drawn}, in_a_row)
+    _draw_legend(figure, {taxonomy.tasks[k]: taxonomy.colours[k] for k in drawn})
     figure.suptitle(title, fontsize=10)
     save(figure, path)
 
@@ -112,14 +108,14 @@ def draw_masks(axis: "Axes", masks: Bool[np.ndarray, "H W K"], colours: Sequence
     return set(areas)
 
 
-def draw_curves(path: Path, metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+def draw_curves(path: Path, metrics: Mapping[str, Sequence[Mapping[str, float | int]]]) -> None:
     """Draw one row per training: the loss, and the scores of its evaluations.
 
     Args:
       path: the file to write.
-      metrics: training's name -> its lines, see `metrics_log.read_metrics`.
+      metrics: training's name -> its lines, see `loggers.read_metrics`.
     """
-    figure = new_figure(9, 2.6 * len(metrics))
+    figure = new_figure(9.0, 2.6 * len(metrics))
     axes = figure.subplots(len(metrics), 2, squeeze=False)
     for (loss_axis, score_axis), (name, lines) in zip(axes, metrics.items(), strict=True):
         keys = sorted({key for line in lines for key in line} - {"step"})
@@ -157,20 +153,16 @@ def _radiographs(
     return axes
 
 
-def _legend_columns(names: Sequence[str], width: float) -> int:
-    """Number of legend columns that fit into `width` inches at 8 points, at most 5."""
-    return max(1, min(5, int(width / (0.35 + 0.06 * max(map(len, names), default=0)))))
-
-
-def _draw_legend(figure: "Figure", colours: Mapping[str, str], columns: int) -> None:
+def _draw_legend(figure: "Figure", colours: Mapping[str, str]) -> None:
+    """Draw a legend below the axes, in as many columns as fit, and make room for more than two lines of it."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colour, lw=3, label=name) for name, colour in colours.items()]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=8,
-        facecolor="#404040",
-        labelcolor="white",
-    )
+    style = {"loc": "outside lower center", "fontsize": 8, "facecolor": "#404040", "labelcolor": "white"}
+    for columns in range(min(5, len(handles)), 0, -1):
+        legend = figure.legend(handles=handles, ncols=columns, **style)
+        if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
+            lines = math.ceil(len(handles) / columns)
+            figure.set_figheight(figure.get_figheight() + 0.18 * max(0, lines - 2))
+            return
+        legend.remove()
