@@ -56,7 +56,8 @@ def draw_overlays(
     for row, beside in enumerate(axes[:, 1:]):
         for axis, (_, column) in zip(beside, columns, strict=True):
             if column[row] is None:
-                axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", color="white")
+                box = {"facecolor": "#404040", "edgecolor": "none"}
+                axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", color="white", bbox=box)
             else:
                 draw_masks(axis, column[row], taxonomy.colours)
     _draw_legend(figure, {taxonomy.tasks[k]: taxonomy.colours[k] for k in drawn})
