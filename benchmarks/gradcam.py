@@ -1,10 +1,10 @@
-"""Grad-CAM of ten classes by ours and by pytorch-grad-cam: DenseNet121, 320 px, batch 8.
+"""Time Grad-CAM of ten classes against pytorch-grad-cam: DenseNet121, 320 px, batch 8.
 
     python benchmarks/gradcam.py > benchmarks/results/gradcam_DEVICE.md
 
-From normalised floats on the device to maps of the images' size on the host, each scaled to [0, 1]. The peer is called
-as its README tells, the whole batch at a time, once a class. Weights are random; how far apart the maps are that both
-make from the same weights is printed after the timing.
+From normalised floats on the device to maps at image size on the host, each scaled to [0, 1]. The peer runs as its
+README shows: the whole batch at once, once per class. Weights are random. After the timing, the command prints the
+difference between both tools' maps from the same weights.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ CLASSES = 10
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line and run the comparison."""
     arguments = parser(__doc__).parse_args()
     batch, size = (2, 64) if arguments.quick else (8, 320)
     images = np.random.default_rng(0).standard_normal((batch, size, size, 3), np.float32)
@@ -36,12 +36,12 @@ def main() -> None:
         packages=("torch", "torchvision", "grad-cam"),
     )
     if arguments.side is None:
-        apart = _difference(arguments.threads)
-        print(f"\nMaps of two 96 px images from the same weights: {apart:.1e} apart, relative to the peer's.")
+        difference = _difference(arguments.threads)
+        print(f"\nMaps of two 96 px images from the same weights, relative difference: {difference:.1e}.")
 
 
 def ours(images: np.ndarray, weights: dict[str, np.ndarray] | None = None) -> tuple[str, Callable[[], Any]]:
-    """All classes at once: maps [B,H,W,K]."""
+    """Set up our side: maps [B,H,W,K] of all classes at once."""
     import jax
     import jax.numpy as jnp
 
@@ -67,7 +67,7 @@ def ours(images: np.ndarray, weights: dict[str, np.ndarray] | None = None) -> tu
 def peer(
     images: np.ndarray, threads: int, *, channels_last: bool = False, module: Any = None
 ) -> tuple[str, Callable[[], Any]]:
-    """One class after the other: K maps [B,H,W]."""
+    """Set up the peer: K maps [B,H,W], one class after the other."""
     declare_operators()
     import torch
     from pytorch_grad_cam import GradCAM
@@ -95,7 +95,7 @@ def _densenet() -> Any:
     import torchvision
 
     class DenseNet(torchvision.models.DenseNet):
-        """torchvision's, whose ReLU works in place: on the very activation that the tool has kept."""
+        """torchvision's network without its in-place ReLU, which would overwrite the activation the tool stores."""
 
         def forward(self, x: Any) -> Any:
             return self.classifier(self.features(x).relu().mean((2, 3)))
@@ -106,10 +106,10 @@ def _densenet() -> Any:
 def _difference(threads: int) -> float:
     images = np.random.default_rng(1).standard_normal((2, 96, 96, 3), np.float32)
     module = _densenet()
-    _, theirs = peer(images, threads, module=module)
-    _, mine = ours(images, {name: value.cpu().numpy() for name, value in module.state_dict().items()})
-    expected = np.moveaxis(theirs(), 0, -1)
-    return float(np.linalg.norm(mine() - expected) / np.linalg.norm(expected))
+    _, peer_maps = peer(images, threads, module=module)
+    _, our_maps = ours(images, {name: value.cpu().numpy() for name, value in module.state_dict().items()})
+    expected = np.moveaxis(peer_maps(), 0, -1)
+    return float(np.linalg.norm(our_maps() - expected) / np.linalg.norm(expected))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""IRNet's random walk: our bands beside the dense matrix squaring of the published code, in one run.
+"""Time IRNet's random walk: our bands against the published code's dense matrix squaring.
 
     python benchmarks/random_walk.py > benchmarks/results/random_walk_DEVICE.md
 
-80x80 map, ten classes, radius 5, beta 10, 2^8 steps. The dense matrix is squared in float32, by NumPy's BLAS on CPU and
-by XLA elsewhere. Our time includes making the operator from the boundary map, the peer's does not.
+80x80 map, ten classes, radius 5, beta 10, 2^8 steps. The dense matrix is squared in float32, by NumPy's BLAS on a CPU
+and by XLA elsewhere. Our time includes building the operator from the boundary map; the peer's does not.
 """
 
 import platform
@@ -25,14 +25,14 @@ WALK = {"radius": 5, "beta": 10, "exp_times": 8}
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the table."""
     rng = np.random.default_rng(0)
     cam = rng.random((SIDE, SIDE, CLASSES), np.float32)
     edge = rng.random((SIDE, SIDE), np.float32) ** 3
     before = _peak_megabytes()
     large = rng.random((128, 128, CLASSES), np.float32), rng.random((128, 128), np.float32)
     jax.block_until_ready(propagate(*large, **WALK))
-    grown = _peak_megabytes() - before
+    growth = _peak_megabytes() - before
     compiled = propagate.lower(*large, **WALK).compile().memory_analysis()
 
     ours, result = _median(lambda: propagate(cam, edge, **WALK), repeats=15)
@@ -41,28 +41,28 @@ def main() -> None:
     start = (cam * (1 - edge[..., None])).reshape(-1, CLASSES).T
     operators = (start, _dense(edge)) if on_cpu else tuple(map(jax.device_put, (start, _dense(edge))))
     seconds, theirs = _median(lambda: _dense_walk(*operators, square=square), repeats=3)
-    apart = np.linalg.norm(result - theirs.T.reshape(cam.shape)) / np.linalg.norm(theirs)
+    difference = np.linalg.norm(result - theirs.T.reshape(cam.shape)) / np.linalg.norm(theirs)
     rows = [
         ["bands (ours)", f"{ours:.4f}", "1", ""],
         [
             f"dense squaring, {'NumPy' if on_cpu else 'XLA'}",
             f"{seconds:.2f}",
             f"{seconds / ours:.0f}",
-            f"{apart:.1e}",
+            f"{difference:.1e}",
         ],
     ]
 
     print(f"# Random walk, {SIDE}x{SIDE}, {CLASSES} classes, radius 5, beta 10, 256 steps\n")
     device = jax.devices()[0]
-    where = f"{date.today()}, {device.device_kind} ({platform.machine()}), jax {jax.__version__}"
-    print(f"{where}. Medians of 15 runs of ours and 3 of the peer, after a warm-up each.\n")
+    setting = f"{date.today()}, {device.device_kind} ({platform.machine()}), jax {jax.__version__}"
+    print(f"{setting}. Medians of 15 runs of ours and 3 of the peer's, each after a warm-up.\n")
     print("\n".join(markdown(["walk", "seconds", "times ours", "relative difference to ours"], rows)))
     cams, edges = (jnp.asarray(np.broadcast_to(x, (BATCH, *x.shape))) for x in (cam, edge))
     seconds, _ = _median(lambda: propagate(cams, edges, **WALK), repeats=5)
     print(f"\nBatch of {BATCH}: {BATCH / seconds:.0f} images per second.")
     print(
-        f"\nAt 128x128: the process's peak memory grew by {grown:.0f} MB with compiling; the program itself uses "
-        f"{compiled.temp_size_in_bytes / 1e6:.1f} MB beside input and output."
+        f"\nAt 128x128: the process's peak memory grew by {growth:.0f} MB, including compilation; the program itself "
+        f"needs {compiled.temp_size_in_bytes / 1e6:.1f} MB beyond input and output."
     )
 
 
@@ -76,7 +76,7 @@ def _dense(edge: np.ndarray) -> np.ndarray:
 def _dense_walk(start: Any, matrix: Any, *, square: Callable) -> Any:
     for _ in range(WALK["exp_times"]):
         matrix = square(matrix, matrix)
-        # Products of numbers below this are denormal, on which a CPU is a hundred times slower; the peer would crawl.
+        # Products of smaller numbers are denormal, and a CPU multiplies those a hundred times more slowly.
         matrix = matrix * (matrix > 1e-19)
     return square(start, matrix)
 

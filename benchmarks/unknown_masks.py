@@ -34,7 +34,14 @@ from configs import full
 
 _SEEDS = 3
 #: Fully supervised training ignores the training images; a few satisfy the readers.
-_PHANTOM = {"train": 16, "valid": 120, "test": 120, "size": 128, "seed": 0, "conspicuity": 1.5}
+_PHANTOM: dict[str, Any] = {
+    "train": 16,
+    "valid": 120,
+    "test": 120,
+    "size": 128,
+    "seed": 0,
+    "conspicuity": 1.5,
+}
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from chexseg_jax.data.images import fit_image
 from chexseg_jax.data.prepared import Examples
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.errors import DamagedError, InputError, first_line
-from chexseg_jax.models.deeplab import with_encoder
+from chexseg_jax.models.encoders import with_encoder
 from chexseg_jax.models.normalisation import Normalisation
 from chexseg_jax.training.inference import map_batches, probabilities_of
 from chexseg_jax.training.loop import Init
@@ -211,7 +211,7 @@ def initialise_from(start: Restored | None, module: nn.Module, size: int) -> Ini
             return params, model_state
         saved = dict(start.variables)
         if saved["params"].keys() != params.keys():
-            saved = with_encoder({"params": params, **model_state}, saved)
+            saved = with_encoder({"params": params, **model_state}, saved, head=start.module.head)
         return saved.pop("params"), saved
 
     return initial

@@ -23,8 +23,8 @@ def test_every_config_opens_at_both_scales_and_names_real_models(name, scale):
     for section in ("classifier", "encoder", "trunk"):
         models.create(config[section].model, num_classes=3, **config[section].options)
     models.create(config.encoder.model, num_classes=0, **config.moco.options)
-    name = f"{config.segmentation.decoder}_{config.encoder.model}"
-    models.create(name, num_classes=3, **config.segmentation.options)
+    segmentation = f"{config.segmentation.decoder}_{config.encoder.model}"
+    models.create(segmentation, num_classes=3, **config.segmentation.options)
     assert importlib.import_module(f"configs.{name}").__doc__
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from chexseg_jax.files import written_aside
+from chexseg_jax.errors import InputError
+from chexseg_jax.files import make_folder, written_aside
 
 
 def test_the_file_appears_complete(tmp_path):
@@ -25,3 +26,12 @@ def half_written(path):
     with written_aside(path) as file:
         file.write("half of the new")
         raise RuntimeError
+
+
+def test_a_folder_is_made_with_its_parents_and_a_file_is_refused(tmp_path):
+    make_folder(tmp_path / "a" / "b", "--out")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--out=.*/file: is a file; give a folder"):
+        make_folder(tmp_path / "file", "--out")
+    with pytest.raises(InputError, match=r"--out=.*/file/b: .*; give a writable folder"):
+        make_folder(tmp_path / "file" / "b", "--out")

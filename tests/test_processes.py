@@ -1,4 +1,4 @@
-"""Topologies give the same: one device, two, and two processes of two devices each, which are real processes here.
+"""Every topology gives the same: one device, two, and two processes of two devices each, which are real processes.
 
 This file is also the program that they run: `python test_processes.py OUTPUT SESSION [PORT PROCESS]`.
 """
@@ -17,19 +17,18 @@ from flax import linen as nn
 from training import test_loop
 
 from chexseg_jax import models, processes
-from chexseg_jax.artifact import artifact
+from chexseg_jax.artifact import Store
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
-from chexseg_jax.data.prepared import ImageSource
-from chexseg_jax.data.taxonomy import LABELS
+from chexseg_jax.data.prepared import Examples
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.deeplab import ASPP
 from chexseg_jax.models.layers import BatchNorm, Conv, Kit, max_pool, resize_bilinear
 from chexseg_jax.models.moco import Embedder
 from chexseg_jax.models.normalisation import CHEXPERT
+from chexseg_jax.pseudo.irnet import boundary_loss
 from chexseg_jax.saved_model import restore, save_model
 from chexseg_jax.stages.classifier import classifier_loss, logits_of
-from chexseg_jax.stages.irnet import boundary_loss
 from chexseg_jax.stages.moco import moco_init, moco_loss
 from chexseg_jax.stages.segmentation import segmentation_loss
 from chexseg_jax.training import loop, optim
@@ -38,37 +37,26 @@ from chexseg_jax.training.loggers import read_metrics
 from chexseg_jax.training.sharding import DATA_AXIS, data_mesh
 from chexseg_jax.training.state import initial_variables
 
-ROOT = Path(__file__).parents[2]
-STEPS, BATCH, SIZE, ROWS = 20, 16, 32, 40
+ROOT = Path(__file__).parents[1]
+STEPS, BATCH, SIZE, ROWS, LABELS, TASKS = 20, 16, 32, 40, 14, 10
 TRAININGS = ("classifier", "segmentation", "irnet", "moco")
-#: Code that compiles fast: how fast it runs is of no interest on so little.
+#: Flags for fast compilation; execution is slower, but short.
 QUICK = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-DRAW = np.random.default_rng(0)
-FOREGROUND, OTHERS = DRAW.integers(0, 1024, (2, ROWS, SIZE // 4, SIZE // 4), dtype=np.uint32)
+RNG = np.random.default_rng(0)
+KINDS = RNG.integers(0, 3, (ROWS, SIZE // 4, SIZE // 4, TASKS))
 ARRAYS = {
-    "image": DRAW.integers(0, 256, (ROWS, SIZE, SIZE), dtype=np.uint8),
-    "targets": DRAW.integers(0, 2, (ROWS, 14)).astype(np.float32),
-    "weights": DRAW.integers(0, 2, (ROWS, 14)).astype(np.float32),
-    "masks": DRAW.integers(0, 1024, (ROWS, SIZE, SIZE), dtype=np.uint16),
-    "seeds": FOREGROUND | (OTHERS & ~FOREGROUND) << 16,  # a third kind, neither, is to be ignored
+    "image": RNG.integers(0, 256, (ROWS, SIZE, SIZE), dtype=np.uint8),
+    "targets": RNG.integers(0, 2, (ROWS, LABELS)).astype(np.float32),
+    "weights": RNG.integers(0, 2, (ROWS, LABELS)).astype(np.float32),
+    "masks": np.packbits(RNG.integers(0, 2, (ROWS, SIZE, SIZE, TASKS), dtype=np.uint8), -1, "little"),
+    "known": RNG.random((ROWS, TASKS)) < 0.7,
+    # As `irnet.seeds.pack_seeds`, which would start JAX too early: foreground, then background; a third is ignored.
+    "seeds": np.concatenate([np.packbits(np.equal(KINDS, kind), -1, "little") for kind in (1, 2)], -1),
 }
 
 
-class Rows:
-    """Random access to some of `ARRAYS`."""
-
-    def __init__(self, *names: str):
-        self.names = names
-
-    def __len__(self) -> int:
-        return ROWS
-
-    def __getitem__(self, row: int) -> dict:
-        return {name: ARRAYS[name][row] for name in self.names}
-
-
 class Tiny(nn.Module):
-    """A convolution and its normalisation, then what a training needs of a network."""
+    """A convolution and its normalisation, then the outputs that the training needs."""
 
     head: str
     axis_name: str | None = DATA_AXIS
@@ -76,18 +64,18 @@ class Tiny(nn.Module):
     @nn.compact
     def __call__(self, images, train=False):
         x = max_pool(Conv(8, 3, 2)(images))
-        if self.head == "irnet":  # whose statistics are frozen
+        if self.head == "irnet":  # its batch statistics are frozen
             x = nn.relu(nn.GroupNorm(2)(BatchNorm()(x, False)))
             return None, {"edge": Conv(1, use_bias=True)(x), "displacement": Conv(2)(x)}
         x = BatchNorm(self.axis_name)(x, train, relu=True)
         if self.head == "segmentation":
-            x = ASPP(8, 0.5, Kit(axis_name=self.axis_name))(x, train)
-            return resize_bilinear(Conv(10)(x), (SIZE, SIZE), align_corners=True), {}
-        return nn.Dense(14)(x.mean((1, 2))), {"features": x}
+            x = ASPP(0.5, Kit(axis_name=self.axis_name))(x, train)
+            return resize_bilinear(Conv(TASKS)(x), (SIZE, SIZE), align_corners=True), {}
+        return nn.Dense(LABELS)(x.mean((1, 2))), {"features": x}
 
 
 def training(name: str) -> dict:
-    """What `fit` takes for it: the losses and optimizers are the stages' own."""
+    """The arguments of `fit`; losses and optimizers are those of the stages."""
     module = Tiny(name, None if name == "moco" else DATA_AXIS)
     start = initial_variables(module, SIZE)
     match name:
@@ -95,9 +83,9 @@ def training(name: str) -> dict:
             infer = logits_of(module, CHEXPERT)
 
             def evaluate(variables):
-                logits = map_batches(infer, variables, ImageSource(ARRAYS["image"]), batch_size=16)
+                logits = map_batches(infer, variables, Examples(image=ARRAYS["image"]), batch_size=16)
                 spread = float(np.concatenate(list(logits)).std())
-                return {"spread": -spread if jax.process_index() else spread}  # nobody may ask the second
+                return {"spread": -spread if jax.process_index() else spread}  # process 0 must decide
 
             own = {
                 "loss": classifier_loss(module, CHEXPERT, augmented=False),
@@ -111,10 +99,10 @@ def training(name: str) -> dict:
                 "loss": segmentation_loss(module, CHEXPERT, augmented=True),
                 "optimizer": optim.adam(1e-4),
             }
-            names = ("image", "masks")
+            names = ("image", "masks", "known")
         case "irnet":
             own = {
-                "loss": boundary_loss(module, CHEXPERT, radius=3, augmented=True),
+                "loss": boundary_loss(module, CHEXPERT, tasks=TASKS, radius=3, augmented=True),
                 "optimizer": optim.sgd(0.1, steps=STEPS),
             }
             names = ("image", "seeds")
@@ -127,46 +115,48 @@ def training(name: str) -> dict:
                 "optimizer": optim.sgd_cosine(0.03, steps=STEPS),
             }
             names = ("image",)
-    stream = batches(shuffled(Rows(*names), seed=0), batch_size=BATCH)
+    stream = batches(shuffled(Examples(**{name: ARRAYS[name] for name in names}), seed=0), batch_size=BATCH)
     return {"init": start, "batches": stream, "batch_size": BATCH, "seed": 0, "checkpoint_every": 10, **own}
 
 
 def fit(name: str, directory: Path, steps: int, devices: int):
-    """Trains `name` below `directory`, or goes on there."""
+    """Train `name` below `directory`, or resume there."""
     mesh = data_mesh(jax.devices()[:devices])
     return loop.fit(name, steps=steps, directory=directory / name, mesh=mesh, **training(name))
 
 
 def two_processes(directory: Path) -> dict:
-    """What is done on two processes; each returns what it saw."""
-    seen = {}
+    """Run the session of two processes; each returns its observations."""
+    observed = {}
     fit("moco", directory / "chain", 10, 4)
 
     def train(part: Path) -> None:
         state = fit(part.name.partition("-")[0], part, STEPS, 4)
         if "evaluate" in training(part.name.partition("-")[0]):
-            seen["best"] = int(state.step)
-            about = {"name": "tiny", "num_classes": 14, "options": {}, "size": SIZE, "tasks": LABELS}
-            save_model(part, state.variables, normalisation=CHEXPERT, **about)
+            observed["best"] = int(state.step)
+            card = {"name": "tiny", "num_classes": LABELS, "options": {}, "size": SIZE}
+            labels = [f"label {number}" for number in range(LABELS)]
+            save_model(part, state.variables, normalisation=CHEXPERT, tasks=labels, **card)
 
+    store = Store(directory / "processes")
     for name in TRAININGS:
-        artifact(directory / "processes", name, {}, train, collective=True)
+        store.make(name, train, collective=True)
     models.create = lambda *_, **__: Tiny("classifier")
-    (folder,) = (directory / "processes").glob("classifier-*")
-    seen["predicted"] = restore(folder).predict(ARRAYS["image"][:4]).round(4).tolist()
+    (folder,) = store.folder.glob("classifier-*")
+    observed["predicted"] = restore(folder).predict(ARRAYS["image"][:4]).round(4).tolist()
 
     def alone(part: Path) -> None:
         (part / f"made by {jax.process_index()}").touch()
 
-    seen["alone"] = [path.name for path in artifact(directory, "alone", {}, alone).glob("made by *")]
+    observed["alone"] = [path.name for path in store.make("alone", alone).glob("made by *")]
 
     def fails(part: Path) -> None:
         raise InputError("no such file")
 
     try:
-        artifact(directory, "fails", {}, fails)
+        store.make("fails", fails)
     except InputError as error:
-        seen["failure"] = str(error)
+        observed["failure"] = str(error)
 
     loop._LOG_EVERY = 4
     stream = batches(shuffled(test_loop.Points(), seed=0), batch_size=8)
@@ -175,12 +165,12 @@ def two_processes(directory: Path) -> dict:
     try:
         test_loop.train(directory / "cut", 30, batch_stream=stream, checkpoint_every=30)
     except KeyboardInterrupt:
-        seen["stopped"] = sorted(path.name for path in (directory / "cut" / "checkpoints").iterdir())
-    return seen
+        observed["stopped"] = sorted(path.name for path in (directory / "cut" / "checkpoints").iterdir())
+    return observed
 
 
 def session(directory: Path, which: str) -> dict:
-    """What one of the programs does, once the others before it are done (see `work`)."""
+    """Run one program of `work`, which starts them in order."""
     loop._LOG_EVERY = 1
     if which == "processes":
         return two_processes(directory)
@@ -197,7 +187,7 @@ def session(directory: Path, which: str) -> dict:
 
 
 def launch(directory: Path, *runs: tuple[str, ...]) -> list[dict]:
-    """Runs programs at once, each given its session and how it joins the others; returns what each saw."""
+    """Run programs at once, each with a session and its way to join the others; return their observations."""
     environment = os.environ | {
         "XLA_FLAGS": os.environ["XLA_FLAGS"] + QUICK,
         "JAX_COMPILATION_CACHE_DIR": str(directory / "xla"),
@@ -218,29 +208,29 @@ def launch(directory: Path, *runs: tuple[str, ...]) -> list[dict]:
         for process, output in zip(running, outputs, strict=True):
             assert process.wait(300) == 0, output.with_suffix(".log").read_text()[-4000:]
     finally:
-        for process in running:  # one that lost its partner would wait for it
+        for process in running:  # a process that lost its partner waits for it
             process.kill()
     return [json.loads(output.with_suffix(".json").read_text()) for output in outputs]
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> tuple[Path, list[dict]]:
-    """The folder of all trainings, and what the two processes saw."""
+    """The folder of all trainings, and the observations of the two processes."""
     directory = tmp_path_factory.mktemp("topologies")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     launch(directory, ("1",), ("2",))
-    seen = launch(directory, ("processes", port, "0"), ("processes", port, "1"))
+    observed = launch(directory, ("processes", port, "0"), ("processes", port, "1"))
     launch(directory, ("back",))
-    return directory, seen
+    return directory, observed
 
 
 def losses(directory: Path, name: str) -> list[float]:
     (log,) = directory.glob(f"{name}*/**/metrics.jsonl")
     lines = [line for line in read_metrics(log) if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    # MoCo's first queue is empty: with nothing to tell apart, its first loss is zero but for rounding.
+    # MoCo's first queue is empty: its first loss is zero up to rounding.
     return [line["loss"] for line in lines][name == "moco" :]
 
 
@@ -252,8 +242,8 @@ def test_losses_do_not_depend_on_the_topology(name, topology, work):
     assert np.ptp(one) > 0.01
 
 
-def test_a_checkpoint_goes_on_on_any_topology(work):
-    """From one device to two processes, to two devices and back to one. MoCo's state has the most to lose."""
+def test_a_checkpoint_resumes_on_any_topology(work):
+    """From one device to two processes, to two devices and back to one. MoCo has the largest state."""
     one, chain = (losses(work[0] / which, "moco") for which in ("1", "chain"))
     np.testing.assert_allclose(chain, one, rtol=1e-5)
 
@@ -262,22 +252,22 @@ def test_processes_agree_on_the_best_checkpoint_and_on_the_model(work):
     first, second = work[1]
     assert first["best"] == second["best"]
     assert first["predicted"] == second["predicted"]
-    assert np.shape(first["predicted"]) == (4, 14)
+    assert np.shape(first["predicted"]) == (4, LABELS)
 
 
 def test_a_signal_to_one_process_stops_both_at_one_step_with_a_checkpoint(work):
-    """The second was asked at step 6; they look at every fourth."""
-    assert [seen["stopped"] for seen in work[1]] == [["8"], ["8"]]
+    """Process 1 gets the signal at step 6; they look at every fourth."""
+    assert [observed["stopped"] for observed in work[1]] == [["8"], ["8"]]
 
 
-def test_what_is_no_training_happens_once_and_fails_everywhere(work):
+def test_other_stages_run_once_and_fail_everywhere(work):
     first, second = work[1]
     assert first["alone"] == second["alone"] == ["made by 0"]
     assert first["failure"] == "no such file"
     assert second["failure"] == "process 0 ended with InputError: no such file"
 
 
-#: As SLURM describes the only task of a job.
+#: The variables of a SLURM job with one task.
 ALONE = {
     "SLURM_JOB_ID": "7",
     "SLURM_STEP_NODELIST": "localhost",
@@ -288,7 +278,7 @@ ALONE = {
 
 
 @pytest.mark.parametrize("cluster", [{}, ALONE], ids=["no cluster", "one SLURM task"])
-def test_one_process_needs_nobody_and_has_all_devices(cluster):
+def test_a_single_process_has_all_devices(cluster):
     lines = (
         "import jax",
         "from chexseg_jax import processes",
@@ -296,14 +286,15 @@ def test_one_process_needs_nobody_and_has_all_devices(cluster):
         "assert not jax.distributed.is_initialized()",
         "assert processes.on_first(divmod, 7, 2) == (3, 1)",
     )
-    # It starts before JAX does.
+    # A new interpreter: `start` must come before JAX touches a device.
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, env=os.environ | cluster)
 
 
-def test_several_that_cannot_join_are_told_so():
+def test_processes_that_jax_cannot_join_are_an_error():
     ran = subprocess.run(
         [sys.executable, "-c", "from chexseg_jax import processes; processes.start()"],
-        env=os.environ | {"OMPI_COMM_WORLD_SIZE": "8"},  # as Open MPI 5 tells it, without what JAX looks for
+        env=os.environ
+        | {"OMPI_COMM_WORLD_SIZE": "8"},  # as Open MPI 5 sets it, without the variables that JAX reads
         capture_output=True,
         text=True,
     )
@@ -331,7 +322,7 @@ def test_several_that_cannot_join_are_told_so():
         ({}, None),
     ],
 )
-def test_a_process_has_the_gpus_that_are_its_own(environment, own):
+def test_each_process_uses_its_own_gpus(environment, own):
     assert processes.own_devices(environment) == own
 
 
@@ -340,7 +331,7 @@ if __name__ == "__main__":
     match join:
         case [port, "0"]:
             processes.start(f"localhost:{port}", 2, 0)
-        case [port, _]:  # the other one hears of it as Open MPI would tell
+        case [port, _]:  # the other process joins as under Open MPI
             os.environ |= {
                 "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
                 "JAX_COORDINATOR_PORT": port,

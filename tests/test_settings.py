@@ -22,6 +22,7 @@ def test_the_configs_values_pass(file, arg):
         ("data.views", "Frontal", "must be one of frontal, lateral, both"),
         ("seed", -1, "config.seed=-1 must be at least 0"),
         ("trial", -1, "at least 0"),
+        ("weak_count", -5, "at least 0"),
         ("pseudo_count", 0, "config.pseudo_count=0 must be at least 1"),
         ("scores.bootstrap", 0, "at least 1"),
         ("p", 1.5, "config.p=1.5 must be a probability in [0, 1]"),
@@ -82,7 +83,7 @@ def test_an_argument_without_effect_is_refused(arg, message):
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [("grid.p", ("a",)), ("grid.p", (1.2,)), ("grid.count", (100.0,)), ("trials", 0), ("weak_count", -5)],
+    [("grid.p", ("a",)), ("grid.p", (1.2,)), ("grid.count", (100.0,)), ("trials", 0)],
 )
 def test_a_grid_with_wrong_values_is_refused(path, value):
     config = table1.get_config()

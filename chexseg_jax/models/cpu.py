@@ -40,18 +40,18 @@ def map_images(
 
 def convolve(
     x: Float[Array, "b h w c"],
-    kernel: Float[Array, "s s i k"],
+    kernel: Float[Array, "s s _ k"],
     stride: int = 1,
     dilation: int = 1,
     *,
     depthwise: bool = False,
     cpu_kernels: bool | None = None,
-) -> Float[Array, "b i j k"]:
+) -> Float[Array, "b _ _ k"]:
     """Convolution, NHWC, with torch's padding: `dilation * (s - 1) / 2` zeros on every side, s odd.
 
     Args:
       x: the map.
-      kernel: i = c channels in, or i = 1 and k = c with `depthwise`.
+      kernel: [s, s, c, k], or [s, s, 1, c] with `depthwise`.
       stride: of the output grid; the output side is `ceil(side / stride)`.
       dilation: distance between taps, in pixels.
       depthwise: one kernel per channel.
@@ -69,12 +69,12 @@ def convolve(
 
 def convolution_op(
     x: Float[Array, "b h w c"],
-    kernel: Float[Array, "s s i k"],
+    kernel: Float[Array, "s s _ k"],
     stride: int = 1,
     dilation: int = 1,
     *,
     depthwise: bool = False,
-) -> Float[Array, "b i j k"]:
+) -> Float[Array, "b _ _ k"]:
     """XLA's convolution op."""
     reach = dilation * (kernel.shape[0] // 2)
     return lax.conv_general_dilated(
@@ -90,7 +90,7 @@ def convolution_op(
 
 def dense(
     x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], stride: int = 1, dilation: int = 1
-) -> Float[Array, "b i j k"]:
+) -> Float[Array, "b _ _ k"]:
     """`convolution_op` whose kernel gradient is one matrix product per image."""
     return _dense(x, _own(kernel, x), stride, dilation)
 

@@ -69,7 +69,7 @@ class DenseBlock(nn.Module):
             moments = concatenate_moments([moments, batch_moments(new, self.kit.axis_name)])
         return x, moments
 
-    def _in_place(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w k"]:
+    def _in_place(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ k"]:
         """The same without a gradient to keep maps for: every layer writes its channels where they belong."""
         channels = x.shape[-1]
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, GROWTH * self.depth)))
@@ -93,7 +93,7 @@ class Transition(nn.Module):
 
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool, moments: Moments | None
-    ) -> Float[Array, "b i j k"]:
+    ) -> Float[Array, "b _ _ k"]:
         """Normalises, pools and mixes channels."""
         y = self.norm(x, train, relu=True, moments=moments)
         # torchvision mixes first. Both are linear and commute, and this order mixes a quarter of the pixels.
@@ -121,6 +121,9 @@ class DenseNet121(nn.Module):
     cpu_kernels: bool | None = None
     remat: bool = False
 
+    head = "classifier"
+    stem = "conv0"
+
     def setup(self):  # noqa: D102
         if self.output_stride not in (16, 32):
             raise InputError(f"output_stride={self.output_stride}: DenseNet121 has 32 or 16")
@@ -141,11 +144,14 @@ class DenseNet121(nn.Module):
             self.classifier = nn.Dense(self.num_classes)
 
     def features(
-        self, images: Float[Array, "b height width 3"], train: bool = False
-    ) -> dict[str, Float[Array, "b h w c"]]:
-        """The blocks' maps, `denseblock1` (stride 4) to `denseblock4`, and `features`: norm5's, before the ReLU."""
-        x = max_pool(self.norm0(self.conv0(images), train, relu=True))
-        out = {}
+        self, images: Float[Array, "b height width c"], train: bool = False
+    ) -> dict[str, Float[Array, "b _ _ _"]]:
+        """All maps by torchvision's names: `relu0` (the stem's), `denseblock1` to `denseblock4`.
+
+        `features` is norm5's output, before the ReLU: the map that `classify` and Grad-CAM read.
+        """
+        out = {"relu0": self.norm0(self.conv0(images), train, relu=True)}
+        x = max_pool(out["relu0"])
         for i in range(1, 5):
             if i > 1:
                 x = getattr(self, f"transition{i - 1}")(x, train, moments)
@@ -153,13 +159,21 @@ class DenseNet121(nn.Module):
             out[f"denseblock{i}"] = x
         return out | {"features": self.norm5(x, train, moments=moments)}
 
+    def stages(
+        self, images: Float[Array, "b height width c"], train: bool = False
+    ) -> dict[int, Float[Array, "b _ _ _"]]:
+        """The last map at each stride, 2 to `output_stride`; the very last one normalised and after its ReLU."""
+        out = self.features(images, train)
+        maps = {2: out["relu0"], 4: out["denseblock1"], 8: out["denseblock2"], 16: out["denseblock3"]}
+        return maps | {self.output_stride: nn.relu(out["features"])}
+
     def classify(self, features: Float[Array, "b h w 1024"]) -> Float[Array, "b k"] | None:
         """Logits from the last map: ReLU, global average pooling and a linear layer; None without a head."""
         pooled = nn.relu(at_least_float32(features)).mean((1, 2))
         return self.classifier(pooled) if self.num_classes else None
 
     def __call__(
-        self, images: Float[Array, "b height width 3"], train: bool = False
+        self, images: Float[Array, "b height width c"], train: bool = False
     ) -> tuple[Float[Array, "b k"] | None, dict[str, Float[Array, "b h w 1024"]]]:
         """Images normalised by the caller to (logits, {"features": the map that Grad-CAM reads}).
 

@@ -35,15 +35,16 @@ class IRNet(nn.Module):
       num_classes: 0; IRNet has no classes.
       stride_on: see `resnet.Bottleneck`.
       dtype: of the computation, or its name; parameters and statistics are float32, and so is the output.
-      axis_name: unused (no statistics are taken over the batch); there so that all networks are made alike.
-      cpu_kernels: see `layers.Conv`.
+      cpu_kernels: see `cpu.on_cpu`.
     """
 
     num_classes: int = 0
     stride_on: str = "conv2"
     dtype: Any = jnp.float32
-    axis_name: str | None = None
     cpu_kernels: bool | None = None
+
+    head = None
+    stem = "resnet50/conv1"
 
     def setup(self):  # noqa: D102
         if self.num_classes:
@@ -82,7 +83,7 @@ class IRNet(nn.Module):
         self, maps: dict[str, Float[Array, "b h w c"]], train: bool = False
     ) -> dict[str, Float[Array, "b h w c"]]:
         """`edge` (logits) and `displacement` (dy, dx in pixels of the map) from the trunk's maps, at stride 4."""
-        stages = [maps[name] for name in ("stem", "layer1", "layer2", "layer3", "layer4")]
+        stages = [maps[name] for name in ("maxpool", "layer1", "layer2", "layer3", "layer4")]
 
         def run(name: str, x: Array, up: int = 1, like: Array | None = None) -> Array:
             conv, norm = getattr(self, name)

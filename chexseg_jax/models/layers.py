@@ -33,17 +33,17 @@ class Conv(nn.Module):
     """Convolution with torch's padding, `dilation * (size - 1) / 2` zeros on every side.
 
     Attributes:
-      features: channels out.
+      features: channels out; None with `depthwise`, which has as many as the map.
       size: side of the square kernel, odd.
       stride: of the output grid.
       dilation: distance between taps, in pixels.
-      depthwise: one kernel per channel (`features` equals the channels in) and no mixing.
+      depthwise: one kernel per channel and no mixing.
       use_bias: adds a bias per channel.
       dtype: of the computation, or its name; parameters are float32.
       cpu_kernels: True for the CPU's lowerings, False for the convolution op, None to choose by backend (see `cpu`).
     """
 
-    features: int
+    features: int | None
     size: int = 1
     stride: int = 1
     dilation: int = 1
@@ -54,10 +54,10 @@ class Conv(nn.Module):
     kernel_init: nn.initializers.Initializer = HE_NORMAL
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j k"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ k"]:
         """Convolves; the output side is `ceil(side / stride)`."""
-        channels = 1 if self.depthwise else x.shape[-1]
-        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, channels, self.features))
+        channels, features = (1, x.shape[-1]) if self.depthwise else (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, channels, features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         y = convolve(
             x,
@@ -68,7 +68,7 @@ class Conv(nn.Module):
             cpu_kernels=self.cpu_kernels,
         )
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = y + self.param("bias", nn.initializers.zeros, (features,)).astype(self.dtype)
         return y
 
 
@@ -183,7 +183,9 @@ class Kit:
     kernel_init: nn.initializers.Initializer = HE_NORMAL
     remat: bool = False
 
-    def conv(self, features: int, size: int = 1, stride: int = 1, dilation: int = 1, **options: Any) -> Conv:
+    def conv(
+        self, features: int | None, size: int = 1, stride: int = 1, dilation: int = 1, **options: Any
+    ) -> Conv:
         """A convolution, without bias unless asked."""
         shared = {"dtype": self.dtype, "cpu_kernels": self.cpu_kernels, "kernel_init": self.kernel_init}
         return Conv(features, size, stride, dilation, **(shared | options))
@@ -197,7 +199,7 @@ class Kit:
         return nn.remat(make, static_argnums=(2,)) if self.remat else make
 
 
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
     """The largest of 3x3 at stride 2, one pixel of padding."""
     height, width = ((side + 1) // 2 for side in x.shape[1:3])
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
@@ -208,7 +210,7 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
     return reduce(lambda best, view: jnp.where(view > best, view, best), views)
 
 
-def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
+def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
     """The mean of 2x2 at stride 2; an odd last row or column is left out, as in torch."""
     batch, height, width, channels = x.shape
     height, width = height // 2, width // 2
@@ -218,7 +220,7 @@ def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
 
 def resize_bilinear(
     x: Float[Array, "b h w c"], size: tuple[int, int], *, align_corners: bool
-) -> Float[Array, "b i j c"]:
+) -> Float[Array, "b _ _ c"]:
     """Bilinear interpolation, as `torch.nn.functional.interpolate(mode="bilinear")`, without antialiasing.
 
     Args:

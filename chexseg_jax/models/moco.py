@@ -15,7 +15,11 @@ DIMENSIONS = 128
 
 
 class Embedder(nn.Module):
-    """A network's mean feature through MoCo's MLP head, to the unit sphere. `encoder` is any without a head."""
+    """A network's mean feature through MoCo's MLP head, on the unit sphere.
+
+    Attributes:
+      encoder: returns (logits or None, {"features": the last map}).
+    """
 
     encoder: nn.Module
 
@@ -36,18 +40,18 @@ def info_nce(
     *,
     temperature: float,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The contrastive loss of equation (1): -log of softmax(q.k / temperature) at each query's own key.
+    """The contrastive loss of equation (1): -log softmax(q.k / temperature) at each query's own key.
 
     Args:
       queries: unit vectors.
       keys: of the same images' other views; unit vectors.
       queue: keys of earlier batches, the negatives.
-      filled: how many of its first rows are; the others are left out. (The published code starts from random vectors.
-        Every query is drawn away from those alike, which is towards one point, and small sets never recover.)
+      filled: number of its first rows that are keys; the others are left out. (The published code fills them with
+        random vectors. These push all queries towards one point, from which training on a small set never recovers.)
       temperature: of the softmax.
 
     Returns:
-      (mean loss, share of queries that are nearest to their own key). Chance is log(k + 1).
+      (mean loss, share of queries nearest to their own key). At chance the loss is log(k + 1).
     """
     positive = (queries * keys).sum(-1, keepdims=True)
     negative = jnp.where(jnp.arange(len(queue)) < filled, queries @ queue.T, -jnp.inf)
@@ -61,16 +65,21 @@ def embed_in_groups(
 ) -> tuple[Float[Array, "b 128"], Any]:
     """Embeddings in training mode, with batch statistics over groups of `size` consecutive images only.
 
-    What a batch normalisation tells about the rest of the batch would give a query's key away. Queries and keys in
-    different groups (the keys are shuffled by the caller) cannot tell each other so: MoCo's shuffled BatchNorm, on
-    any number of devices.
+    Statistics shared by a query and its key would give the key away. The caller shuffles the keys, so that the two lie
+    in different groups: MoCo's shuffled BatchNorm, on any number of devices.
+
+    Args:
+      embedder: an `Embedder`.
+      variables: its variables.
+      images: normalised.
+      size: images in a group; it divides the batch.
 
     Returns:
-      The embeddings, and the running statistics, averaged over the groups.
+      The embeddings, and the running statistics, averaged over the groups ({} for an encoder without any).
     """
     groups = images.reshape(-1, size, *images.shape[1:])
     embedded, updated = jax.vmap(
         lambda group: embedder.apply(variables, group, train=True, mutable=["batch_stats"])
     )(groups)
-    statistics = jax.tree.map(lambda x: x.mean(0), updated["batch_stats"])
+    statistics = jax.tree.map(lambda x: x.mean(0), updated.get("batch_stats", {}))
     return embedded.reshape(-1, embedded.shape[-1]), statistics

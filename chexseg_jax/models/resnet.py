@@ -32,7 +32,7 @@ class BasicBlock(nn.Module):
         if self.project:
             self.downsample = [self.kit.conv(self.channels, 1, self.stride), self.kit.norm()]
 
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j k"]:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ k"]:
         """One residual step."""
         y = self.bn1(self.conv1(x), train, relu=True)
         y = self.bn2(self.conv2(y), train)
@@ -68,7 +68,7 @@ class Bottleneck(nn.Module):
         if self.project:
             self.downsample = [self.kit.conv(4 * self.channels, 1, self.stride), self.kit.norm()]
 
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j k"]:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ k"]:
         """One residual step."""
         y = self.bn1(self.conv1(x), train, relu=True)
         y = self.bn2(self.conv2(y), train, relu=True)
@@ -106,6 +106,9 @@ class ResNet(nn.Module):
     cpu_kernels: bool | None = None
     remat: bool = False
 
+    head = "fc"
+    stem = "conv1"
+
     def setup(self):  # noqa: D102
         if self.output_stride not in (16, 32):
             raise InputError(f"output_stride={self.output_stride}: a ResNet has 32 or 16")
@@ -137,27 +140,35 @@ class ResNet(nn.Module):
             self.fc = nn.Dense(self.num_classes)
 
     def features(
-        self, images: Float[Array, "b height width 3"], train: bool = False
-    ) -> dict[str, Float[Array, "b h w c"]]:
-        """Every stage's map: `stem` and `layer1` at stride 4, `layer2` at 8, `layer3` at 16, `layer4`.
+        self, images: Float[Array, "b height width c"], train: bool = False
+    ) -> dict[str, Float[Array, "b _ _ _"]]:
+        """All maps by torchvision's names: `relu` (the stem's), `maxpool`, `layer1` to `layer4`.
 
         `features` is `layer4` again: the map that `classify` and Grad-CAM read.
         """
-        x = max_pool(self.bn1(self.conv1(images), train, relu=True))
-        out = {"stem": x}
+        out = {"relu": self.bn1(self.conv1(images), train, relu=True)}
+        x = out["maxpool"] = max_pool(out["relu"])
         for name in ("layer1", "layer2", "layer3", "layer4"):
             for block in getattr(self, name):
                 x = block(x, train)
             out[name] = x
         return out | {"features": x}
 
+    def stages(
+        self, images: Float[Array, "b height width c"], train: bool = False
+    ) -> dict[int, Float[Array, "b _ _ _"]]:
+        """The last map at each stride, 2 to `output_stride`."""
+        out = self.features(images, train)
+        maps = {2: out["relu"], 4: out["layer1"], 8: out["layer2"], 16: out["layer3"]}
+        return maps | {self.output_stride: out["layer4"]}
+
     def classify(self, features: Float[Array, "b h w c"]) -> Float[Array, "b k"] | None:
         """Logits from the last map: global average pooling and a linear layer; None without a head."""
         return self.fc(at_least_float32(features).mean((1, 2))) if self.num_classes else None
 
     def __call__(
-        self, images: Float[Array, "b height width 3"], train: bool = False
-    ) -> tuple[Float[Array, "b k"] | None, dict[str, Float[Array, "b h w c"]]]:
+        self, images: Float[Array, "b height width c"], train: bool = False
+    ) -> tuple[Float[Array, "b k"] | None, dict[str, Float[Array, "b _ _ _"]]]:
         """Images normalised by the caller to (logits, {"features": the last map}).
 
         In training: `apply(..., train=True, mutable=["batch_stats"])`.

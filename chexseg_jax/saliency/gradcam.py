@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from chexseg_jax.models.cpu import map_images
 from chexseg_jax.models.layers import at_least_float32, resize_bilinear
 
 
@@ -55,9 +56,7 @@ def feature_maps(
     def encode(images: Float[Array, "B H W channels"]) -> Float[Array, "B h w C"]:
         return at_least_float32(module.apply(variables, images)[1]["features"])
 
-    if jax.default_backend() == "cpu":  # one image's maps stay in the caches
-        return lax.map(lambda image: encode(image[None])[0], images)
-    return encode(images)
+    return map_images(encode, images)
 
 
 def head_gradients(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int32
+from jaxtyping import Bool, Float, Float64, Int, Int32
 
 from chexseg_jax.data.chexpert import positive_tasks, task_targets
 from chexseg_jax.data.images import Frame, pack_masks
@@ -125,7 +125,7 @@ def refresh_pseudo_masks(part: Path, *, model: Path, pseudo: Path, uncertainty: 
 
 def _tune(
     annotated: Prepared, maps: Records, rule: str | float
-) -> tuple[Float32[np.ndarray, " K"] | None, dict[str, dict[str, float | None]]]:
+) -> tuple[Float64[np.ndarray, " K"] | None, dict[str, dict[str, float | None]]]:
     """The thresholds by `rule` (None under otsu), and the quality on the annotated images of masks made with them."""
     has_mask, taxonomy = annotated.has_mask(), annotated.taxonomy
     thresholds = None
@@ -134,13 +134,13 @@ def _tune(
             threshold_counts(scores, truth, known) for scores, _, truth, known in _scored(annotated, maps)
         ]
         iou = mean_iou(*(np.concatenate(c) for c in zip(*parts, strict=True)), has_mask)
-        thresholds = best_thresholds(iou, fallback=_FALLBACK).astype(np.float32)
+        thresholds = best_thresholds(iou, fallback=_FALLBACK)
     elif rule != "otsu":
-        thresholds = np.full(len(taxonomy.tasks), rule, np.float32)
+        thresholds = np.full(len(taxonomy.tasks), float(rule))
     by_name: dict[str, list[Counts]] = {"cam": [], "box": []}
     frames = iter([Frame(*map(int, size), annotated.size) for size in annotated.sizes])
     for scores, picture, truth, known in _scored(annotated, maps):
-        limits = otsu(scores, picture)[:, None, None, :] if thresholds is None else thresholds
+        limits = otsu(scores, picture)[:, None, None, :] if thresholds is None else np.float32(thresholds)
         masks = scores > limits
         by_name["cam"].append(counts(masks, truth).where(known))
         by_name["box"].append(counts(np.stack([_boxes(m, next(frames)) for m in masks]), truth).where(known))
@@ -190,7 +190,7 @@ def _write_masks(
     part: Path,
     maps: Records,
     images: Prepared,
-    thresholds: Float32[np.ndarray, " K"] | None,
+    thresholds: Float64[np.ndarray, " K"] | None,
     allowed: Bool[np.ndarray, "N K"],
 ) -> Records:
     """Write the masks as records in `part`: pixels above the threshold, of the allowed tasks."""
@@ -201,7 +201,7 @@ def _write_masks(
             scored = (scores for _, scores in _scores(some, windows, images.size))
             limits = np.concatenate([otsu(*one).astype(np.float32) for one in scored])
         else:
-            limits = np.tile(thresholds, (len(rows), 1))
+            limits = np.tile(np.float32(thresholds), (len(rows), 1))
         examples = Examples(map=some, window=windows, limits=limits, allowed=allowed[rows])
         for batch in map_batches(
             mask_planes(images.size), {}, examples, batch_size=_BATCH, what="thresholding maps"

@@ -99,7 +99,7 @@ def open_loggers(directory: Path, *, first_step: int) -> Iterator[Callable[[int,
             logger.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> list[dict[str, float | int]]:
     """Read a metrics file; a last line that a kill cut short is dropped."""
     lines = []
     for text in path.read_text().splitlines():

@@ -115,8 +115,8 @@ def fit(
       The chosen state, replicated over the mesh.
 
     Raises:
-      InputError: if the batch does not divide over the devices, the loss is not finite, or the checkpoints are another
-        training's.
+      InputError: if the batch does not divide over the devices, the loss is not finite, or the checkpoint's state has
+        another structure.
       KeyboardInterrupt: after SIGINT or SIGTERM to any process, once a checkpoint is written.
     """
     mesh = mesh or data_mesh()

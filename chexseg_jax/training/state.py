@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from flax import struct
 
@@ -26,10 +25,10 @@ class TrainState(struct.PyTreeNode):
       opt_state: the optimizer's state.
     """
 
-    step: jax.Array
+    step: PyTree  # not jax.Array: JAX also builds states of abstract values
     params: PyTree
     model_state: PyTree
-    opt_state: optax.OptState
+    opt_state: PyTree
 
     @property
     def variables(self) -> dict[str, PyTree]:

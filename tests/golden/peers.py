@@ -6,6 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from golden import recipe
@@ -49,20 +50,17 @@ def irn(key: str) -> np.ndarray:
     return peer("irnet").expected[key]
 
 
-def images(name: str, size: int, batch: int) -> np.ndarray:
-    return recipe.inputs(SEED, name, (batch, 3, size, size)).transpose(0, 2, 3, 1)
+def images(name: str, size: int, batch: int) -> jax.Array:
+    return jnp.asarray(recipe.inputs(SEED, name, (batch, 3, size, size)).transpose(0, 2, 3, 1))
 
 
-def labels(shape: tuple[int, ...]) -> np.ndarray:
+def labels(shape: tuple[int, ...]) -> jax.Array:
     """0 or 1: class labels [B,K] above 0, masks [B,H,W,K] above 1."""
     if len(shape) == 2:
-        return (recipe.inputs(SEED, "y", shape) > 0).astype(np.float32)
+        return jnp.asarray(recipe.inputs(SEED, "y", shape) > 0, jnp.float32)
     batch, height, width, classes = shape
-    return (
-        (recipe.inputs(SEED, "y", (batch, classes, height, width)) > 1)
-        .transpose(0, 2, 3, 1)
-        .astype(np.float32)
-    )
+    masks = recipe.inputs(SEED, "y", (batch, classes, height, width)) > 1
+    return jnp.asarray(masks.transpose(0, 2, 3, 1), jnp.float32)
 
 
 def nchw(x: jax.Array) -> np.ndarray:

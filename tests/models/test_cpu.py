@@ -7,12 +7,12 @@ from chexseg_jax.models import cpu
 
 
 def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
 def output_and_gradients(function, *arguments):
     y, pull_back = jax.vjp(function, *arguments)
-    return y, *pull_back(jnp.asarray(normal(*y.shape, seed=1)))
+    return y, *pull_back(normal(*y.shape, seed=1))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_images_are_mapped_one_at_a_time():
         return {"twice": 2 * images, "mean": images.mean((1, 2))}
 
     x = normal(3, 4, 5, 2)
-    mapped = cpu.map_images(function, jnp.asarray(x))
+    mapped = cpu.map_images(function, x)
     assert seen == [(1, 4, 5, 2)]
     np.testing.assert_array_equal(mapped["twice"], 2 * x)
     np.testing.assert_allclose(mapped["mean"], x.mean((1, 2)), atol=1e-6)

@@ -19,12 +19,12 @@ from chexseg_jax.models.layers import (
 
 
 def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
 def value_and_pullback(f, *arguments):
     y, pull_back = jax.vjp(f, *arguments)
-    return y, *pull_back(jnp.asarray(normal(*y.shape, seed=9), y.dtype))
+    return y, *pull_back(normal(*y.shape, seed=9).astype(y.dtype))
 
 
 def test_stride_pads_both_sides():

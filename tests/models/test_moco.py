@@ -2,9 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from golden.peers import jit
 
-from chexseg_jax import models
 from chexseg_jax.models import moco
+from chexseg_jax.models.layers import BatchNorm, Conv
 
 
 def unit(rows: int, seed: int) -> np.ndarray:
@@ -32,11 +34,28 @@ def test_info_nce_of_equal_scores_is_the_logarithm_of_their_number():
     assert loss == pytest.approx(np.log(8), rel=1e-6)
 
 
+class Tiny(nn.Module):
+    normalised: bool
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = Conv(16, 3)(images)
+        return None, {"features": BatchNorm()(x, train) if self.normalised else nn.relu(x)}
+
+
+def test_an_encoder_without_batch_normalisation_has_no_statistics():
+    embedder, images = moco.Embedder(Tiny(normalised=False)), jnp.ones((4, 6, 6, 3))
+    variables = jit(embedder.init)(jax.random.key(0), images)
+    embedded, statistics = moco.embed_in_groups(embedder, variables, images, size=2)
+    assert embedded.shape == (4, 128)
+    assert statistics == {}
+
+
 def test_groups_have_their_own_statistics():
-    embedder = moco.Embedder(models.create("resnet18", num_classes=0))
-    images = jnp.asarray(np.random.default_rng(0).standard_normal((8, 32, 32, 3)), jnp.float32)
-    variables = embedder.init(jax.random.key(0), images[:1])
-    embed = jax.jit(lambda x: moco.embed_in_groups(embedder, variables, x, size=4))
+    embedder = moco.Embedder(Tiny(normalised=True))
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((8, 6, 6, 3)), jnp.float32)
+    variables = jit(embedder.init)(jax.random.key(0), images[:1])
+    embed = jit(lambda x: moco.embed_in_groups(embedder, variables, x, size=4))
     both, statistics = embed(images)
     np.testing.assert_allclose(np.linalg.norm(both, axis=1), 1, rtol=1e-5)
     first, its = embed(images[:4])

@@ -6,6 +6,7 @@ import optax
 import pytest
 from golden.peers import CLASSIFIERS, SEGMENTERS, distance, images, jit, labels, nchw, peer
 
+from chexseg_jax import models
 from chexseg_jax.models.torch_weights import to_torch
 from chexseg_jax.training.losses import dice_loss
 
@@ -29,7 +30,8 @@ FIRST_CONV_TOLERANCE = {
 def training_step(name, dtype="float32"):
     """(loss, (logits, new statistics)) and gradients, as a function of variables."""
     segments = name in SEGMENTERS
-    module = peer(name).module.clone(dtype=dtype)
+    options = {"num_classes": 10, "aspp_dropout": 0.0} if segments else {"num_classes": 14}
+    module = models.create(name, **options, dtype=dtype)
     x = images("x", 96, 2).astype(dtype)
     y = labels((2, 96, 96, 10) if segments else (2, 14))
 

@@ -17,13 +17,30 @@ def features(name, size=64, **options):
 def test_stages_and_strides():
     out = features("resnet18")
     assert {name: x.shape[1:] for name, x in out.items()} == {
-        "stem": (16, 16, 64),
+        "relu": (32, 32, 64),
+        "maxpool": (16, 16, 64),
         "layer1": (16, 16, 64),
         "layer2": (8, 8, 128),
         "layer3": (4, 4, 256),
         "layer4": (2, 2, 512),
         "features": (2, 2, 512),
     }
+
+
+@pytest.mark.parametrize("output_stride", [32, 16])
+def test_stages_are_the_last_maps_at_each_stride(output_stride):
+    module = peer("resnet18").module.clone(output_stride=output_stride)
+
+    @jit
+    def both(variables, x):
+        return module.apply(variables, x, method="stages"), module.apply(variables, x, method="features")
+
+    maps, features = both(peer("resnet18").variables, images("x", 64, 1))
+    names = {2: "relu", 4: "layer1", 8: "layer2", 16: "layer3"} | {output_stride: "layer4"}
+    assert maps.keys() == names.keys()
+    for stride, name in names.items():
+        assert maps[stride].shape[1:3] == (64 // stride, 64 // stride)
+        np.testing.assert_array_equal(maps[stride], features[name])
 
 
 def test_output_stride_16_keeps_the_resolution_and_the_weights():
@@ -82,12 +99,12 @@ def test_remat_computes_the_same():
     def result(remat: bool):
         kit = Kit(remat=remat)
         block = kit.block(BasicBlock)(4, 1, 1, False, kit)
-        variables = block.init(jax.random.key(0), x, True)
+        variables = jit(block.init, static_argnums=2)(jax.random.key(0), x, True)
 
         def loss(params):
             y, updated = block.apply(variables | {"params": params}, x, True, mutable=["batch_stats"])
             return (y**2).mean(), updated
 
-        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        return jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), result(False), result(True))

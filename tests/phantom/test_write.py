@@ -96,6 +96,12 @@ def test_a_folder_that_is_not_a_phantom_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/out: cannot be written"):
+        make(tmp_path / "file" / "out", **TINY)
+
+
 def test_a_failed_run_leaves_nothing_and_keeps_the_old_phantom(tmp_path, monkeypatch):
     out = make(tmp_path / "out", train=2, valid=1, test=1, size=64)
     before = hashes(out)

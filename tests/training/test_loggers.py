@@ -11,7 +11,7 @@ def test_a_resumed_training_truncates_its_lines(tmp_path):
         for step in (10, 20, 30):
             log(step, {"loss": 1 / step})
     with open_loggers(tmp_path, first_step=21) as log:
-        log(30, {"loss": 7})
+        log(30, {"loss": 7.0})
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 0.1), (20, 0.05), (30, 7)]
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,10 +136,11 @@ def test_checkpoints_of_another_structure_are_refused_in_one_line(tmp_path, caps
         assert "delete this folder to train from step 0" in line
 
 
-class Interrupting:
+class Interrupting(grain.DatasetIterator):
     """A data iterator that sends a signal to its process before its n-th batch."""
 
     def __init__(self, inner, at: int):
+        super().__init__()
         self.inner, self.left = inner, at
 
     def __next__(self):
