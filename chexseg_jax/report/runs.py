@@ -92,7 +92,7 @@ def report_segmentation(
     gallery = Gallery.open(test, sources, {_PREDICTION: made.scores}, words={})
     sections = [_score_section(run, sources, table, gallery, made)]
     if made.pseudo:
-        sections.append(_saliency_section(run, config, sources, made))
+        sections.append(_saliency_section(run, config, sources, made.pseudo, made.saliency))
     sections.append(_threshold_section(config, sources.taxonomy, made))
     if made.classifiers:
         sections.append(_classifier_section(made.classifiers, sources.taxonomy))
@@ -190,28 +190,30 @@ def _write_run(
 
 
 def _score_section(run: Path, sources: Sources, table: Table, gallery: Gallery, made: Made) -> Section:
-    test = gallery.prepared
     text = (
-        f"{len(test)} test images at full size. *pooled*: sum of intersections over sum of unions (CheXseg); *per "
-        "image*: mean over images that both the radiologist and the model marked (CheXlocalize). In brackets 95 % "
-        "intervals, bootstrap over images. *box*: a centred box of the task's mean size in the expert training images, "
-        "on every image. A task without a positive test mask has no IoU: it is absent, and left out of the mean."
+        f"{len(gallery.prepared)} test images at full size. *pooled*: sum of intersections over sum of unions "
+        "(CheXseg); *per image*: mean over images that both the radiologist and the model marked (CheXlocalize). In "
+        "brackets 95 % intervals, bootstrap over images. *box*: a centred box of the task's mean size in the expert "
+        "training images, on every image. A task without a positive test mask has no IoU: it is absent, and left out "
+        "of the mean."
     )
-    if unknown := np.count_nonzero(~test.known):
-        text += f" {unknown} of the {test.known.size} pairs of image and task were not annotated; they have no weight."
+    if unknown := gallery.unknown.sum():
+        text += f" {unknown} pairs of image and task of {gallery.unknown.size} were not annotated and have no weight."
     notes = [sources.reader_note] if sources.reader_note else []
     _draw_overlays(run / "overlays.png", gallery, made, sources.title)
     picture = Picture(run / "overlays.png", "radiograph, ground truth and prediction")
     return Section("Test IoU", [text, *notes, table, picture])
 
 
-def _saliency_section(run: Path, config: ConfigDict, sources: Sources, made: Made) -> Section:
+def _saliency_section(
+    run: Path, config: ConfigDict, sources: Sources, pseudo: Path, saliency: Mapping[str, Path]
+) -> Section:
     """A training image for each of some tasks, with every map on the way to its mask."""
-    weak, tasks = Prepared.load(made.pseudo), sources.taxonomy.tasks
+    weak, tasks = Prepared.load(pseudo), sources.taxonomy.tasks
     positive = positive_tasks(weak.labels, config.data.uncertainty, sources.taxonomy)
     cells = [(int(positive[:, k].argmax()), k) for k in np.flatnonzero(positive.any(0))][:_SALIENCY_IMAGES]
     columns = []
-    for title, folder in made.saliency.items():
+    for title, folder in saliency.items():
         if (folder / "edges").exists():
             edges = Records.open(folder / "edges")
             columns.append(("boundary", [edges[row].astype(np.float32) for row, _ in cells]))
@@ -260,8 +262,8 @@ def _threshold_section(config: ConfigDict, taxonomy: Taxonomy, made: Made) -> Se
         for task in taxonomy.tasks
     ]
     if made.pseudo:
-        means = [iou.mean(np.array([*quality[name].values()], float)) for name in ("cam", "box")]
-        rows.append(["**mean**", "", "", *map(number, means)])
+        means = (iou.mean(np.array([*quality[name].values()], float)) for name in ("cam", "box"))
+        rows.append(["**mean**", "", "", *(number(float(mean)) for mean in means)])
     return Section("Thresholds", [text, Table(["pathology", *columns], rows)])
 
 
@@ -322,10 +324,8 @@ def _draw_overlays(path: Path, gallery: Gallery, made: Made, title: str) -> None
         weak = Prepared.load(made.pseudo)
         images += list(weak.images[:few])
         names += [f"{name} (training)" for name in weak.ids[:few]]
-        columns = [
-            (heading, [*masks, *more])
-            for (heading, masks), more in zip(columns, ([None] * few, predicted), strict=True)
-        ]
+        more = {TRUTH: [None] * few, _PREDICTION: list(predicted)}
+        columns = [(heading, [*masks, *more[heading]]) for heading, masks in columns]
         pseudo = [("pseudo-mask", weak), *(("refreshed", Prepared.load(p)) for p in made.refreshed)]
         columns += [
             (heading, [*[None] * len(rows), *masks.read_masks(slice(few))]) for heading, masks in pseudo
