@@ -198,8 +198,8 @@ def stride_option(start: Restored | None) -> dict[str, str]:
     return {key: value for key, value in options if key == "stride_on"}
 
 
-def initialise_from(start: Restored | None, module: nn.Module, size: int) -> Init:
-    """Initial variables of a module with a part `encoder`, from a saved model of the same module or of its encoder.
+def initialise_from(start: Restored | None, module: nn.Module, size: int, part: str = "encoder") -> Init:
+    """Initial variables of a module, from a saved model of the same module or of its encoder, called `part`.
 
     Anything missing from `start` (everything, if it is None) is initialised randomly.
     """
@@ -211,7 +211,7 @@ def initialise_from(start: Restored | None, module: nn.Module, size: int) -> Ini
             return params, model_state
         saved = dict(start.variables)
         if saved["params"].keys() != params.keys():
-            saved = with_encoder({"params": params, **model_state}, saved, head=start.module.head)
+            saved = with_encoder({"params": params, **model_state}, saved, head=start.module.head, part=part)
         return saved.pop("params"), saved
 
     return initial

@@ -152,6 +152,7 @@ def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
         *(
             (f"{name}.options.dtype", *one_of("float32", "bfloat16"))
             for name in (*trainings[:4], "segmentation")
+            if "dtype" in config[name].options
         ),
         ("irnet.dtype", *one_of("float32", "bfloat16")),
         ("data.size", *at_least(32)),

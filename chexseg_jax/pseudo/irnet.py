@@ -29,13 +29,12 @@ from chexseg_jax.progress import say
 from chexseg_jax.pseudo import cam
 from chexseg_jax.pseudo.labeller import Images, Run, Saliency
 from chexseg_jax.saliency.gradcam import scale_within_picture
-from chexseg_jax.saved_model import restore, save_model, stride_option
+from chexseg_jax.saved_model import initialise_from, restore, save_model, stride_option
 from chexseg_jax.training import optim
 from chexseg_jax.training.inference import map_batches
-from chexseg_jax.training.loop import Init, Loss, fit
+from chexseg_jax.training.loop import Loss, fit
 from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import DATA_AXIS
-from chexseg_jax.training.state import initial_variables
 
 #: Image pixels per pixel of the network's maps, in each direction.
 STRIDE = 4
@@ -124,7 +123,7 @@ def train_irnet(
     stream = shuffled(Examples(image=train.images, seeds=planes), seed=seed)
     state = fit(
         "irnet",
-        init=_init(module, train.size, encoder.variables),
+        init=initialise_from(encoder, module, train.size, part="resnet50"),
         loss=boundary_loss(
             module, normalisation, tasks=tasks, radius=config.radius, augmented=config.augment
         ),
@@ -274,16 +273,6 @@ def _optimizer(config: ConfigDict) -> Any:
         {"trunk": optax.set_to_zero(), "edge": sgd(1.0), "displacement": sgd(config.displacement_rate)},
         lambda params: jax.tree_util.tree_map_with_path(branch, params),
     )
-
-
-def _init(module: nn.Module, size: int, trunk: Mapping[str, Any]) -> Init:
-    def initial(key: jax.Array) -> tuple[Any, Any]:
-        params, model_state = initial_variables(module, size)(key)
-        resnet = {name: value for name, value in trunk["params"].items() if name != "fc"}
-        statistics = model_state["batch_stats"] | {"resnet50": trunk["batch_stats"]}
-        return params | {"resnet50": resnet}, {"batch_stats": statistics}
-
-    return initial
 
 
 def _with_mean_displacement(
