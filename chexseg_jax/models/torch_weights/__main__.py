@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from chexseg_jax.data.taxonomy import CHEXSEG_LABELS, CHEXSEG_TASKS, LABELS, TASKS
-from chexseg_jax.errors import InputError, refuse, run_command
+from chexseg_jax.errors import InputError, Parser, run_command
 from chexseg_jax.models.grey import grey_normalisation, grey_stem, input_channels
 from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET, Normalisation
 from chexseg_jax.models.torch_weights import files, from_torch, to_torch
@@ -37,7 +37,7 @@ _TASKS = {
 
 def main() -> None:
     """Parses the command line; imports or exports."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m chexseg_jax.models.torch_weights",
         description="Weights from PyTorch to an Orbax checkpoint, and back.",
         epilog=EPILOG,
@@ -68,7 +68,6 @@ def main() -> None:
     )
     parser.add_argument("--grey", action="store_true", help="sum the stem's three channels into one")
     parser.add_argument("--size", type=int, help="side of the images it is used on, in pixels (default 320)")
-    parser.error = refuse
     given = parser.parse_args()
     if given.out.exists():
         raise InputError(f"{given.out}: is there already; remove it or give another name")
