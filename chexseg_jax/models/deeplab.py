@@ -41,7 +41,7 @@ class ASPP(nn.Module):
 
     def setup(self):  # noqa: D102
         kit = self.kit
-        self.convs = [
+        self.convs: list[list] = [
             [kit.conv(CHANNELS), kit.norm()],
             *([_separable(kit, rate), kit.norm()] for rate in RATES),
         ]
@@ -79,7 +79,7 @@ class DeepLabV3Plus(nn.Module):
 
     def setup(self):  # noqa: D102
         kit = Kit(self.dtype, self.axis_name, self.cpu_kernels)
-        self.aspp = [ASPP(self.aspp_dropout, kit), _separable(kit), kit.norm()]
+        self.aspp: list = [ASPP(self.aspp_dropout, kit), _separable(kit), kit.norm()]
         self.block1 = [kit.conv(SKIP_CHANNELS), kit.norm()]
         self.block2 = [_separable(kit), kit.norm()]
 
@@ -89,5 +89,5 @@ class DeepLabV3Plus(nn.Module):
         """The map at stride 4 from an encoder's."""
         aspp, *rest = self.aspp
         x = _run(rest, aspp(maps[16], train), train)
-        x = resize_bilinear(x, maps[4].shape[1:3], align_corners=True)
+        x = resize_bilinear(x, (maps[4].shape[1], maps[4].shape[2]), align_corners=True)
         return _run(self.block2, jnp.concatenate([x, _run(self.block1, maps[4], train)], axis=-1), train)

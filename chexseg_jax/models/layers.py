@@ -81,7 +81,7 @@ class Moments(NamedTuple):
 
     mean: Float[Array, " c"]
     var: Float[Array, " c"]
-    count: int
+    number: int
 
 
 def batch_moments(x: Float[Array, "b h w c"], axis_name: str | None = None) -> Moments:

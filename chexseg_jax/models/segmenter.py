@@ -73,7 +73,7 @@ class Segmenter(nn.Module):
 
         In training: `apply(..., train=True, mutable=["batch_stats"], rngs={"dropout": key})`.
         """
-        size = images.shape[1:3]
+        size = images.shape[1], images.shape[2]
         features = self.features(images, train)
         logits = self.segment(features, size)
         if self.mirror and not train:

@@ -44,8 +44,8 @@ def draw_figure2(
         for beside, pseudo in enumerate(config.grid.pseudo, start=1):
             colour, marker = LABELLERS[pseudo].colour, _marker(pseudo)
             curve = [Setting.of(p, init, pseudo, count) for p in sorted(config.grid.p)]
-            style = {"marker": marker, "label": LABELLERS[pseudo].title}
-            _plot_intervals(axis, results, curve, k, color=colour, **style)
+            label = LABELLERS[pseudo].title
+            _plot_intervals(axis, results, curve, k, color=colour, marker=marker, label=label)
             # With other pseudo-masks, so not part of the curve; shifted so that both points at p = 0 are visible.
             weak = [Setting.of(0.0, init, pseudo, more)]
             _plot_intervals(axis, results, weak, k, shift=-0.04 * beside, color=colour, marker="^", ls="")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -158,9 +158,9 @@ def _draw_legend(figure: "Figure", colours: Mapping[str, str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colour, lw=3, label=name) for name, colour in colours.items()]
-    style = {"loc": "outside lower center", "fontsize": 8, "facecolor": "#404040", "labelcolor": "white"}
+    style: dict[str, Any] = {"loc": "outside lower center", "facecolor": "#404040", "labelcolor": "white"}
     for columns in range(min(5, len(handles)), 0, -1):
-        legend = figure.legend(handles=handles, ncols=columns, **style)
+        legend = figure.legend(handles=handles, ncols=columns, fontsize=8, **style)
         if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
             lines = math.ceil(len(handles) / columns)
             figure.set_figheight(figure.get_figheight() + 0.18 * max(0, lines - 2))

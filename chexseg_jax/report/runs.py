@@ -262,7 +262,7 @@ def _threshold_section(config: ConfigDict, taxonomy: Taxonomy, made: Made) -> Se
         for task in taxonomy.tasks
     ]
     if made.pseudo:
-        means = [iou.mean(np.array([*quality[name].values()], float)) for name in ("cam", "box")]
+        means = [float(iou.mean(np.array([*quality[name].values()], float))) for name in ("cam", "box")]
         rows.append(["**mean**", "", "", *map(number, means)])
     return Section("Thresholds", [text, Table(["pathology", *columns], rows)])
 
@@ -324,7 +324,7 @@ def _draw_overlays(path: Path, gallery: Gallery, made: Made, title: str) -> None
         names += [f"{name} (training)" for name in weak.ids[:few]]
         columns = [
             (heading, [*masks, *more])
-            for (heading, masks), more in zip(columns, ([None] * few, predicted), strict=True)
+            for (heading, masks), more in zip(columns, ([None] * few, [*predicted]), strict=True)
         ]
         pseudo = [("pseudo-mask", weak), *(("refreshed", Prepared.load(p)) for p in made.refreshed)]
         columns += [

@@ -103,11 +103,12 @@ def write(path: str | Path, state: Mapping[str, np.ndarray], card: Mapping[str, 
     if not path.parent.is_dir():
         raise InputError(f"{path}: cannot be written (no folder {path.parent})")
     aside = path.with_name(f".{path.name}.part{path.suffix}")
+    arrays: dict[str, Any] = dict(state)
     try:
         if path.suffix == ".safetensors":
-            save_file(dict(state), aside, metadata={"format": "pt"})
+            save_file(arrays, aside, metadata={"format": "pt"})
         elif path.suffix == ".npz":
-            np.savez(aside, **state)
+            np.savez(aside, **arrays)
         else:
             torch = _torch(path)
             torch.save({key: torch.from_numpy(np.array(value)) for key, value in state.items()}, aside)
