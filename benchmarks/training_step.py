@@ -1,12 +1,12 @@
-"""A training step of ours beside PyTorch's: forward, loss, backward, Adam, on one device.
+"""Time a training step of ours and of PyTorch's: forward, loss, backward, Adam, on one device.
 
     python benchmarks/training_step.py deeplabv3plus_resnet18 > benchmarks/results/training_deeplab_DEVICE.md
     python benchmarks/training_step.py densenet121 > benchmarks/results/training_densenet_DEVICE.md
 
-Ours is the train loop's own step on a stage's own loss, without augmentation; its input is the bytes that a stage
-gives it. The peers are segmentation-models-pytorch's DeepLabV3Plus("resnet18") with the same class-average dice loss
-(batch 8), and torchvision's densenet121 with BCE (batch 16), at 320 px, from normalised floats that lie on the device,
-each as it is, in channels_last, and compiled as well; bfloat16 by autocast, fused Adam, TF32 where there is any.
+Ours is the train loop's step on a stage's loss, from bytes, without augmentation. The peers are
+segmentation-models-pytorch's DeepLabV3Plus("resnet18") with the same class-average dice loss (batch 8), and
+torchvision's densenet121 with BCE (batch 16), at 320 px, from normalised floats on the device: each unchanged, in
+channels_last, and compiled as well; bfloat16 by autocast, fused Adam, TF32 if the device has it.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ LEARNING_RATE = 1e-4
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line."""
     options = parser(__doc__)
     options.add_argument("model", choices=BATCHES)
     arguments = options.parse_args()
@@ -58,12 +58,12 @@ def ours(model: str, shape: tuple[int, int, int], dtype: str) -> tuple[str, Call
 
     from chexseg_jax import models
     from chexseg_jax.models.normalisation import CHEXPERT
-    from chexseg_jax.stages.classifier import classifier_loss, init
+    from chexseg_jax.stages.classifier import classifier_loss
     from chexseg_jax.stages.segmentation import segmentation_loss
     from chexseg_jax.training import optim
     from chexseg_jax.training.loop import make_step
     from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate, split_batch
-    from chexseg_jax.training.state import TrainState
+    from chexseg_jax.training.state import TrainState, initial_variables
 
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, shape, np.uint8)}
@@ -75,11 +75,13 @@ def ours(model: str, shape: tuple[int, int, int], dtype: str) -> tuple[str, Call
         }
         loss_of = classifier_loss
     else:
-        batch["masks"] = rng.integers(0, 2 ** CLASSES[model], shape, np.uint16)
+        classes = CLASSES[model]
+        batch["masks"] = rng.integers(0, 256, (*shape, -(-classes // 8)), np.uint8)  # bit-planes
+        batch["known"] = np.ones((shape[0], classes), bool)
         loss_of = segmentation_loss
     module = models.create(model, num_classes=CLASSES[model], axis_name=DATA_AXIS, dtype=dtype)
     mesh, optimizer = data_mesh(jax.devices()[:1]), optim.adam(LEARNING_RATE)
-    params, model_state = init(module, shape[1])(jax.random.key(0))
+    params, model_state = initial_variables(module, shape[1])(jax.random.key(0))
     state = replicate(TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params)), mesh)
     placed, key = split_batch(batch, mesh), jax.random.key(1)
     step = make_step(loss_of(module, CHEXPERT, augmented=False), optimizer, mesh)
