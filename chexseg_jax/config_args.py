@@ -84,7 +84,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         TypeError,
     ) as error:  # the last three: a wrong --config.x.y
         raise InputError(_flag_error(error, argv)) from None
-    file = flags.FLAGS["config"].config_filename
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
     if rest[1:]:
         raise InputError(
             f"{rest[1]!r} is not a flag; arguments go after the colon, --config=configs/semi.py:p=0.9"

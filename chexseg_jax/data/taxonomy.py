@@ -137,7 +137,8 @@ class Taxonomy:
             if not isinstance(value, kind) or not all(isinstance(item, str) for item in items):
                 what = "a table of strings" if table else "a string" if kind is str else "a list of strings"
                 raise InputError(f"{name} must be {what}, not {str(value)[:60]!r}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        own: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**own)
 
     def named(self, values: Iterable[float]) -> dict[str, float | None]:
         """{task: value to four decimals, or None for nan}, as JSON files hold scores."""

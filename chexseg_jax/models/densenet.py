@@ -153,10 +153,10 @@ class DenseNet121(nn.Module):
         out = {"relu0": self.norm0(self.conv0(images), train, relu=True)}
         x, moments = max_pool(out["relu0"]), None
         for i in range(1, 5):
-            if i > 1:
-                x = getattr(self, f"transition{i - 1}")(x, train, moments)
             x, moments = getattr(self, f"denseblock{i}")(x, train)
             out[f"denseblock{i}"] = x
+            if i < 4:
+                x = getattr(self, f"transition{i}")(x, train, moments)
         return out | {"features": self.norm5(x, train, moments=moments)}
 
     def stages(

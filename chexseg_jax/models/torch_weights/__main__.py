@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from chexseg_jax.data.taxonomy import CHEXPERT, CHEXSEG_LABELS, CHEXSEG_TASKS, FILE, Taxonomy, read_taxonomy
-from chexseg_jax.errors import InputError, refuse, run_command
+from chexseg_jax.errors import InputError, Parser, run_command
 from chexseg_jax.models import create, normalisation
 from chexseg_jax.models.encoders import input_channels
 from chexseg_jax.models.normalisation import Normalisation, grey_normalisation
@@ -37,7 +37,7 @@ _PUBLISHED = {
 
 def main() -> None:
     """Parse the command line; import or export."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m chexseg_jax.models.torch_weights",
         description="Convert PyTorch weights to an Orbax checkpoint, or back.",
         epilog=EPILOG,
@@ -68,7 +68,6 @@ def main() -> None:
         help="conv1 for v1 ResNet50s (default: conv2, torchvision's)",
     )
     parser.add_argument("--size", type=int, help="side of the network's images, in pixels (default: 320)")
-    parser.error = refuse  # type: ignore[method-assign]  # an error is one line
     arguments = parser.parse_args()
     if arguments.out.exists():
         raise InputError(f"{arguments.out}: already exists; remove it or choose another name")

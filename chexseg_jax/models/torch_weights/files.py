@@ -107,11 +107,12 @@ def write(path: str | Path, state: Mapping[str, np.ndarray], card: Mapping[str, 
     if not path.parent.is_dir():
         raise InputError(f"{path}: no folder {path.parent}; create it")
     aside = path.with_name(f".{path.name}.part{path.suffix}")
+    arrays: dict[str, Any] = dict(state)
     try:
         if path.suffix == ".safetensors":
-            save_file(dict(state), aside, metadata={"format": "pt"})
+            save_file(arrays, aside, metadata={"format": "pt"})
         elif path.suffix == ".npz":
-            np.savez(aside, **dict(state))  # type: ignore[arg-type]  # mypy takes them for `allow_pickle`
+            np.savez(aside, **arrays)
         else:
             torch = _torch(path)
             torch.save({key: torch.from_numpy(np.array(value)) for key, value in state.items()}, aside)
