@@ -1,12 +1,12 @@
-"""A training step of ours beside PyTorch's: forward, loss, backward, Adam, on one device.
+"""Time a training step against PyTorch's: forward, loss, backward, Adam, on one device.
 
     python benchmarks/training_step.py deeplabv3plus_resnet18 > benchmarks/results/training_deeplab_DEVICE.md
     python benchmarks/training_step.py densenet121 > benchmarks/results/training_densenet_DEVICE.md
 
-Ours is the train loop's own step on a stage's own loss, without augmentation; its input is the bytes that a stage
-gives it. The peers are segmentation-models-pytorch's DeepLabV3Plus("resnet18") with the same class-average dice loss
-(batch 8), and torchvision's densenet121 with BCE (batch 16), at 320 px, from normalised floats that lie on the device,
-each as it is, in channels_last, and compiled as well; bfloat16 by autocast, fused Adam, TF32 where there is any.
+Ours is the train loop's step on a stage's loss, without augmentation, from the bytes that a stage feeds it. The peers
+are segmentation-models-pytorch's DeepLabV3Plus("resnet18") with the same class-average dice loss (batch 8), and
+torchvision's densenet121 with BCE (batch 16), at 320 px, from normalised floats already on the device: by default, in
+channels_last, and compiled too; bfloat16 by autocast, fused Adam, TF32 where the device has it.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ LEARNING_RATE = 1e-4
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line and run the comparison."""
     options = parser(__doc__)
     options.add_argument("model", choices=BATCHES)
     arguments = options.parse_args()
@@ -52,18 +52,19 @@ def main() -> None:
 
 
 def ours(model: str, shape: tuple[int, int, int], dtype: str) -> tuple[str, Callable[[], Any]]:
-    """The train loop's step."""
+    """Set up our side: the train loop's step."""
     import jax
     import jax.numpy as jnp
 
     from chexseg_jax import models
+    from chexseg_jax.data.images import pack_masks
     from chexseg_jax.models.normalisation import CHEXPERT
-    from chexseg_jax.stages.classifier import classifier_loss, init
+    from chexseg_jax.stages.classifier import classifier_loss
     from chexseg_jax.stages.segmentation import segmentation_loss
     from chexseg_jax.training import optim
     from chexseg_jax.training.loop import make_step
     from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate, split_batch
-    from chexseg_jax.training.state import TrainState
+    from chexseg_jax.training.state import TrainState, initial_variables
 
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, shape, np.uint8)}
@@ -75,11 +76,12 @@ def ours(model: str, shape: tuple[int, int, int], dtype: str) -> tuple[str, Call
         }
         loss_of = classifier_loss
     else:
-        batch["masks"] = rng.integers(0, 2 ** CLASSES[model], shape, np.uint16)
+        batch["masks"] = pack_masks(rng.random((*shape, CLASSES[model])) < 0.5)
+        batch["known"] = np.ones((shape[0], CLASSES[model]), bool)
         loss_of = segmentation_loss
     module = models.create(model, num_classes=CLASSES[model], axis_name=DATA_AXIS, dtype=dtype)
     mesh, optimizer = data_mesh(jax.devices()[:1]), optim.adam(LEARNING_RATE)
-    params, model_state = init(module, shape[1])(jax.random.key(0))
+    params, model_state = initial_variables(module, shape[1])(jax.random.key(0))
     state = replicate(TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params)), mesh)
     placed, key = split_batch(batch, mesh), jax.random.key(1)
     step = make_step(loss_of(module, CHEXPERT, augmented=False), optimizer, mesh)
@@ -100,7 +102,7 @@ def peer(
     channels_last: bool = False,
     compiled: bool = False,
 ) -> tuple[str, Callable[[], Any]]:
-    """PyTorch's step."""
+    """Set up PyTorch's step."""
     declare_operators()
     import torch
     import torchvision
@@ -144,7 +146,7 @@ def peer(
 
 
 def _dice(logits: Any, masks: Any) -> Any:
-    """`training.losses.dice_loss`."""
+    """The same loss as `training.losses.dice_loss`."""
     probabilities = logits.sigmoid()
     intersection, predicted, truth = (x.sum((0, 2, 3)) for x in (probabilities * masks, probabilities, masks))
     return 1 - ((2 * intersection + 1) / (predicted + truth + 1)).mean()
