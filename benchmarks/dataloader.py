@@ -1,4 +1,4 @@
-"""torch's DataLoader doing the usual thing on a folder of JPEGs; prints its rates as JSON. Run by input_pipeline.py."""
+"""Time torch's DataLoader, used as usual on a folder of JPEGs, for input_pipeline.py; print its rates as JSON."""
 
 import json
 import re
@@ -15,7 +15,7 @@ SIZE, BATCH = 320, 16
 
 
 class Radiographs(torch.utils.data.Dataset):
-    """Opened, RGB, resized, a tensor in [0, 1], normalised."""
+    """Images as normalised RGB tensors."""
 
     def __init__(self, paths, transform):
         self.paths, self.transform = paths, transform
@@ -28,7 +28,7 @@ class Radiographs(torch.utils.data.Dataset):
 
 
 def main() -> None:
-    """Prints {workers: [images a second, images a CPU second]}."""
+    """Print {workers: [images per second, images per CPU second]}."""
     folder, epochs = Path(sys.argv[1]), int(sys.argv[2])
     declared = _declare_operators()
     from torchvision import transforms
@@ -39,22 +39,22 @@ def main() -> None:
         transforms.Normalize([0.5] * 3, [0.09] * 3),
     ]
     dataset = Radiographs(sorted(folder.rglob("*.jpg")), transforms.Compose(steps))
-    found = {}
+    rates = {}
     for workers in (0, 1, 2):
         loader = torch.utils.data.DataLoader(
             dataset, batch_size=BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
         )
         used = _cpu_seconds()
-        for epoch in range(1 + epochs):  # the first starts the workers, which is no rate of theirs
+        for epoch in range(1 + epochs):  # the first starts the workers and is not timed
             if epoch == 1:
                 start = time.perf_counter()
             for batch in loader:
                 assert batch.shape[1:] == (3, SIZE, SIZE)
         rate = epochs * len(dataset) / (time.perf_counter() - start)
-        del loader  # ends its workers: the time of a child is known once it has ended
-        found[workers] = rate, (1 + epochs) * len(dataset) / (_cpu_seconds() - used)
+        del loader  # end the workers: a child's CPU time is known only once it has ended
+        rates[workers] = rate, (1 + epochs) * len(dataset) / (_cpu_seconds() - used)
     del declared
-    print(json.dumps({"where": f"torch {torch.__version__}", "rates": found}))
+    print(json.dumps({"where": f"torch {torch.__version__}", "rates": rates}))
 
 
 def _cpu_seconds() -> float:
@@ -63,16 +63,16 @@ def _cpu_seconds() -> float:
 
 
 def _declare_operators() -> torch.library.Library:
-    """Lets torchvision be imported beside a torch of another build, where it lacks its compiled operators.
+    """Declare torchvision's operators, so that it imports beside a torch of another build without its compiled ones.
 
-    What is declared lasts as long as the library that comes back.
+    The declarations last as long as the returned library.
     """
     text = (Path(find_spec("torchvision").origin).parent / "_meta_registrations.py").read_text()
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in sorted(set(re.findall(r'register_(?:meta\("|fake\("torchvision::)(\w+)"', text))):
         try:
             library.define(f"{name}(Tensor x) -> Tensor")
-        except RuntimeError:  # it is there
+        except RuntimeError:  # already defined
             break
     return library
 

@@ -1,10 +1,10 @@
-"""Radiographs a second into batches of 16: our pipeline beside torch's DataLoader, on the same JPEG files.
+"""Time the input pipeline in radiographs per second, beside torch's DataLoader on the same JPEG files.
 
     python benchmarks/input_pipeline.py > benchmarks/results/input_pipeline_DEVICE.md
 
-Phantom images of CheXpert-small's size. Ours: decoding as in preparing a set (JPEG to letterboxed uint8), and the
-prepared cache that all epochs read. The peer: PIL open, RGB, resize, ToTensor, normalise, which it does in every
-epoch. Ours normalises on the device, and sends a byte a pixel there where the peer sends twelve.
+The images are a phantom's, of CheXpert-small's size, in batches of 16. Ours: decoding as in preparing a set (JPEG to
+letterboxed uint8), and the prepared cache that all epochs read. The peer: PIL open, RGB, resize, ToTensor, normalise,
+in every epoch. Ours normalises on the device, and sends one byte per pixel there; the peer sends twelve.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from chexseg_jax.data.ahead import map_ahead
 from chexseg_jax.data.images import fit_image, read_grey
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
-from chexseg_jax.data.prepared import ImageSource
+from chexseg_jax.data.prepared import Examples
 from chexseg_jax.data.records import write_rows
 from chexseg_jax.report.tables import markdown, number
 
@@ -38,7 +38,7 @@ PEER = Path(__file__).with_name("dataloader.py")
 
 @dataclass(frozen=True)
 class JpegSource:
-    """Random access to {"image" [S,S] uint8}, decoded when asked for."""
+    """Random access to {"image" [S,S] uint8}, decoded on access."""
 
     paths: Sequence[Path]
 
@@ -50,24 +50,26 @@ class JpegSource:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has torch")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root = phantom.make(Path(folder) / "cxr", train=given.images, valid=1, test=1, size=SIZE)
+        root = phantom.make(Path(folder) / "cxr", train=arguments.images, valid=1, test=1, size=SIZE)
         train = root / "CheXpert-v1.0-small" / "train"
         paths = sorted(train.rglob("*.jpg"))
         source = JpegSource(paths)
-        made = map_ahead(source.__getitem__, range(len(paths)))
-        columns = write_rows(Path(folder), len(paths), {"image": "raw"}, lambda _: made)
+        decoded = map_ahead(source.__getitem__, range(len(paths)))
+        columns = write_rows(Path(folder), len(paths), {"image": "raw"}, lambda _: decoded)
         ours = {
-            "ours, decoding (first epoch)": _rates(source, given.epochs),
-            "ours, prepared cache (every other)": _rates(ImageSource(columns["image"]), 10 * given.epochs),
+            "ours, decoding (first epoch)": _rates(source, arguments.epochs),
+            "ours, prepared cache (every other)": _rates(
+                Examples(image=columns["image"]), 10 * arguments.epochs
+            ),
         }
-        peer = _peer(train, given)
+        peer = _peer(train, arguments)
     theirs = {f"DataLoader, num_workers={n}": tuple(rates) for n, rates in peer.get("rates", {}).items()}
     best = max((per_cpu for _, per_cpu in theirs.values()), default=None)
     rows = [
@@ -87,7 +89,7 @@ def main() -> None:
 
 
 def _rates(source: Sequence, epochs: int) -> tuple[float, float]:
-    """Images a second, and images a CPU second."""
+    """Images per second, and images per CPU second."""
     stream = batches(shuffled(source, seed=0), batch_size=BATCH)
     for _ in range(4):
         next(stream)
@@ -98,12 +100,15 @@ def _rates(source: Sequence, epochs: int) -> tuple[float, float]:
     return count * BATCH / (time.perf_counter() - start), count * BATCH / (time.process_time() - used)
 
 
-def _peer(folder: Path, given: argparse.Namespace) -> dict:
-    """What dataloader.py prints; nothing, said in one line, where there is no torch."""
-    command = [given.python, str(PEER), str(folder), str(given.epochs)]
+def _peer(folder: Path, arguments: argparse.Namespace) -> dict:
+    """The output of dataloader.py; {}, with a message, if torch is not installed."""
+    command = [arguments.python, str(PEER), str(folder), str(arguments.epochs)]
     ran = subprocess.run(command, capture_output=True, text=True)
     if "No module named 'torch" in ran.stderr:
-        print("no torch or torchvision here, ours alone: pip install -e '.[bench]'", file=sys.stderr)
+        print(
+            "without torch and torchvision only ours is timed: pip install -e '.[bench]'",
+            file=sys.stderr,
+        )
         return {}
     if ran.returncode:
         sys.exit(ran.stderr)

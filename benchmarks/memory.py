@@ -1,9 +1,9 @@
-"""Peak memory of every stage, on the phantom and on one ten times as large: it must not grow with the set.
+"""Measure the peak memory of every stage, on a phantom and on one ten times as large; it must not grow with the set.
 
     python -m benchmarks.memory --images 1000 > benchmarks/results/memory_DEVICE.md
 
-Laptop scale, few steps; every figure is the peak of a process that did that stage and nothing else (the stages before
-it are found in the work directory).
+Laptop scale, few steps. Each figure is the peak of a process that ran that stage alone; earlier stages are reused from
+the work directory.
 """
 
 import argparse
@@ -19,35 +19,37 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from chexseg_jax.artifact import Store
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.pseudo.cam import make_cams
+from chexseg_jax.pseudo.irnet import train_irnet, walk_maps
 from chexseg_jax.report.tables import markdown, number
 from chexseg_jax.sources import open_sources
-from chexseg_jax.stages.cams import make_cams
 from chexseg_jax.stages.classifier import train_classifier
-from chexseg_jax.stages.irnet import train_irnet, walk_maps
 from chexseg_jax.stages.moco import pretrain_moco
 from chexseg_jax.stages.prepare import prepare
 from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks
 from chexseg_jax.stages.segmentation import train_segmentation
-from configs import moco, semi
+from configs import semi
 
 STEPS, EXPERT = 4, 100
 
 
 def main() -> None:
-    """Prints the table; with `--measure STAGE` runs one stage in `--workdir`, and prints its peaks as JSON."""
+    """Print the table; with `--measure STAGE`, run one stage in `--workdir` and print its peaks as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1000, help="N; 10 N are run too")
-    parser.add_argument("--workdir", type=Path, help="keeps what is made; a temporary folder by default")
+    parser.add_argument("--images", type=int, default=1000, help="N; 10 N are run too (1000)")
+    parser.add_argument("--workdir", type=Path, help="keep artifacts here; a temporary folder by default")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.measure:
-        print(json.dumps(_measure(given.measure, given.workdir, given.images)))
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(_measure(arguments.measure, arguments.workdir, arguments.images)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        workdir = given.workdir or Path(folder)
-        counts = given.images, 10 * given.images
+        workdir = arguments.workdir or Path(folder)
+        counts = arguments.images, 10 * arguments.images
         peaks = {count: _peaks(workdir, count) for count in counts}
     few, many = peaks.values()
     rows = [
@@ -72,8 +74,8 @@ def _peaks(workdir: Path, count: int) -> dict[str, list[int]]:
 
 
 def _measure(stage: str, workdir: Path, count: int) -> tuple[int, int | None, str | None]:
-    """Host and device peak in bytes once `stage` is done, and the next stage's name."""
-    stages = _stages(workdir / "artifacts", count)
+    """Run up to `stage`; return the host and device peaks in bytes, and the next stage's name."""
+    stages = _stages(Store(workdir / "artifacts"), count)
     upcoming = next(stages)
     while upcoming != stage:
         upcoming = next(stages)
@@ -82,12 +84,11 @@ def _measure(stage: str, workdir: Path, count: int) -> tuple[int, int | None, st
     return host, (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"), following
 
 
-def _stages(store: Path, count: int) -> Iterator[str]:
-    """Yields each stage's name before it runs."""
+def _stages(store: Store, count: int) -> Iterator[str]:
+    """Yield each stage's name before it runs."""
     config = semi.get_config("pseudo=irnet,root=,scale=laptop")
     config.phantom.update(train=count, valid=EXPERT, test=1)
-    pretraining = moco.get_config("root=,scale=laptop").moco
-    for training in (config.classifier, config.trunk, pretraining):
+    for training in (config.classifier, config.trunk, config.moco):
         training.update(epochs=STEPS * training.batch_size / count, checkpoint_every=STEPS)
     for training in (config.irnet, config.segmentation):
         training.update(steps=STEPS, checkpoint_every=STEPS)
@@ -95,26 +96,33 @@ def _stages(store: Path, count: int) -> Iterator[str]:
     yield "phantom"
     sources = open_sources(store, config)
     yield "prepared cache"
-    weak, expert = (prepare(store, config.data, split) for split in (sources.train, sources.valid))
-    common = {"uncertainty": uncertainty, "weak": weak, "expert": expert, "seed": 0}
+    settings = ConfigDict({key: config.data[key] for key in ("size", "views", "max_missing")})
+    weak, expert = (
+        store.make(f"prepare-{split.name}", prepare, config=settings, split=split)
+        for split in (sources.train, sources.valid)
+    )
+    labels = {"uncertainty": uncertainty, "weak": weak, "expert": expert, "seed": 0}
     yield f"classifier DenseNet121, {STEPS} steps"
-    classifier = train_classifier(store, config.classifier, **common)
+    classifier = store.make("classifier", train_classifier, config=config.classifier, **labels)
     yield f"MoCo ResNet18, {STEPS} steps"
-    pretrain_moco(store, pretraining, images=weak, seed=0)
+    store.make("moco", pretrain_moco, config=config.moco, model="resnet18", images=weak, start=None, seed=0)
     yield "Grad-CAM"
     half, annotated = EXPERT // 2, len(Prepared.load(expert))  # lateral views are left out
     weak_rows = choose_pseudo_set(Prepared.load(weak), count=count, uncertainty=uncertainty, seed=0)
     sets = {"weak": (weak, weak_rows), "expert": (expert, np.arange(half))}
     maps = {
-        name: make_cams(store, config.cams, classifier=classifier, images=images, rows=rows)
+        name: store.make(
+            "cams", make_cams, config=config.cams, classifier=classifier, images=images, rows=rows
+        )
         for name, (images, rows) in sets.items()
     }
     yield f"trunk ResNet50, {STEPS} steps"
-    trunk = train_classifier(store, config.trunk, **common)
+    trunk = store.make("trunk", train_classifier, config=config.trunk, **labels)
     yield f"IRNet, {STEPS} steps"
-    network = train_irnet(
-        store,
-        config.irnet,
+    network = store.make(
+        "irnet",
+        train_irnet,
+        config=config.irnet,
         uncertainty=uncertainty,
         trunk=trunk,
         images=weak,
@@ -124,28 +132,41 @@ def _stages(store: Path, count: int) -> Iterator[str]:
     )
     yield "walks"
     walks = {
-        name: walk_maps(store, config.walk, network=network, images=images, rows=rows, maps=maps[name])
+        name: store.make(
+            "walks",
+            walk_maps,
+            config=config.walk,
+            network=network,
+            images=images,
+            rows=rows,
+            maps=maps[name],
+        )
         for name, (images, rows) in sets.items()
     }
     yield "pseudo-masks"
-    rows = {f"{name}_rows": rows for name, (_, rows) in sets.items()}
-    pseudo = make_pseudo_masks(
-        store,
-        config.pseudo_masks,
+    pseudo = store.make(
+        "pseudo-masks",
+        make_pseudo_masks,
+        threshold="tuned",
+        gate=True,
+        uncertain="empty",
         uncertainty=uncertainty,
         weak=weak,
-        expert=expert,
+        weak_rows=weak_rows,
         weak_maps=walks["weak"],
+        expert=expert,
+        expert_rows=np.arange(half),
         expert_maps=walks["expert"],
-        **rows,
     )
     yield f"segmentation ResNet18, {STEPS} steps"
-    train_segmentation(
-        store,
-        config.segmentation,
+    store.make(
+        "segmentation",
+        train_segmentation,
+        config=config.segmentation,
+        encoder="resnet18",
         p=0.5,
         expert=expert,
-        train_rows=rows["expert_rows"],
+        train_rows=np.arange(half),
         validation_rows=np.arange(half, annotated),
         pseudo=pseudo,
         start=None,

@@ -1,6 +1,6 @@
-"""What benchmarks share: ours and the peer in turn, every run in a process of its own, and the table of medians.
+"""Shared by benchmarks: time ours and the peer in turn, each in its own process, and print the medians.
 
-A benchmark gives `compare` its sides; the processes run the benchmark's own command again, with `--side` added.
+A benchmark passes its sides to `compare`; each process runs the benchmark's command again, with `--side` added.
 """
 
 import argparse
@@ -25,23 +25,27 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.progress import say
 from chexseg_jax.report.tables import markdown
 
-#: Sets a side up: (kind of device, a function that does the work once, to the end).
+#: Sets up a side: returns the kind of device, and a function that does the work once and waits for it.
 Side = Callable[[], tuple[str, Callable[[], Any]]]
 
 
 def parser(text: str) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
-    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--rounds", type=int, default=3, help="processes a side (3)")
-    made.add_argument("--repeats", type=int, default=5, help="timed runs in each, after two that warm up (5)")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    made.add_argument("--threads", type=int, default=cores, help="CPU cores for either (all that it may use)")
-    made.add_argument(
-        "--only", default="", help="those sides whose group or name has this in it, such as float32"
+    """A parser with the options of every benchmark."""
+    options = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--rounds", type=int, default=3, help="processes per side (3)")
+    options.add_argument(
+        "--repeats", type=int, default=5, help="timed runs in each, after two warm-up runs (5)"
     )
-    made.add_argument("--quick", action="store_true", help="small and once: whether it runs, not how fast")
-    made.add_argument("--side", type=int, help=argparse.SUPPRESS)
-    return made
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    options.add_argument("--threads", type=int, default=cores, help="CPU cores for each side (all available)")
+    options.add_argument(
+        "--only", default="", help="run only sides whose group or name contains this, such as float32"
+    )
+    options.add_argument(
+        "--quick", action="store_true", help="tiny and once: tests that it runs, not how fast"
+    )
+    options.add_argument("--side", type=int, help=argparse.SUPPRESS)
+    return options
 
 
 def compare(
@@ -51,21 +55,21 @@ def compare(
     title: str,
     packages: Sequence[str],
 ) -> None:
-    """Times every side in turn and prints a table; or, in a process with `--side`, times that one.
+    """Time every side in turn and print a table; in a process with `--side`, time that one.
 
     Args:
-      arguments: of `parser`.
-      sides: (group, name) -> side; the first of a group is called "ours", and the others are measured against it.
-      title: of the table.
-      packages: the peer's distributions.
+      arguments: parsed by `parser`.
+      sides: (group, name) -> side; the first of a group is called "ours", and the others are compared with it.
+      title: heading of the table.
+      packages: the peer's distributions, whose versions are printed.
 
     Raises:
-      InputError: where a peer is not installed, ours fails, or the peer and ours ran on different devices.
+      InputError: if a peer is not installed, ours fails, or the two ran on different devices.
     """
     rounds, repeats = (1, 1) if arguments.quick else (arguments.rounds, arguments.repeats)
     if hasattr(
         os, "sched_setaffinity"
-    ):  # which JAX has no setting for: it takes the cores that it may run on
+    ):  # JAX has no setting for its threads: it uses the cores of the process
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     sides = {key: side for key, side in sides.items() if arguments.only in ", ".join(key)}
     if arguments.side is not None:
@@ -84,7 +88,7 @@ def compare(
             if done.returncode:
                 failed[key] = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 if key[1] == "ours":
-                    raise InputError(f"{', '.join(key)} did not run: {failed[key]}")
+                    raise InputError(f"{', '.join(key)} failed: {failed[key]}")
                 continue
             result = json.loads(done.stdout.splitlines()[-1])
             seconds[key] += result["seconds"]
@@ -96,14 +100,14 @@ def compare(
         )
     device = f"{_processor()}, {arguments.threads} threads" if devices == {"cpu"} else "".join(devices)
     print(f"# {title}\n\n{date.today()}, {device}; {', '.join(versions)}.")
-    print(f"Medians of {rounds} processes with {repeats} runs each, in turn, after two runs that warm up.\n")
+    print(f"Medians of {rounds} processes with {repeats} runs each, in turn, after two warm-up runs.\n")
     print("\n".join(table({key: times for key, times in seconds.items() if times})))
     for key, message in failed.items():
-        print(f"\n{', '.join(key)} did not run: {message}")
+        print(f"\n{', '.join(key)} failed: {message}")
 
 
 def table(seconds: Mapping[tuple[str, str], Sequence[float]]) -> list[str]:
-    """Lines of Markdown: each side's median, its spread, and how many times ours it is.
+    """Lines of Markdown: each side's median, its range, and its ratio to ours.
 
     Args:
       seconds: (group, side) -> times; the first of each group is ours.
@@ -119,12 +123,11 @@ def table(seconds: Mapping[tuple[str, str], Sequence[float]]) -> list[str]:
     return markdown(["side", "seconds", "range", "times ours"], rows)
 
 
-@cache  # the declarations last as long as they are held
+@cache  # the declarations last as long as the library object
 def declare_operators() -> Any:
-    """Makes torchvision importable beside a PyTorch that its compiled operators do not fit (a CPU-only one, say).
+    """Make torchvision importable beside a PyTorch that its compiled operators do not fit, such as a CPU-only one.
 
-    Importing it registers shapes for them, and fails where they are missing. No peer uses any, so it is enough that
-    they are declared.
+    Importing it registers shapes for them, and fails if they are missing. No peer uses any, so declarations suffice.
     """
     import torch
 
@@ -141,7 +144,7 @@ def declare_operators() -> Any:
 
 
 def torch_device(threads: int) -> tuple[Any, str]:
-    """PyTorch's device and its kind as JAX calls it, with everything set that makes PyTorch fast."""
+    """PyTorch's device and its kind in JAX's words, with PyTorch's fast settings turned on."""
     import torch
 
     torch.set_num_threads(threads)

@@ -1,9 +1,9 @@
-"""What `recipe=plus` adds to the published recipe, part by part: three trials at p = 0.9, compared in pairs.
+"""Measure what each part of `recipe=plus` adds to the published recipe: three paired trials at p = 0.9.
 
-python -m benchmarks.recipe work > benchmarks/results/phantom_recipe.md
+    python -m benchmarks.recipe work > benchmarks/results/phantom_recipe.md
 
-Makes what the work directory lacks: `python launch.py --config=configs/semi.py:p=0.9,trial=1,recipe=plus` is one of
-its runs.
+Finished stages in the work directory are reused; one of the runs is
+`python launch.py --config=configs/semi.py:p=0.9,trial=1,recipe=plus`.
 """
 
 import sys
@@ -14,16 +14,16 @@ from ml_collections import ConfigDict
 
 from chexseg_jax.errors import InputError, run_command
 from chexseg_jax.evaluation.bootstrap import paired_difference, t_interval, trial_scores
-from chexseg_jax.experiment import Chain
+from chexseg_jax.evaluation.iou import load_counts
+from chexseg_jax.experiment import Run
 from chexseg_jax.report.tables import interval, markdown
-from chexseg_jax.stages.scores import load_counts
 from configs import semi
 
 _TRIALS = 3
 
 
 def variants() -> dict[str, ConfigDict]:
-    """Title -> configuration; the first is the yardstick of all."""
+    """Title -> configuration; all are compared with the first."""
     paper, plus = semi.get_config("p=0.9"), semi.get_config("p=0.9,recipe=plus")
     longer, refreshed, mirrored = (x.copy_and_resolve_references() for x in (paper, paper, plus))
     longer.segmentation.update(
@@ -41,17 +41,17 @@ def variants() -> dict[str, ConfigDict]:
 
 
 def main() -> None:
-    """Prints the table of the work directory named on the command line."""
+    """Print the table for the work directory named on the command line."""
     if len(sys.argv) != 2:
         raise InputError("give one work directory, as in: python -m benchmarks.recipe work")
-    chain = Chain.open(semi.get_config("p=0.9"), Path(sys.argv[1]))
+    base = Run.open(semi.get_config("p=0.9"), Path(sys.argv[1]))
     counts = {}
     for title, config in variants().items():
         counts[title] = []
         for trial in range(_TRIALS):
             config.trial = trial
-            made = replace(chain, config=config).segmentation()
-            counts[title].append(load_counts(made.scores)["model"])
+            scores = replace(base, config=config).segmentation().scores
+            counts[title].append(load_counts(scores)["model"])
     paper = next(iter(counts.values()))
     rows = []
     for title, trials in counts.items():

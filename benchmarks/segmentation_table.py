@@ -1,9 +1,9 @@
-"""Mean test mIoU over seeds for each setting (encoder, initialisation, p, pseudo-masks) in a work directory.
+"""Print the mean test mIoU over seeds for each setting (encoder, initialisation, p, pseudo-masks) in a work directory.
 
-Of the paper's recipe, and trial 0 of each seed; benchmarks/recipe.py compares trials and recipes.
+Only runs of the paper's recipe and of trial 0 count; benchmarks/recipe.py compares trials and recipes.
 
-for p in 0 0.9 1; do for s in 0 1 2; do python launch.py --config=configs/semi.py:p=$p,seed=$s; done; done
-python benchmarks/segmentation_table.py work > benchmarks/results/phantom_mixture.md
+    for p in 0 0.9 1; do for s in 0 1 2; do python launch.py --config=configs/semi.py:p=$p,seed=$s; done; done
+    python benchmarks/segmentation_table.py work > benchmarks/results/phantom_mixture.md
 """
 
 import itertools
@@ -21,7 +21,7 @@ from chexseg_jax.report.tables import interval, markdown, number
 
 
 def main() -> None:
-    """Prints the table of the work directory named on the command line."""
+    """Print the table for the work directory named on the command line."""
     if len(sys.argv) != 2:
         raise InputError("give one work directory, as in: python benchmarks/segmentation_table.py work")
     runs, shared, seen = defaultdict(dict), {}, {}
@@ -29,14 +29,14 @@ def main() -> None:
         config = json.loads((path.parent / "config.json").read_text())
         if config.get("trial") or config.get("refreshes"):
             continue
-        training = {key: value for key, value in config["segmentation"].items() if key != "model"}
-        shared.setdefault(json.dumps([config["root"], config["data"], training], sort_keys=True), path.parent)
+        training = [config["root"], config["data"], config["segmentation"]]
+        shared.setdefault(json.dumps(training, sort_keys=True), path.parent)
         if len(shared) > 1:
             one, other = shared.values()
-            raise InputError(f"{one} and {other} differ in data or training; give each kind a work directory")
+            raise InputError(f"{one} and {other} differ in data or training; use one work directory for each")
         if (other := seen.setdefault((_setting(config), config["seed"]), path.parent)) != path.parent:
             raise InputError(
-                f"{other} and {path.parent} are one row's, with other settings; give each a work directory"
+                f"{other} and {path.parent} belong to one row but differ in settings; use one work directory each"
             )
         runs[_setting(config)][config["seed"]] = json.loads(path.read_text())
     if not runs:
@@ -63,8 +63,8 @@ def main() -> None:
         full = runs.get((model, init, 1.0, ""), {})
         if p < 1 and len(both := by_seed.keys() & full.keys()) > 1:
             cost = np.array([by_seed[s]["pooled"]["mean"] - full[s]["pooled"]["mean"] for s in sorted(both)])
-            shown = interval(*map(float, t_interval(cost)))
-            print(f"\n{model}, {init}: p = {p:g} {pseudo} less p = 1, paired by seed: {shown}.")
+            difference = interval(*map(float, t_interval(cost)))
+            print(f"\n{model}, {init}: p = {p:g} {pseudo} less p = 1, paired by seed: {difference}.")
     print("\nPooled IoU per pathology, mean over the seeds.\n")
     body = []
     for task, count in every[0]["positives"].items():
@@ -75,10 +75,9 @@ def main() -> None:
 
 
 def _setting(config: dict) -> tuple[str, str, float, str]:
-    """What tells runs of one table apart, besides the seed."""
-    model = config["segmentation"]["model"].removeprefix("deeplabv3plus_")
+    """The values that distinguish a table's runs, besides the seed."""
     return (
-        model,
+        config["encoder"]["model"],
         config["init"],
         config["p"],
         f"{config['pseudo']} {config['pseudo_count']}" if config["p"] < 1 else "",

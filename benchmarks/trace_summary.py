@@ -1,10 +1,10 @@
-"""Where a traced step's time goes: per kind of operation, and the longest operations.
+"""Summarise a traced step: time per kind of operation, and the longest operations.
 
     python launch.py --config=... --config.profile.steps=10:15 --config.profile.hlo=True
     python benchmarks/trace_summary.py work/artifacts/ARTIFACT/profile
 
-Times are of operations as XLA ran them, on all threads or streams together, so they may add up to more than the step.
-What an operation is called in our code comes from the HLO beside the trace.
+Times are summed over all threads or streams, so they may add up to more than the step. The HLO beside the trace maps an
+operation to its line of our code.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from chexseg_jax.errors import InputError, run_command
 from chexseg_jax.report.tables import markdown
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.+?) ([\w\-]+)\(.*", re.MULTILINE)
-#: Their time is that of the operations inside.
+#: Opcodes that only contain other operations, whose time would count twice.
 _CONTAINERS = {"call", "while", "conditional"}
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An instruction of the optimised program: what it gives, its opcode, and the path of the line that it is from."""
+    """An instruction of the optimised program: result shape, opcode, and path of Flax modules."""
 
     shape: str
     opcode: str
@@ -33,14 +33,14 @@ class Operation:
 
     @property
     def kind(self) -> str:
-        """The JAX primitive (of a fusion, that of its root), with the pass that it belongs to."""
+        """The JAX primitive (for a fusion, its root's), with its pass."""
         primitive = self.path.rsplit("/", 1)[-1] or self.opcode
         return f"{primitive}, backward" if "transpose(" in self.path else primitive
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Seconds of each operation over all traced steps, and how often it ran."""
+    """Seconds and number of runs of each operation, over all traced steps."""
 
     steps: int
     seconds: dict[str, float]
@@ -48,25 +48,25 @@ class Summary:
 
 
 def main() -> None:
-    """Reads the command line and prints two tables."""
+    """Read the command line and print two tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="the folder `profile` of an artifact")
-    parser.add_argument("--top", type=int, default=30, help="operations shown (30)")
+    parser.add_argument("--top", type=int, default=30, help="number of operations listed (30)")
     arguments = parser.parse_args()
     dump = arguments.folder / "step.hlo.txt"
     if not dump.exists():
-        raise InputError(f"{dump}: no such file; trace with --config.profile.hlo=True")
+        raise InputError(f"{dump}: not found; trace with --config.profile.hlo=True")
     text = dump.read_text()
     known = operations(text)
-    found = summarise(arguments.folder, module=re.match(r"HloModule ([\w.\-]+)", text)[1], known=known)
-    per_step = {name: 1e3 * seconds / found.steps for name, seconds in found.seconds.items()}
+    summary = summarise(arguments.folder, module=re.match(r"HloModule ([\w.\-]+)", text)[1], known=known)
+    per_step = {name: 1e3 * seconds / summary.steps for name, seconds in summary.seconds.items()}
     total = sum(per_step.values())
     kinds: dict[str, float] = defaultdict(float)
     for name, milliseconds in per_step.items():
         kinds[known[name].kind] += milliseconds
-    print(f"{found.steps} steps, {total:.1f} ms of operations a step\n")
+    print(f"{summary.steps} steps, {total:.1f} ms of operations a step\n")
     ranked = sorted(kinds.items(), key=lambda item: -item[1])[: arguments.top]
     print(
         "\n".join(
@@ -78,7 +78,7 @@ def main() -> None:
         [
             name,
             f"{ms:.1f}",
-            f"{found.runs[name] / found.steps:g}",
+            f"{summary.runs[name] / summary.steps:g}",
             known[name].shape[:40],
             known[name].path[-90:],
         ]
@@ -89,23 +89,23 @@ def main() -> None:
 
 def operations(text: str) -> dict[str, Operation]:
     """The instructions in an HLO dump, by name."""
-    found = {}
+    by_name = {}
     for match in _INSTRUCTION.finditer(text):
         path = re.search(r'op_name="([^"]*)"', match[0])
-        found[match[1]] = Operation(match[2], match[3], path[1] if path else "")
-    return found
+        by_name[match[1]] = Operation(match[2], match[3], path[1] if path else "")
+    return by_name
 
 
 def summarise(folder: Path, *, module: str, known: dict[str, Operation]) -> Summary:
-    """Adds up the newest trace below `folder`.
+    """Sum up the newest trace below `folder`.
 
     Args:
-      folder: given to `jax.profiler.start_trace`.
+      folder: the argument of `jax.profiler.start_trace`.
       module: the program whose operations are counted.
       known: its operations.
 
     Raises:
-      InputError: where there is no trace, or none of a step.
+      InputError: if there is no trace, or it has no step.
     """
     traces = sorted(folder.glob("plugins/profile/*/*.xplane.pb"))
     if not traces:

@@ -1,9 +1,9 @@
-"""How long a training takes to its first step, with an empty compilation cache and with a full one.
+"""Time a training from its start to its first step, with an empty and with a full compilation cache.
 
     python benchmarks/warm_start.py > benchmarks/results/warm_start_DEVICE.md
 
-`launch.py` on the classifier's configuration (DenseNet121 at the laptop's scale, on a small phantom made before), from
-the start of the process to the line that says that the step is compiled. Each start is stopped there.
+Runs `launch.py` on the classifier's configuration (DenseNet121 at laptop scale, on a small phantom made beforehand),
+from the start of the process to the line that reports the compiled step, and stops it there.
 """
 
 import argparse
@@ -27,11 +27,11 @@ SMALL = ["--config.phantom.train=32", "--config.phantom.valid=16", "--config.pha
 
 
 def main() -> None:
-    """Reads the command line; prints the table."""
+    """Read the command line and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="pairs of starts (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of pairs of starts (3)")
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as workdir:
         _seconds_to_first_step(workdir, seed=0)  # makes the phantom and prepares it

@@ -282,9 +282,7 @@ def write_annotations(
         json.dump(entries, file)
 
 
-def rasterize(
-    polygons: Sequence[Float[np.ndarray, "_ 2"]], size: tuple[int, int]
-) -> Bool[np.ndarray, "H W"]:
+def rasterize(polygons: Sequence[Float[np.ndarray, "_ 2"]], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     """Draw the union of polygons, outline included, at size (height, width).
 
     Pillow draws it on a one-bit image, as for the published masks; other rasterisers differ at the rim.
