@@ -232,21 +232,3 @@ CHEXSEG_TASKS = (
     "Pleural Effusion",
     "Support Devices",
 )
-
-# Until every room reads its tasks from the data.
-TASKS, LABELS, COMMON_TASKS = CHEXPERT.tasks, CHEXPERT.labels, CHEXPERT.common
-
-
-def task_name(name: str) -> str:
-    """`Taxonomy.task` of CheXpert's."""
-    return CHEXPERT.task(name)
-
-
-def label_name(name: str) -> str:
-    """`Taxonomy.label` of CheXpert's."""
-    return CHEXPERT.label(name)
-
-
-def label_indices(names: Iterable[str] = TASKS) -> list[int]:
-    """Positions of the given tasks or labels among CheXpert's labels."""
-    return [LABELS.index(label_name(name)) for name in names]
