@@ -1,7 +1,7 @@
 """One run: the chain of stages behind a configuration, from radiographs to a report."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
                 probes["ImageNet, its start"] = one.probe(start)
             return on_first(report_moco, workdir, config, sources, trained, probes)
         case "segmentation":
-            replace(one, store=one.store.plan()).segmentation()  # missing inputs fail here, not after hours
+            on_first(one.plan)  # missing inputs fail here, not after hours
             made = one.segmentation()
             return on_first(report_segmentation, workdir, config, sources, test=one.data.test, made=made)
     raise InputError(f"config.kind={config.kind!r} must be one of classifier, moco, segmentation")
@@ -157,11 +157,12 @@ class Run:
     def imagenet(self, model: str) -> Path:
         """A ResNet trained on ImageNet."""
         config = self.config.imagenet
+        find = partial(find_weights, config.weights, model)
         return self.store.make(
             f"imagenet-{model}",
             import_imagenet,
             model=model,
-            weights=on_first(find_weights, config.weights, model),
+            weights=find() if self.store.planning else on_first(find),
             stride_on=config.stride_on,
             size=self.config.data.size,
         )
@@ -199,6 +200,14 @@ class Run:
             train=self.data.weak,
             splits=self._judges,
         )
+
+    def plan(self) -> Made:
+        """Name the artifacts of `segmentation` without making any; for one process to call alone.
+
+        Raises:
+          InputError: for a missing input, such as ImageNet's weights.
+        """
+        return replace(self, store=self.store.plan()).segmentation()
 
     def segmentation(self) -> Made:
         """All artifacts that lead to a segmentation's scores."""

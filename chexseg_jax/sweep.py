@@ -87,9 +87,8 @@ def finished_runs(table: Run, planned: list[Trial]) -> dict[Trial, Made]:
     """The artifacts of the runs whose model and scores exist, by the names that today's code and inputs give them."""
     finished = {}
     for trial in planned:
-        one = _single(table, trial)
         try:
-            made = replace(one, store=one.store.plan()).segmentation()
+            made = _single(table, trial).plan()
         except InputError:  # an input is missing: the run itself reports it
             continue
         if made.model.is_dir() and made.scores.is_dir():

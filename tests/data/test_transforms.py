@@ -53,7 +53,7 @@ def test_augment_stays_in_range():
 
 
 def test_views_differ_by_key_alone_and_stay_in_range():
-    image = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
+    image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8))
     make = jax.jit(lambda key: view(key, image, crop=0.3, size=24))
     first, again, other = (np.asarray(make(jax.random.key(k))) for k in (0, 0, 1))
     assert first.shape == (24, 24)
@@ -64,7 +64,7 @@ def test_views_differ_by_key_alone_and_stay_in_range():
 
 
 def test_a_view_of_an_even_image_is_even_but_for_its_exposure_and_corners():
-    shown = np.asarray(view(jax.random.key(2), np.full((32, 32), 100, np.uint8), crop=0.5, size=32))
+    shown = np.asarray(view(jax.random.key(2), jnp.full((32, 32), 100, jnp.uint8), crop=0.5, size=32))
     centre = shown[8:24, 8:24]
     np.testing.assert_allclose(centre, centre[0, 0], rtol=1e-5)
     assert 0.9 * 100 - 8 <= centre[0, 0] <= 1.1 * 100 + 8
