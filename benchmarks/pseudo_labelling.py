@@ -1,10 +1,10 @@
-"""Time pseudo-labelling end to end: images per second and peak memory, for N images and for ten times as many.
+"""Measure pseudo-labelling end to end: images per second and peak memory, for N images and for ten times as many.
 
     python benchmarks/pseudo_labelling.py --images 2000 --dtype bfloat16 > benchmarks/results/pseudo_labelling_DEVICE.md
 
-A prepared set of noise at 320 px passes through DenseNet121 with random weights, Grad-CAM of ten classes, thresholds
-tuned on twenty expert images, and run-length coding, to ArrayRecord on disk: a run's own stages, on one machine. Each
-size runs in its own process.
+The stages of a run, on one machine: a prepared set of noise at 320 px, DenseNet121 with random weights, Grad-CAM of
+ten classes, thresholds tuned on twenty expert images, run-length code, ArrayRecord on disk. Each number of images has a
+process of its own.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,8 @@ from chexseg_jax import models
 from chexseg_jax.data.images import pack_masks
 from chexseg_jax.data.prepared import CODES, Prepared
 from chexseg_jax.data.records import write_rows
-from chexseg_jax.data.taxonomy import CHEXPERT
-from chexseg_jax.models.normalisation import CHEXPERT as NORMALISATION
+from chexseg_jax.data.taxonomy import CHEXPERT as TAXONOMY
+from chexseg_jax.models.normalisation import CHEXPERT
 from chexseg_jax.pseudo.cam import make_cams
 from chexseg_jax.report.tables import markdown, number
 from chexseg_jax.saved_model import save_model
@@ -42,16 +43,16 @@ SIZE, EXPERT = 320, 20
 def main() -> None:
     """Print the table; with `--measure FOLDER`, label one set and print its figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=2000, help="N; 10 N are labelled too (2000)")
-    parser.add_argument("--batch", type=int, default=64, help="images per forward pass (64)")
+    parser.add_argument("--images", type=int, default=2000, help="N; the second measurement is of 10 N")
+    parser.add_argument("--batch", type=int, default=64, help="images per forward pass")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(_measure(arguments.measure, arguments.images, arguments.batch, arguments.dtype)))
         return
-    results = {count: _in_a_process(count, arguments) for count in (arguments.images, 10 * arguments.images)}
-    few, many = results.values()
+    found = {count: _in_a_process(count, arguments) for count in (arguments.images, 10 * arguments.images)}
+    few, many = found.values()
     rows = [
         [
             f"{count:,}",
@@ -61,7 +62,7 @@ def main() -> None:
             number(x["device"] and x["device"] / 1e6, 0),
             number(x["disk"] / count / 1e3, 1),
         ]
-        for count, x in results.items()
+        for count, x in found.items()
     ]
     header = ["images", "seconds", "images/s", "peak host MB", "peak device MB", "kB of masks per image"]
     print(f"# Pseudo-labelling at {SIZE} px, DenseNet121 in {arguments.dtype}, batch {arguments.batch}\n")
@@ -85,14 +86,14 @@ def _in_a_process(count: int, arguments: argparse.Namespace) -> dict:
 
 
 def _make_sets(folder: Path, count: int) -> None:
-    """Write the sets `weak`, of `count` images, and `expert`, with masks."""
+    """`weak` of `count` images, and `expert` with masks."""
     draw = np.random.default_rng(0)
-    masks = np.zeros((SIZE, SIZE, len(CHEXPERT.tasks)), bool)
-    masks[80:240, 80:240] = True
-    planes = pack_masks(masks)
+    squares = np.zeros((SIZE, SIZE, len(TAXONOMY.tasks)), bool)
+    squares[80:240, 80:240] = True
+    masks = pack_masks(squares)
 
     def noise(rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-        return ({"images": draw.integers(0, 256, (SIZE, SIZE), np.uint8), "masks": planes} for _ in rows)
+        return ({"images": draw.integers(0, 256, (SIZE, SIZE), np.uint8), "masks": masks} for _ in rows)
 
     for name, n in (("weak", count), ("expert", EXPERT)):
         (folder / name).mkdir()
@@ -100,48 +101,31 @@ def _make_sets(folder: Path, count: int) -> None:
         columns = write_rows(folder / name, n, codes, noise)
         ids = tuple(f"patient{i:06d}_study1_view1_frontal" for i in range(n))
         sizes = np.tile(np.array([320, 390], np.int32), (n, 1))
-        labels = draw.choice(np.array([1, 0, np.nan], np.float32), (n, len(CHEXPERT.labels)))
-        Prepared(ids, columns["images"], labels, sizes, CHEXPERT, columns.get("masks")).save(folder / name)
+        labels = draw.choice(np.array([1, 0, np.nan], np.float32), (n, len(TAXONOMY.labels)))
+        Prepared(ids, columns["images"], labels, sizes, TAXONOMY, columns.get("masks")).save(folder / name)
 
 
 def _measure(folder: Path, count: int, batch: int, dtype: str) -> dict:
     options = {"dtype": dtype}
-    module = models.create("densenet121", num_classes=len(CHEXPERT.labels), **options)
+    module = models.create("densenet121", num_classes=len(TAXONOMY.labels), **options)
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
     (folder / "classifier").mkdir()
-    save_model(
-        folder / "classifier",
-        variables,
-        name="densenet121",
-        num_classes=len(CHEXPERT.labels),
-        options=options,
-        size=SIZE,
-        tasks=CHEXPERT.labels,
-        normalisation=NORMALISATION,
-        taxonomy=CHEXPERT,
-    )
+    shared: dict[str, Any] = {"size": SIZE, "tasks": TAXONOMY.labels, "normalisation": CHEXPERT}
+    shared |= {"num_classes": len(TAXONOMY.labels), "options": options}
+    save_model(folder / "classifier", variables, name="densenet121", **shared)
     start = time.perf_counter()
-    rows = {"weak": np.arange(count), "expert": np.arange(EXPERT)}
-    cams = ConfigDict({"plus_plus": False, "mirror": False, "batch_size": batch})
-    for name, some in rows.items():
-        maps = folder / f"{name}_maps"
+    sets = {"weak": np.arange(count), "expert": np.arange(EXPERT)}
+    config = ConfigDict({"plus_plus": False, "mirror": False, "batch_size": batch})
+    inputs: dict[str, Any] = {}
+    for name, rows in sets.items():
+        maps = folder / f"{name}-maps"
         maps.mkdir()
-        make_cams(maps, config=cams, classifier=folder / "classifier", images=folder / name, rows=some)
+        make_cams(maps, config=config, classifier=folder / "classifier", images=folder / name, rows=rows)
+        inputs |= {name: folder / name, f"{name}_rows": rows, f"{name}_maps": maps}
     pseudo = folder / "pseudo"
     pseudo.mkdir()
-    make_pseudo_masks(
-        pseudo,
-        threshold="tuned",
-        gate=True,
-        uncertain="empty",
-        uncertainty="ignore",
-        weak=folder / "weak",
-        weak_rows=rows["weak"],
-        weak_maps=folder / "weak_maps",
-        expert=folder / "expert",
-        expert_rows=rows["expert"],
-        expert_maps=folder / "expert_maps",
-    )
+    rules = {"threshold": "tuned", "gate": True, "uncertain": "empty", "uncertainty": "ignore"}
+    make_pseudo_masks(pseudo, **rules, **inputs)
     seconds = time.perf_counter() - start
     device = jax.devices()[0]
     return {

@@ -1,12 +1,12 @@
-"""Time a training step against PyTorch's: forward, loss, backward, Adam, on one device.
+"""Time a training step of ours and of PyTorch's: forward, loss, backward, Adam, on one device.
 
     python benchmarks/training_step.py deeplabv3plus_resnet18 > benchmarks/results/training_deeplab_DEVICE.md
     python benchmarks/training_step.py densenet121 > benchmarks/results/training_densenet_DEVICE.md
 
-Ours is the train loop's step on a stage's loss, without augmentation, from the bytes that a stage feeds it. The peers
-are segmentation-models-pytorch's DeepLabV3Plus("resnet18") with the same class-average dice loss (batch 8), and
-torchvision's densenet121 with BCE (batch 16), at 320 px, from normalised floats already on the device: by default, in
-channels_last, and compiled too; bfloat16 by autocast, fused Adam, TF32 where the device has it.
+Ours is the train loop's step on a stage's loss, from bytes, without augmentation. The peers are
+segmentation-models-pytorch's DeepLabV3Plus("resnet18") with the same class-average dice loss (batch 8), and
+torchvision's densenet121 with BCE (batch 16), at 320 px, from normalised floats on the device: each unchanged, in
+channels_last, and compiled as well; bfloat16 by autocast, fused Adam, TF32 if the device has it.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ LEARNING_RATE = 1e-4
 
 
 def main() -> None:
-    """Read the command line and run the comparison."""
+    """Read the command line."""
     options = parser(__doc__)
     options.add_argument("model", choices=BATCHES)
     arguments = options.parse_args()
@@ -52,12 +52,11 @@ def main() -> None:
 
 
 def ours(model: str, shape: tuple[int, int, int], dtype: str) -> tuple[str, Callable[[], Any]]:
-    """Set up our side: the train loop's step."""
+    """The train loop's step."""
     import jax
     import jax.numpy as jnp
 
     from chexseg_jax import models
-    from chexseg_jax.data.images import pack_masks
     from chexseg_jax.models.normalisation import CHEXPERT
     from chexseg_jax.stages.classifier import classifier_loss
     from chexseg_jax.stages.segmentation import segmentation_loss
@@ -76,8 +75,9 @@ def ours(model: str, shape: tuple[int, int, int], dtype: str) -> tuple[str, Call
         }
         loss_of = classifier_loss
     else:
-        batch["masks"] = pack_masks(rng.random((*shape, CLASSES[model])) < 0.5)
-        batch["known"] = np.ones((shape[0], CLASSES[model]), bool)
+        classes = CLASSES[model]
+        batch["masks"] = rng.integers(0, 256, (*shape, -(-classes // 8)), np.uint8)  # bit-planes
+        batch["known"] = np.ones((shape[0], classes), bool)
         loss_of = segmentation_loss
     module = models.create(model, num_classes=CLASSES[model], axis_name=DATA_AXIS, dtype=dtype)
     mesh, optimizer = data_mesh(jax.devices()[:1]), optim.adam(LEARNING_RATE)
@@ -102,7 +102,7 @@ def peer(
     channels_last: bool = False,
     compiled: bool = False,
 ) -> tuple[str, Callable[[], Any]]:
-    """Set up PyTorch's step."""
+    """PyTorch's step."""
     declare_operators()
     import torch
     import torchvision
@@ -146,7 +146,7 @@ def peer(
 
 
 def _dice(logits: Any, masks: Any) -> Any:
-    """The same loss as `training.losses.dice_loss`."""
+    """`training.losses.dice_loss`."""
     probabilities = logits.sigmoid()
     intersection, predicted, truth = (x.sum((0, 2, 3)) for x in (probabilities * masks, probabilities, masks))
     return 1 - ((2 * intersection + 1) / (predicted + truth + 1)).mean()

@@ -142,8 +142,9 @@ def _heading() -> list[str]:
         "",
         f"The phantom (version {phantom.VERSION}): {_PHANTOM['valid']} expert images, each with a random half of the "
         f"ten tasks annotated, {_PHANTOM['test']} test images with all of them (lateral views left out of both). "
-        f"{training.model} from random weights, {settings.data.size} px, {training.steps} steps of batch "
-        f"{training.batch_size}. Validation images and thresholds see the same hidden tasks as training.",
+        f"{training.decoder} on {settings.encoder.model} from random weights, {settings.data.size} px, "
+        f"{training.steps} steps of batch {training.batch_size}. Validation images and thresholds see the same hidden "
+        "tasks as training.",
         "",
         "Pooled test mIoU of ten tasks. Brackets hold 95 % intervals of the difference, by a paired bootstrap over "
         "test images.",

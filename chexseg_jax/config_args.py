@@ -84,7 +84,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         TypeError,
     ) as error:  # the last three: a wrong --config.x.y
         raise InputError(_flag_error(error, argv)) from None
-    file = flags.FLAGS["config"].config_filename
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
     if rest[1:]:
         raise InputError(
             f"{rest[1]!r} is not a flag; arguments go after the colon, --config=configs/semi.py:p=0.9"
@@ -99,11 +99,11 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _flag_error(error: BaseException, argv: list[str]) -> str:
-    link: BaseException | None = error
-    while link is not None:  # config_flags wraps what get_config raises
-        if isinstance(link, InputError):
-            return str(link)
-        link = link.__cause__ or link.__context__
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    if own := [link for link in chain if isinstance(link, InputError)]:
+        return str(own[-1])  # config_flags wraps the error of get_config in one of the same type
     text: object = error
     while isinstance(text, KeyError):  # whose str() is quoted
         text = text.args[0]

@@ -1,5 +1,6 @@
 """User-facing errors: one line naming the file, row or value, and the fix; exit code 2."""
 
+import argparse
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -23,9 +24,12 @@ def tell(error: InputError) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
-def refuse(message: str) -> NoReturn:
-    """Replace `parser.error`: argparse would print several lines."""
-    raise InputError(f"{message}; --help lists the flags")
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors take one line; argparse would print several."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise an `InputError`."""
+        raise InputError(f"{message}; --help lists the flags")
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -83,11 +83,11 @@ class Data:
         """Open, or make and prepare, the data of a configuration."""
         sources = open_sources(store, config)
         settings = ConfigDict({key: config.data[key] for key in ("size", "views", "max_missing")})
-        prepared = (
+        weak, expert, test = (
             store.make(f"prepare-{split.name}", prepare, collective=True, config=settings, split=split)
             for split in (sources.train, sources.valid, sources.test)
         )
-        return cls(sources, *prepared, config.data.validation_share, config.split_seed)
+        return cls(sources, weak, expert, test, config.data.validation_share, config.split_seed)
 
     @cached_property
     def expert_rows(self) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " V"]]:
@@ -98,7 +98,7 @@ class Data:
         return split_expert(expert.has_mask(), common, share=self.validation_share, seed=self.split_seed)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """The stages of one configuration; each method returns an artifact, reused or made.
 
@@ -207,24 +207,25 @@ class Run:
         start = self._encoder()
         if start and config.init in ("chexpert", "moco"):
             judged[start] = self.auroc(start) if config.init == "chexpert" else self.probe(start)
-        pseudo, steps, trainings = None, {}, ()
         if config.p < 1:
             classifier = self.classifier(config.classifier)
             judged = {classifier: self.auroc(classifier), **judged}
             pseudo, steps, trainings = self._pseudo_masks(classifier)
-        models, refreshed = [self._train(pseudo, start)], []
+        else:
+            pseudo, steps, trainings = None, {}, ()
+        models, masks = [self._train(pseudo, start)], [pseudo]
         for _ in range(config.refreshes if pseudo else 0):
-            masks = self.store.make(
+            refreshed = self.store.make(
                 "refreshed-masks",
                 refresh_pseudo_masks,
                 collective=True,
                 model=models[-1],
-                pseudo=(pseudo, *refreshed)[-1],
+                pseudo=masks[-1],
                 uncertainty=config.data.uncertainty,
                 gate=config.pseudo_masks.gate,
             )
-            refreshed.append(masks)
-            models.append(self._train(masks, models[-1]))
+            masks.append(refreshed)
+            models.append(self._train(refreshed, models[-1]))
         scores = self.store.make(
             "scores",
             score_segmentation,
@@ -236,7 +237,7 @@ class Run:
             train_rows=data.expert_rows[0],
             pseudo=pseudo,
         )
-        return Made(judged, (*judged, *trainings, *models), steps, pseudo, refreshed, models[-1], scores)
+        return Made(judged, (*judged, *trainings, *models), steps, pseudo, masks[1:], models[-1], scores)
 
     @property
     def _judges(self) -> dict[str, Path]:

@@ -3,7 +3,6 @@
 Writes `segmentations.json` (CheXlocalize's format, at each image's full size) and one overlay PNG per image.
 """
 
-import argparse
 import contextlib
 import json
 import tempfile
@@ -14,7 +13,7 @@ import numpy as np
 
 from chexseg_jax.data.chexlocalize import encode_masks, write_segmentations
 from chexseg_jax.data.images import fit_image, fit_mask, read_grey, unfit_map
-from chexseg_jax.errors import InputError, refuse, run_command
+from chexseg_jax.errors import InputError, Parser, run_command
 from chexseg_jax.progress import say, track
 from chexseg_jax.report.figures import draw_overlays
 from chexseg_jax.saved_model import Restored, restore
@@ -25,13 +24,12 @@ _OVERLAY = 768
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m chexseg_jax.predict", description=__doc__)
+    parser = Parser(prog="python -m chexseg_jax.predict", description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="folder of a run or of a segmentation's artifact")
     parser.add_argument("--out", required=True, type=Path, help="folder for segmentations.json and overlays")
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="radiographs, or folders of them"
     )
-    parser.error = refuse  # type: ignore[method-assign]  # argparse prints several lines
     flags = parser.parse_args(arguments)
     if flags.out.exists() and not flags.out.is_dir():
         raise InputError(f"--out {flags.out}: is a file; give a folder")

@@ -103,7 +103,7 @@ class Restored:
     taxonomy: Taxonomy = CHEXPERT
 
     def predict(
-        self, images: UInt8[np.ndarray, "B H W"] | Sequence[UInt8[np.ndarray, "H W"]], *, batch_size: int = 8
+        self, images: UInt8[np.ndarray, "B H W"] | Sequence[UInt8[np.ndarray, "_ _"]], *, batch_size: int = 8
     ) -> Float[np.ndarray, "B *S K"]:
         """Predict sigmoid probabilities for grey radiographs of any size.
 

@@ -20,7 +20,7 @@ class Setting(NamedTuple):
     p: float
     init: str
     pseudo: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
 
     @classmethod
     def of(cls, p: float, init: str, pseudo: str, count: int) -> "Setting":
@@ -81,7 +81,7 @@ def trials(config: ConfigDict) -> list[Trial]:
       InputError: for a value out of range, or lists that the table has no rows and columns for.
     """
     grid = config.grid
-    for key, known in {"init": INIT_TITLES, "pseudo": LABELLERS}.items():
+    for key, known in {"init": [*INIT_TITLES], "pseudo": [*LABELLERS]}.items():
         if wrong := sorted(set(grid[key]) - set(known)):
             raise InputError(f"config.grid.{key}={wrong[0]!r} must be one of {', '.join(known)}")
     if not all(isinstance(p, int | float) and 0 <= p <= 1 for p in grid.p):

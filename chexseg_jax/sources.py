@@ -92,8 +92,8 @@ def open_sources(store: Store, config: ConfigDict) -> Sources:
         say(f"{root / FILE}: {len(taxonomy.tasks)} tasks: {', '.join(taxonomy.tasks)}")
     splits = {}
     for name, table in layout.tables.items():
-        masks, reader = layout.segmentations.get(name), layout.second_reader if name == "test" else None
-        splits[name] = _open_split(name, [table, masks, reader], root, taxonomy)
+        files = [table, layout.segmentations.get(name), layout.second_reader if name == "test" else None]
+        splits[name] = _open_split(name, files, root, taxonomy)
     truth, reader = splits["test"].segmentations, splits["test"].second_reader
     for image_id in reader.ids if reader else ():
         if image_id in truth:

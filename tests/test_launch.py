@@ -43,7 +43,7 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/table1.py:smoke,scale=paper"], "give smoke or scale=paper, not both"),
         (
             ["--config=configs/moco.py", "--config.profile.steps=15:10"],
-            "profile.steps='15:10' is not FIRST:LAST",
+            "profile.steps='15:10' must be FIRST:LAST",
         ),
         (["--config=configs/full.py", "--workdirectory=x"], "workdirectory"),
         ([], "--config"),

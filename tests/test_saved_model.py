@@ -8,6 +8,7 @@ import pytest
 
 import chexseg_jax
 from chexseg_jax import models
+from chexseg_jax.data.images import fit_image
 from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.normalisation import IMAGENET, normalise
@@ -116,3 +117,17 @@ def test_a_network_without_outputs_predicts_nothing(tmp_path):
     )
     with pytest.raises(InputError, match="without outputs"):
         chexseg_jax.restore(tmp_path).predict(np.zeros((1, 20, 20), np.uint8))
+
+
+def test_a_run_saved_before_the_rooms_were_rebuilt_restores_with_equal_logits(golden):
+    """`saved_by_718f1c4` is a run's folder as that commit wrote it, with weights that compress, and its logits."""
+    folder = golden / "saved_by_718f1c4"
+    restored = chexseg_jax.restore(folder)
+    assert restored.tasks == restored.taxonomy.tasks == CHEXPERT.tasks
+    assert restored.thresholds["Pneumothorax"] == pytest.approx(0.45)
+    with np.load(folder / "logits.npz") as saved:
+        images = np.stack([fit_image(image, restored.config.size) for image in saved["images"]])
+        expected = saved["deeplabv3plus_resnet18"]
+    inputs = normalise(jnp.asarray(images), restored.normalisation)
+    logits, _ = jax.jit(restored.module.apply)(restored.variables, inputs)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)

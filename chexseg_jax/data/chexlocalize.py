@@ -227,7 +227,7 @@ class Annotation:
     """The radiologists' polygons on one radiograph, by task, in pixels of the full image."""
 
     size: tuple[int, int]  # (height, width)
-    polygons: Mapping[str, Sequence[Float[np.ndarray, "corners 2"]]]  # corners (x, y)
+    polygons: Mapping[str, Sequence[Float[np.ndarray, "_ 2"]]]  # corners (x, y)
     taxonomy: Taxonomy = CHEXPERT
 
     def mask(self, task: str) -> Bool[np.ndarray, "H W"]:
@@ -262,7 +262,7 @@ def read_annotations(path: str | Path, taxonomy: Taxonomy = CHEXPERT) -> dict[st
 
 def write_annotations(
     path: str | Path,
-    items: Mapping[str, tuple[int, int, Mapping[str, Sequence[Float[np.ndarray, "corners 2"]]]]],
+    items: Mapping[str, tuple[int, int, Mapping[str, Sequence[Float[np.ndarray, "_ 2"]]]]],
     taxonomy: Taxonomy = CHEXPERT,
 ) -> None:
     """Write `{id: (height, width, {task: polygons})}` as CheXlocalize's annotations JSON.
@@ -282,9 +282,7 @@ def write_annotations(
         json.dump(entries, file)
 
 
-def rasterize(
-    polygons: Sequence[Float[np.ndarray, "corners 2"]], size: tuple[int, int]
-) -> Bool[np.ndarray, "H W"]:
+def rasterize(polygons: Sequence[Float[np.ndarray, "_ 2"]], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     """Draw the union of polygons, outline included, at size (height, width).
 
     Pillow draws it on a one-bit image, as for the published masks; other rasterisers differ at the rim.
@@ -361,7 +359,7 @@ def _checked(code: Any, where: str) -> Rle:
     return checked if runs[1:].all() else encode(decode(checked))
 
 
-def _polygons(contours: Any, where: str) -> list[Float[np.ndarray, "corners 2"]]:
+def _polygons(contours: Any, where: str) -> list[Float[np.ndarray, "_ 2"]]:
     try:
         polygons = [np.asarray(corners, float) for corners in contours]
     except (TypeError, ValueError, OverflowError):

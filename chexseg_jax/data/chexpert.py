@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int
 
 from chexseg_jax.data.layout import patient_folders
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
@@ -55,7 +55,7 @@ class Studies:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, rows: Sequence[int] | Bool[np.ndarray, " N"]) -> "Studies":
+    def take(self, rows: Sequence[int] | Int[np.ndarray, " M"] | Bool[np.ndarray, " N"]) -> "Studies":
         """Select rows: by number, in the given order, or by a mask, as in `studies.take(studies.frontal)`."""
         rows = np.arange(len(self))[np.asarray(rows) if len(rows) else slice(0)]
         return Studies(

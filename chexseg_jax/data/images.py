@@ -82,10 +82,11 @@ def read_grey(path: str | Path) -> UInt8[np.ndarray, "H W"]:
 
 def fit_image(image: UInt8[np.ndarray, "H W"], size: int) -> UInt8[np.ndarray, "S S"]:
     """The picture in its `Frame`, resampled by bilinear interpolation with antialiasing, on black."""
-    frame = Frame(*image.shape, size)
+    frame = Frame(image.shape[0], image.shape[1], size)
     rows, columns = frame.content
+    picture = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR)
     square = np.zeros((size, size), np.uint8)
-    square[frame.window] = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR)
+    square[frame.window] = np.asarray(picture)
     return square
 
 
@@ -96,7 +97,7 @@ def fit_mask(mask: Shaped[np.ndarray, "H W *K"], size: int) -> Shaped[np.ndarray
     catheter) and has an exact inverse: `fit_mask(unfit_mask(m, shape), size)` is m's content where the frame shrinks
     the picture, and `unfit_mask(fit_mask(m, size), shape)` is m where it does not.
     """
-    frame = Frame(*mask.shape[:2], size)
+    frame = Frame(mask.shape[0], mask.shape[1], size)
     rows, columns = (_nearest(*sides) for sides in zip(frame.content, mask.shape[:2], strict=True))
     square = np.zeros((size, size, *mask.shape[2:]), mask.dtype)
     square[frame.window] = mask[rows[:, None], columns]

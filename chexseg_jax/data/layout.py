@@ -53,7 +53,7 @@ def check_layout(root: str | Path) -> Layout:
         )
     # val_labels.csv first: CheXlocalize's images have its masks' size, those of CheXpert-small have not.
     names = {"train": ("train.csv",), "valid": ("val_labels.csv", "valid.csv"), "test": ("test_labels.csv",)}
-    folders = [*_IMAGES, *_batches(root)]
+    folders: list[str | Path] = [*_IMAGES, *_batches(root)]
     tables = {split: _first(root, folders, files) for split, files in names.items()}
     jsons = {"valid": ("gt_segmentations_val.json",), "test": ("gt_segmentations_test.json",)}
     segmentations = {split: _first(root, _MASKS, files) for split, files in jsons.items()}

@@ -12,7 +12,7 @@ from chexseg_jax.errors import InputError
 _ENDLESS = np.iinfo(np.int64).max
 
 
-class _Draw(Sequence):
+class _Draw:
     """Grain's selection map: global index -> (source, index within it), a pure function of (seed, index).
 
     The element at index i is drawn from source 0 with probability p, independently for each i (a counter-based

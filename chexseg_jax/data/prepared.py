@@ -35,7 +35,7 @@ class Examples(Sequence):
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
-    def __getitem__(self, row) -> dict[str, np.ndarray]:
+    def __getitem__(self, row) -> dict[str, np.ndarray]:  # type: ignore[override]  # one row, no slices
         return {name: np.asarray(column[row]) for name, column in self.columns.items()}
 
     def take(self, rows: Int[np.ndarray, " M"]) -> "Examples":
@@ -83,7 +83,7 @@ class Prepared:
     @property
     def windows(self) -> Int32[np.ndarray, "N 4"]:
         """The pictures' places in the squares: first row and column, numbers of rows and columns."""
-        frames = [Frame(*map(int, full), self.size) for full in self.sizes]
+        frames = [Frame(int(height), int(width), self.size) for height, width in self.sizes]
         return np.array([(*frame.corner, *frame.content) for frame in frames], np.int32).reshape(-1, 4)
 
     @property

@@ -91,7 +91,8 @@ class Records(Sequence):
         """Select rows; they stay on disk."""
         return replace(self, rows=self.rows[np.asarray(rows, int)])
 
-    def __getitem__(self, rows) -> Shaped[np.ndarray, "..."]:
+    # A slice of rows is an array, which mypy does not count as a Sequence.
+    def __getitem__(self, rows) -> Shaped[np.ndarray, "..."]:  # type: ignore[override]
         chosen = self.rows[rows]
         if chosen.ndim == 0:
             return self._read(*divmod(int(chosen), self.chunk))[0]

@@ -137,7 +137,8 @@ class Taxonomy:
             if not isinstance(value, kind) or not all(isinstance(item, str) for item in items):
                 what = "a table of strings" if table else "a string" if kind is str else "a list of strings"
                 raise InputError(f"{name} must be {what}, not {str(value)[:60]!r}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        own: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**own)
 
     def named(self, values: Iterable[float]) -> dict[str, float | None]:
         """{task: value to four decimals, or None for nan}, as JSON files hold scores."""
@@ -231,21 +232,3 @@ CHEXSEG_TASKS = (
     "Pleural Effusion",
     "Support Devices",
 )
-
-# Until every room reads its tasks from the data.
-TASKS, LABELS, COMMON_TASKS = CHEXPERT.tasks, CHEXPERT.labels, CHEXPERT.common
-
-
-def task_name(name: str) -> str:
-    """`Taxonomy.task` of CheXpert's."""
-    return CHEXPERT.task(name)
-
-
-def label_name(name: str) -> str:
-    """`Taxonomy.label` of CheXpert's."""
-    return CHEXPERT.label(name)
-
-
-def label_indices(names: Iterable[str] = TASKS) -> list[int]:
-    """Positions of the given tasks or labels among CheXpert's labels."""
-    return [LABELS.index(label_name(name)) for name in names]

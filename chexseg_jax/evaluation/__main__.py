@@ -25,7 +25,7 @@ from jaxtyping import Float64
 
 from chexseg_jax.data import taxonomy
 from chexseg_jax.data.chexlocalize import Segmentations, read_segmentations
-from chexseg_jax.errors import InputError, refuse, run_command
+from chexseg_jax.errors import InputError, Parser, run_command
 from chexseg_jax.evaluation import published
 from chexseg_jax.evaluation.bootstrap import Interval, pooled_interval
 from chexseg_jax.evaluation.iou import per_image
@@ -33,7 +33,7 @@ from chexseg_jax.evaluation.iou import per_image
 
 def main() -> None:
     """Parse the command line, evaluate, and print a table."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m chexseg_jax.evaluation",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -45,7 +45,6 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the CSV files")
     parser.add_argument("--maps", metavar="FILE", help="npz of maps (ID_Task|map), for the hit rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0, as published)")
-    parser.error = refuse  # type: ignore[method-assign]  # argparse prints several lines
     flags = parser.parse_args()
     if not 0 <= flags.seed < 2**32:
         parser.error(f"--seed {flags.seed} must be in [0, 2^32)")

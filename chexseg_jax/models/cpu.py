@@ -121,7 +121,7 @@ def _kernel_gradient(x, dy, kernel, stride, dilation):
     turned = stride == 1 and dy.shape[-1] <= x.shape[-1]
     copied, read = (dy, x) if turned else (x, dy)
     copied = jnp.pad(copied, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    height, width, rows = *read.shape[1:3], read.shape[-1]
+    _, height, width, rows = read.shape
 
     def add_image(total: Array, image: tuple[Array, Array]) -> tuple[Array, None]:
         copied, read = image

@@ -3,7 +3,7 @@
 Separable ASPP at rates 12, 24, 36 on the map at stride 16, 256 channels, a 48-channel skip from stride 4.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def _separable(kit: Kit, dilation: int = 1) -> list[Conv]:
     return [kit.conv(None, 3, 1, dilation, depthwise=True), kit.conv(CHANNELS)]
 
 
-def _run(layers: list, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ k"]:
+def _run(layers: Sequence[Any], x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ k"]:
     """Apply layers in order, with a ReLU after each normalisation. Lists nest as the peer's `Sequential`s do."""
     for layer in layers:
         if isinstance(layer, BatchNorm):
@@ -41,11 +41,9 @@ class ASPP(nn.Module):
 
     def setup(self):  # noqa: D102
         kit = self.kit
-        self.convs = [
-            [kit.conv(CHANNELS), kit.norm()],
-            *([_separable(kit, rate), kit.norm()] for rate in RATES),
-        ]
-        # The peer's fifth branch counts its pooling as layer 0.
+        near: list[Any] = [kit.conv(CHANNELS), kit.norm()]
+        self.convs = [near, *([_separable(kit, rate), kit.norm()] for rate in RATES)]
+        # The peer counts the pooling of its fifth branch as layer 0.
         self.convs_4_1, self.convs_4_2 = kit.conv(CHANNELS), kit.norm()
         self.project = [kit.conv(CHANNELS), kit.norm()]
         self.drop = Dropout(self.dropout, kit.axis_name)
@@ -79,7 +77,7 @@ class DeepLabV3Plus(nn.Module):
 
     def setup(self):  # noqa: D102
         kit = Kit(self.dtype, self.axis_name, self.cpu_kernels)
-        self.aspp = [ASPP(self.aspp_dropout, kit), _separable(kit), kit.norm()]
+        self.aspp: Any = [ASPP(self.aspp_dropout, kit), _separable(kit), kit.norm()]
         self.block1 = [kit.conv(SKIP_CHANNELS), kit.norm()]
         self.block2 = [_separable(kit), kit.norm()]
 
@@ -89,5 +87,6 @@ class DeepLabV3Plus(nn.Module):
         """The map at stride 4 from an encoder's."""
         aspp, *rest = self.aspp
         x = _run(rest, aspp(maps[16], train), train)
-        x = resize_bilinear(x, maps[4].shape[1:3], align_corners=True)
+        _, height, width, _ = maps[4].shape
+        x = resize_bilinear(x, (height, width), align_corners=True)
         return _run(self.block2, jnp.concatenate([x, _run(self.block1, maps[4], train)], axis=-1), train)

@@ -1,4 +1,4 @@
-"""DenseNet121 (Huang et al., 2017, arXiv 1608.06993), layer for layer as torchvision's."""
+"""DenseNet121 (Huang et al., 2017, arXiv 1608.06993), layer for layer as in torchvision."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from chexseg_jax.models.layers import (
     max_pool,
 )
 
-#: Channels that a dense layer adds.
+#: Channels of a dense layer's output.
 GROWTH = 32
 #: Dense layers in each block.
 DEPTHS = (6, 12, 24, 16)
@@ -81,7 +81,7 @@ class DenseBlock(nn.Module):
 
 
 class Transition(nn.Module):
-    """Reduces to `channels` and, where `pool`, to half the resolution."""
+    """Reduce to `channels` and, if `pool`, to half the resolution."""
 
     channels: int
     pool: bool
@@ -94,9 +94,9 @@ class Transition(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool, moments: Moments | None
     ) -> Float[Array, "b _ _ k"]:
-        """Normalises, pools and mixes channels."""
+        """Normalise, pool and mix channels."""
         y = self.norm(x, train, relu=True, moments=moments)
-        # torchvision mixes first. Both are linear and commute, and this order mixes a quarter of the pixels.
+        # torchvision mixes first. Both are linear and commute; in this order a quarter of the pixels are mixed.
         return self.conv(average_pool(y) if self.pool else y)
 
 
@@ -105,11 +105,11 @@ class DenseNet121(nn.Module):
 
     Attributes:
       num_classes: logits; 0 for features without a head.
-      output_stride: 32, or 16: the last transition does not pool. Parameters are the same.
-      dilate: at output stride 16, the last block's 3x3 convolutions are dilated by 2 so that they see as far.
+      output_stride: 32, or 16 without pooling in the last transition. Parameters are the same.
+      dilate: at output stride 16, dilate the last block's 3x3 convolutions by 2 to keep their receptive field.
       dtype: of the computation, or its name; parameters, statistics and logits are float32.
       axis_name: the mapped axis over which batch statistics are synchronised.
-      cpu_kernels: see `Conv`.
+      cpu_kernels: see `cpu.on_cpu`.
       remat: see `Kit`; a block is a dense layer.
     """
 
@@ -126,7 +126,7 @@ class DenseNet121(nn.Module):
 
     def setup(self):  # noqa: D102
         if self.output_stride not in (16, 32):
-            raise InputError(f"output_stride={self.output_stride}: DenseNet121 has 32 or 16")
+            raise InputError(f"output_stride={self.output_stride} of DenseNet121 must be 32 or 16")
         kit = Kit(self.dtype, self.axis_name, self.cpu_kernels, remat=self.remat)
         widened = self.output_stride == 16
         self.conv0 = kit.conv(2 * GROWTH, 7, 2)
@@ -151,12 +151,12 @@ class DenseNet121(nn.Module):
         `features` is norm5's output, before the ReLU: the map that `classify` and Grad-CAM read.
         """
         out = {"relu0": self.norm0(self.conv0(images), train, relu=True)}
-        x = max_pool(out["relu0"])
+        x, moments = max_pool(out["relu0"]), None
         for i in range(1, 5):
-            if i > 1:
-                x = getattr(self, f"transition{i - 1}")(x, train, moments)
             x, moments = getattr(self, f"denseblock{i}")(x, train)
             out[f"denseblock{i}"] = x
+            if i < 4:
+                x = getattr(self, f"transition{i}")(x, train, moments)
         return out | {"features": self.norm5(x, train, moments=moments)}
 
     def stages(

@@ -1,7 +1,7 @@
-"""IRNet (Ahn et al., 2019, arXiv 1904.05044), layer for layer as its published code's `resnet50_irn`.
+"""IRNet (Ahn et al., 2019, arXiv 1904.05044), layer for layer as `resnet50_irn` of its published code.
 
-Two small heads on a frozen ResNet50: one draws boundaries between regions of a class, one points from every pixel
-to its instance's centroid. Neither knows of classes.
+Two small heads on a frozen ResNet50: one draws boundaries between regions of a class, the other points from every
+pixel to its instance's centroid. Neither distinguishes classes.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from chexseg_jax.models.resnet import ResNet50
 
 
 class MeanShift(nn.Module):
-    """Takes off the mean displacement over the training set, in inference; training sees it as it comes."""
+    """Subtract the mean displacement over the training set, in inference only."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
@@ -32,7 +32,7 @@ class IRNet(nn.Module):
     The trunk's batch normalisation is in inference mode always, and no gradient reaches it.
 
     Attributes:
-      num_classes: 0; IRNet has no classes.
+      num_classes: 0, since IRNet has no classes.
       stride_on: see `resnet.Bottleneck`.
       dtype: of the computation, or its name; parameters and statistics are float32, and so is the output.
       cpu_kernels: see `cpu.on_cpu`.
@@ -64,7 +64,7 @@ class IRNet(nn.Module):
 
         for stage in range(1, 6):
             setattr(self, f"fc_edge{stage}", block(32, 4))
-        # What the loss and the walk read keeps its digits, whatever comes before is computed in.
+        # The loss and the walk read float32, whatever the rest is computed in.
         precise = jnp.promote_types(self.dtype, jnp.float32)
         self.fc_edge6 = kit.conv(1, use_bias=True, dtype=precise)
         self.fc_dp1 = block(64, 8)
@@ -75,20 +75,20 @@ class IRNet(nn.Module):
         self.fc_dp7_0, self.fc_dp7_1 = block(256, 16)
         self.fc_dp7_3, self.fc_dp7_4 = kit.conv(2, dtype=precise), MeanShift()
 
-    def features(self, images: Float[Array, "b height width 3"]) -> dict[str, Float[Array, "b h w c"]]:
-        """The frozen trunk's five maps, see `ResNet.features`."""
+    def features(self, images: Float[Array, "b height width c"]) -> dict[str, Float[Array, "b _ _ _"]]:
+        """The frozen trunk's maps, see `ResNet.features`."""
         return jax.lax.stop_gradient(self.resnet50.features(images, train=False))
 
     def branches(
-        self, maps: dict[str, Float[Array, "b h w c"]], train: bool = False
-    ) -> dict[str, Float[Array, "b h w c"]]:
+        self, maps: dict[str, Float[Array, "b _ _ _"]], train: bool = False
+    ) -> dict[str, Float[Array, "b h w _"]]:
         """`edge` (logits) and `displacement` (dy, dx in pixels of the map) from the trunk's maps, at stride 4."""
         stages = [maps[name] for name in ("maxpool", "layer1", "layer2", "layer3", "layer4")]
 
         def run(name: str, x: Array, up: int = 1, like: Array | None = None) -> Array:
             conv, norm = getattr(self, name)
             x = norm(conv(x))
-            if up > 1:
+            if up > 1 and like is not None:
                 x = resize_bilinear(x, (up * x.shape[1], up * x.shape[2]), align_corners=False)
                 x = x[:, : like.shape[1], : like.shape[2]]
             return nn.relu(x)
@@ -104,10 +104,10 @@ class IRNet(nn.Module):
         return {"edge": edge, "displacement": self.fc_dp7_4(self.fc_dp7_3(x), train)}
 
     def __call__(
-        self, images: Float[Array, "b height width 3"], train: bool = False
-    ) -> tuple[None, dict[str, Float[Array, "b h w c"]]]:
+        self, images: Float[Array, "b height width c"], train: bool = False
+    ) -> tuple[None, dict[str, Float[Array, "b h w _"]]]:
         """Images normalised by the caller to (None, {"edge": logits [b,h,w,1], "displacement": [b,h,w,2]}).
 
-        Maps are at stride 4, displacements in its pixels, as (dy, dx) towards the centroid.
+        Both are at stride 4. Displacements are (dy, dx) towards the centroid, in pixels of the map.
         """
         return None, self.branches(self.features(images), train)

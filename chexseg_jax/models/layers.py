@@ -1,7 +1,7 @@
-"""The primitives the networks are built from: convolution, batch normalisation, pooling, bilinear resizing.
+"""The layers of the networks: convolution, batch normalisation, dropout, pooling, bilinear resizing.
 
-All of them read and write NHWC, and compute what the PyTorch modules of the same names compute: padding is
-symmetric and explicit (XLA's `SAME` is not, at stride 2), batch normalisation keeps the unbiased variance.
+All maps are NHWC. Each layer computes the same as PyTorch's of that name: padding is symmetric and explicit (XLA's
+`SAME` is not, at stride 2), and batch normalisation keeps the unbiased variance.
 
 Speed on a CPU is `cpu`'s concern.
 """
@@ -25,7 +25,7 @@ HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """In float32 where its type is narrower: sums over many values are never taken in bfloat16."""
+    """Widen narrower types to float32: sums over many values are never taken in bfloat16."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -55,7 +55,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ k"]:
-        """Convolves; the output side is `ceil(side / stride)`."""
+        """Convolve; the output side is `ceil(side / stride)`."""
         channels, features = (1, x.shape[-1]) if self.depthwise else (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, channels, features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
@@ -72,46 +72,46 @@ class Conv(nn.Module):
         return y
 
 
-#: Of the running statistics' old value (torch counts the new one's, 0.1); and added to the variance.
+#: Weight of the old running statistics (torch's momentum, 0.1, is that of the new ones); addend of the variance.
 MOMENTUM, EPSILON = 0.9, 1e-5
 
 
 class Moments(NamedTuple):
-    """Batch statistics per channel, in float32: mean, biased variance, and how many values they are over."""
+    """Batch statistics per channel, in float32: mean, biased variance, and number of values."""
 
     mean: Float[Array, " c"]
     var: Float[Array, " c"]
-    count: int
+    values: int
 
 
 def batch_moments(x: Float[Array, "b h w c"], axis_name: str | None = None) -> Moments:
-    """Statistics over batch and pixels, and over the devices of the mapped axis `axis_name`."""
+    """Statistics over batch, pixels and the devices of the mapped axis `axis_name`."""
     x = at_least_float32(x)
     over = tuple(range(x.ndim - 1))
-    count = x.size // x.shape[-1]
+    values = x.size // x.shape[-1]
     mean = jnp.mean(x, over)
     if axis_name is not None:
         mean = lax.pmean(mean, axis_name)
-        count *= lax.axis_size(axis_name)
-    # Two passes, because E[x^2] - E[x]^2 cancels where the mean outweighs the spread. Of all centres the mean gives
-    # the least square, so the derivative by it is zero: leaving it out saves a pass of the backward.
+        values *= lax.axis_size(axis_name)
+    # Two passes, because E[x^2] - E[x]^2 cancels if the mean outweighs the spread. The variance is stationary in the
+    # mean, so stopping its gradient is exact; it saves a pass of the backward.
     var = jnp.mean(jnp.square(x - lax.stop_gradient(mean)), over)
     if axis_name is not None:
         var = lax.pmean(var, axis_name)
-    return Moments(mean, var, count)
+    return Moments(mean, var, values)
 
 
 def concatenate_moments(parts: Sequence[Moments]) -> Moments:
-    """The statistics of maps concatenated by channel, from theirs: nothing is read twice."""
+    """The statistics of maps concatenated by channel, from those of each map."""
     means, variances, counts = zip(*parts, strict=True)
     return Moments(jnp.concatenate(means), jnp.concatenate(variances), counts[0])
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation as `torch.nn.BatchNorm2d`'s: the running variance is the unbiased one, n / (n - 1).
+    """Batch normalisation as `torch.nn.BatchNorm2d`: the running variance is the unbiased one, n / (n - 1).
 
     Attributes:
-      axis_name: the mapped axis over whose devices the statistics are taken; None for this device's only.
+      axis_name: the mapped axis over whose devices statistics are taken; None for this device only.
       dtype: of the output, or its name; statistics and parameters are float32.
     """
 
@@ -122,13 +122,13 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool, *, relu: bool = False, moments: Moments | None = None
     ) -> Float[Array, "b h w c"]:
-        """Normalises by the batch's statistics in training, updating the running ones; else by the running ones.
+        """Normalise by the batch's statistics in training, and update the running ones; else by the running ones.
 
         Args:
           x: the map.
-          train: whether the batch's statistics are used.
-          relu: whether a ReLU follows.
-          moments: the batch's statistics where they are known already.
+          train: use the batch's statistics.
+          relu: apply a ReLU to the result.
+          moments: the batch's statistics, if known.
         """
         shape = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
@@ -137,23 +137,23 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape)
         mean, var = running_mean.value, running_var.value
         if train:
-            mean, var, count = moments or batch_moments(x, self.axis_name)
+            mean, var, values = moments or batch_moments(x, self.axis_name)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-                unbiased = var * (count / jnp.maximum(count - 1, 1))
+                unbiased = var * (values / jnp.maximum(values - 1, 1))
                 running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
                 running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
-        # One multiply-add (as torch): its gradient needs x and dy once each, where (x - mean) * slope costs 1.7 times.
+        # One multiply-add, as in torch, whose gradient reads x and dy once. (x - mean) * slope takes 1.7 times as long
         slope = scale * lax.rsqrt(var + EPSILON)
         y = at_least_float32(x) * slope + (bias - mean * slope)
         return (nn.relu(y) if relu else y).astype(self.dtype)
 
 
 class Dropout(nn.Module):
-    """Dropout that zeroes the same of an example wherever it lies: each has a key of its row in the global batch.
+    """Dropout by a key per row of the global batch: the same on any number of devices.
 
     Attributes:
-      rate: the share that is zeroed in training.
-      axis_name: the mapped axis that the batch is split over, on all of whose devices the key `dropout` is the same.
+      rate: share of values zeroed in training.
+      axis_name: the mapped axis that the batch is split over. All its devices have the same key `dropout`.
     """
 
     rate: float
@@ -161,7 +161,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *rest"], train: bool) -> Float[Array, "b *rest"]:
-        """Zeroes and scales in training; else returns `x`."""
+        """Zero and scale in training; else return `x`."""
         if not train or not self.rate:
             return x
         first = 0 if self.axis_name is None else lax.axis_index(self.axis_name) * len(x)
@@ -172,9 +172,9 @@ class Dropout(nn.Module):
 
 @dataclass(frozen=True)
 class Kit:
-    """Makes the layers of one network, which share these settings (see `Conv` and `BatchNorm`).
+    """The settings that all layers of a network share (see `Conv` and `BatchNorm`).
 
-    With `remat`, a block's inner maps are made again in the backward pass instead of being kept: memory for time.
+    With `remat`, the backward pass computes a block's inner maps again instead of keeping them: less memory, more time.
     """
 
     dtype: Any = jnp.float32
@@ -186,7 +186,7 @@ class Kit:
     def conv(
         self, features: int | None, size: int = 1, stride: int = 1, dilation: int = 1, **options: Any
     ) -> Conv:
-        """A convolution, without bias unless asked."""
+        """A convolution, by default without bias."""
         shared = {"dtype": self.dtype, "cpu_kernels": self.cpu_kernels, "kernel_init": self.kernel_init}
         return Conv(features, size, stride, dilation, **(shared | options))
 
@@ -195,23 +195,23 @@ class Kit:
         return BatchNorm(self.axis_name, self.dtype)
 
     def block(self, make: Any) -> Any:
-        """`make`, the class of a block called with (x, train, ...), or what does the same with `remat`."""
+        """`make`, the class of a block called with (x, train, ...), wrapped if `remat`."""
         return nn.remat(make, static_argnums=(2,)) if self.remat else make
 
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
-    """The largest of 3x3 at stride 2, one pixel of padding."""
+    """Max pooling of 3x3 at stride 2, with one pixel of padding."""
     height, width = ((side + 1) // 2 for side in x.shape[1:3])
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     views = [
         padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i in range(3) for j in range(3)
     ]
-    # Not `lax.reduce_window`: its gradient is a scatter, ten times slower on CPU. Ties go to the first, as in torch.
+    # The gradient of `lax.reduce_window` is a scatter, ten times slower on CPU. Ties go to the first, as in torch.
     return reduce(lambda best, view: jnp.where(view > best, view, best), views)
 
 
 def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
-    """The mean of 2x2 at stride 2; an odd last row or column is left out, as in torch."""
+    """Average pooling of 2x2 at stride 2, without an odd last row or column, as in torch."""
     batch, height, width, channels = x.shape
     height, width = height // 2, width // 2
     x = x[:, : 2 * height, : 2 * width].reshape(batch, height, 2, width, 2, channels)
@@ -225,14 +225,14 @@ def resize_bilinear(
 
     Args:
       x: the map.
-      size: height and width wanted.
-      align_corners: True maps corner onto corner; False has half-pixel centres, as OpenCV.
+      size: height and width of the result.
+      align_corners: True maps corner to corner; False has half-pixel centres, as in OpenCV.
     """
     batch, height, width, channels = x.shape
     rows = jnp.asarray(_interpolation(height, size[0], align_corners), x.dtype)
     columns = jnp.asarray(_interpolation(width, size[1], align_corners), x.dtype)
-    # Products with two small constant matrices, cheap next to a convolution. As many copies of the matrix as there are
-    # products keep XLA from transposing the maps. A GPU's TF32 would cost three digits.
+    # Two products with small constant matrices, cheap next to a convolution. A copy of the matrix per product keeps
+    # XLA from transposing the maps. A GPU's TF32 would cost three digits.
     product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     x = x.reshape(batch * height, width, channels)
     x = product(jnp.broadcast_to(columns, (len(x), *columns.shape)), x)
@@ -241,7 +241,7 @@ def resize_bilinear(
 
 
 def _interpolation(source: int, target: int, align_corners: bool) -> Float[np.ndarray, "target source"]:
-    """Row i holds the weights of the source pixels in target pixel i."""
+    """Weights of the source pixels (columns) in each target pixel (row)."""
     if align_corners:
         at = np.arange(target) * ((source - 1) / max(target - 1, 1))
     else:

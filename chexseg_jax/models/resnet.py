@@ -1,4 +1,4 @@
-"""ResNet (He et al., 2016, arXiv 1512.03385), layer for layer as torchvision's."""
+"""ResNet (He et al., 2016, arXiv 1512.03385), layer for layer as in torchvision."""
 
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.layers import Kit, at_least_float32, max_pool
 
-#: Variance 2 / fan_out, as torchvision draws a ResNet's kernels.
+#: Variance 2 / fan_out, as in torchvision's ResNets.
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -45,8 +45,8 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions and a shortcut: the block of ResNet50 and deeper.
 
-    `stride_on` names the convolution that takes the stride: `conv2` as in torchvision ("v1.5"), `conv1` as in the
-    paper and the first published weights.
+    `stride_on` names the convolution with the stride: `conv2` as in torchvision ("v1.5"), `conv1` as in the paper and
+    the first published weights.
     """
 
     channels: int
@@ -86,12 +86,12 @@ class ResNet(nn.Module):
       num_classes: logits; 0 for features without a head.
       depths: blocks in each of the four stages.
       bottleneck: the three-convolution block, else the two-convolution one.
-      output_stride: 32, or 16: the last stage keeps the resolution. Parameters are the same.
-      dilate: at output stride 16, the last stage's 3x3 convolutions are dilated by 2 so that they see as far.
+      output_stride: 32, or 16 for a last stage that keeps the resolution. Parameters are the same.
+      dilate: at output stride 16, dilate the last stage's 3x3 convolutions by 2 to keep their receptive field.
       stride_on: see `Bottleneck`.
       dtype: of the computation, or its name; parameters, statistics and logits are float32.
       axis_name: the mapped axis over which batch statistics are synchronised.
-      cpu_kernels: see `Conv`.
+      cpu_kernels: see `cpu.on_cpu`.
       remat: see `Kit`; a block is a residual one.
     """
 
@@ -111,9 +111,9 @@ class ResNet(nn.Module):
 
     def setup(self):  # noqa: D102
         if self.output_stride not in (16, 32):
-            raise InputError(f"output_stride={self.output_stride}: a ResNet has 32 or 16")
+            raise InputError(f"output_stride={self.output_stride} of a ResNet must be 32 or 16")
         if self.stride_on not in ("conv1", "conv2"):
-            raise InputError(f"stride_on={self.stride_on!r}: the stride is on conv1 or conv2")
+            raise InputError(f"stride_on={self.stride_on!r} must be conv1 or conv2")
         kit = Kit(self.dtype, self.axis_name, self.cpu_kernels, _KERNEL_INIT, self.remat)
         block = kit.block(Bottleneck if self.bottleneck else BasicBlock)
         options = {"stride_on": self.stride_on} if self.bottleneck else {}
@@ -128,7 +128,7 @@ class ResNet(nn.Module):
                     64 * 2**stage,
                     stride if i == 0 else 1,
                     dilation,
-                    # ResNet18's first stage already has the right number of channels.
+                    # The stem of a ResNet18 already has the first stage's channels.
                     i == 0 and (stage > 0 or self.bottleneck),
                     kit,
                     **options,
@@ -177,6 +177,5 @@ class ResNet(nn.Module):
         return self.classify(features), {"features": features}
 
 
-#: The two depths in use; calling one makes the module.
 ResNet18 = partial(ResNet, depths=(2, 2, 2, 2), bottleneck=False)
 ResNet50 = partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True)

@@ -73,10 +73,10 @@ class Segmenter(nn.Module):
 
         In training: `apply(..., train=True, mutable=["batch_stats"], rngs={"dropout": key})`.
         """
-        size = images.shape[1:3]
+        _, height, width, _ = images.shape
         features = self.features(images, train)
-        logits = self.segment(features, size)
+        logits = self.segment(features, (height, width))
         if self.mirror and not train:
-            mirrored = self.segment(self.features(images[:, :, ::-1]), size)
+            mirrored = self.segment(self.features(images[:, :, ::-1]), (height, width))
             logits = (logits + mirrored[:, :, ::-1]) / 2
         return logits, {"features": features}

@@ -42,15 +42,17 @@ def draw_figure2(
     axes = np.atleast_1d(figure.subplots(1, len(shown)))
     for axis, (name, k) in zip(axes, shown.items(), strict=True):
         for beside, pseudo in enumerate(config.grid.pseudo, start=1):
-            colour, marker = LABELLERS[pseudo].colour, _marker(pseudo)
+            labeller, marker = LABELLERS[pseudo], _MARKERS[list(LABELLERS).index(pseudo) % len(_MARKERS)]
+            style: dict[str, Any] = {"color": labeller.colour, "marker": marker}
             curve = [Setting.of(p, init, pseudo, count) for p in sorted(config.grid.p)]
-            style = {"marker": marker, "label": LABELLERS[pseudo].title}
-            _plot_intervals(axis, results, curve, k, color=colour, **style)
+            _plot_intervals(axis, results, curve, k, label=labeller.title, **style)
             # With other pseudo-masks, so not part of the curve; shifted so that both points at p = 0 are visible.
             weak = [Setting.of(0.0, init, pseudo, more)]
-            _plot_intervals(axis, results, weak, k, shift=-0.04 * beside, color=colour, marker="^", ls="")
+            _plot_intervals(axis, results, weak, k, shift=-0.04 * beside, ls="", **style | {"marker": "^"})
             if k == -1:
-                _plot_papers(axis, pseudo)
+                numbers = {s.p: miou for s, miou in papers().items() if s.pseudo in ("", pseudo)}
+                style |= {"label": f"the paper (CheXpert), {labeller.title}", "mfc": "none", "alpha": 0.6}
+                axis.plot(list(numbers), list(numbers.values()), ls="", ms=5, **style)
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("p, probability of an expert example", fontsize=8)
         axis.set_ylim(bottom=0)
@@ -154,25 +156,6 @@ def _plot_intervals(
         error = np.nan_to_num(np.stack([middle - low, high - middle]))
         at = [setting.p + shift for setting in finished]
         axis.errorbar(at, middle, error, ms=3.5, lw=1.4, capsize=2.5, **style)
-
-
-def _plot_papers(axis: "Axes", pseudo: str) -> None:
-    numbers = {s.p: miou for s, miou in papers().items() if s.pseudo in ("", pseudo)}
-    axis.plot(
-        list(numbers),
-        list(numbers.values()),
-        ls="",
-        marker=_marker(pseudo),
-        ms=5,
-        mfc="none",
-        color=LABELLERS[pseudo].colour,
-        alpha=0.6,
-        label=f"the paper (CheXpert), {LABELLERS[pseudo].title}",
-    )
-
-
-def _marker(pseudo: str) -> str:
-    return _MARKERS[list(LABELLERS).index(pseudo) % len(_MARKERS)]
 
 
 def _present(results: Results, tasks: Sequence[str]) -> list[str]:

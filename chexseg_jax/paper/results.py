@@ -12,12 +12,11 @@ from chexseg_jax.settings import Setting
 
 @dataclass(frozen=True)
 class Run:
-    """A finished trial: its number, its test counts (of `model`, `box` and, if any, `reader`), and its artifacts."""
+    """A finished trial: its number, the artifact of its scores, and the counts of `model`, `box` and maybe `reader`."""
 
     number: int
-    counts: Mapping[str, Counts]
-    model: Path
     scores: Path
+    counts: Mapping[str, Counts]
 
 
 class Results(dict[Setting, tuple[Run, ...]]):
@@ -29,13 +28,12 @@ class Results(dict[Setting, tuple[Run, ...]]):
 
         Args:
           store: the folder of artifacts.
-          records: (setting, number of the trial) -> the names of its artifacts `model` and `scores`.
+          records: (setting, number of the trial) -> the name of its artifact `scores`.
         """
         results = cls()
         for (setting, number), record in records.items():
             scores = store / record["scores"]
-            run = Run(number, load_counts(scores), store / record["model"], scores)
-            results[setting] = (*results.get(setting, ()), run)
+            results[setting] = (*results.get(setting, ()), Run(number, scores, load_counts(scores)))
         return results
 
     def counts(self, setting: Setting) -> list[Counts]:

@@ -1,8 +1,6 @@
 """The command `python -m chexseg_jax.phantom --out DIR --patients N --seed S`: write a phantom."""
 
-import argparse
-
-from chexseg_jax.errors import InputError, refuse, run_command
+from chexseg_jax.errors import InputError, Parser, run_command
 from chexseg_jax.phantom.write import make
 
 #: Shares of the patients in valid and in test; the others are in train.
@@ -33,7 +31,7 @@ def split_patients(patients: int) -> dict[str, int]:
 
 def main() -> None:
     """Read the command line and write the phantom."""
-    parser = argparse.ArgumentParser(prog="python -m chexseg_jax.phantom", description=_DESCRIPTION)
+    parser = Parser(prog="python -m chexseg_jax.phantom", description=_DESCRIPTION)
     add = parser.add_argument
     add(
         "--out",
@@ -58,7 +56,6 @@ def main() -> None:
         help="factor on the findings' attenuation; below 1 is harder to see (default 1)",
     )
     add("--processes", type=int, metavar="N", help="worker processes (default: one per core)")
-    parser.error = refuse  # type: ignore[method-assign]  # argparse's own message takes several lines
     options = vars(parser.parse_args())
     images = split_patients(options.pop("patients"))
     out = make(options.pop("out"), **options, **images)

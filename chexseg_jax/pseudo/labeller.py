@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Int
 from ml_collections import ConfigDict
@@ -40,6 +40,7 @@ class Saliency(NamedTuple):
     trainings: Sequence[Path] = ()
 
 
+@runtime_checkable
 class Run(Protocol):
     """What a labeller may ask of the run that it works for (`experiment.Run`)."""
 

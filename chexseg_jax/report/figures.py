@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -55,10 +55,11 @@ def draw_overlays(
     axes = _radiographs(figure, images, names, ("radiograph", *(heading for heading, _ in columns)))
     for row, beside in enumerate(axes[:, 1:]):
         for axis, (_, column) in zip(beside, columns, strict=True):
-            if column[row] is None:
-                axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", color="white")
+            if (mask := column[row]) is None:
+                box = {"facecolor": "#404040", "edgecolor": "none"}
+                axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", color="white", bbox=box)
             else:
-                draw_masks(axis, column[row], taxonomy.colours)
+                draw_masks(axis, mask, taxonomy.colours)
     _draw_legend(figure, {taxonomy.tasks[k]: taxonomy.colours[k] for k in drawn})
     figure.suptitle(title, fontsize=10)
     save(figure, path)
@@ -158,7 +159,12 @@ def _draw_legend(figure: "Figure", colours: Mapping[str, str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colour, lw=3, label=name) for name, colour in colours.items()]
-    style = {"loc": "outside lower center", "fontsize": 8, "facecolor": "#404040", "labelcolor": "white"}
+    style: dict[str, Any] = {
+        "loc": "outside lower center",
+        "fontsize": 8,
+        "facecolor": "#404040",
+        "labelcolor": "white",
+    }
     for columns in range(min(5, len(handles)), 0, -1):
         legend = figure.legend(handles=handles, ncols=columns, **style)
         if legend.get_window_extent().width <= figure.bbox.width or columns == 1:

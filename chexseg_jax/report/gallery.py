@@ -69,6 +69,11 @@ class Gallery:
         """Titles of the mask sources, the ground truth first."""
         return TRUTH, *self.predictions
 
+    @property
+    def unknown(self) -> Bool[np.ndarray, "N K"]:
+        """Which tasks of each image were not annotated."""
+        return ~np.asarray(self.prepared.known)
+
     def describe(self, source: str) -> str:
         """A sentence that names a source: for a model, which one it is."""
         words = self.words.get(source, source)
@@ -125,7 +130,7 @@ class Gallery:
             "jpeg": _jpeg(self.prepared.images[row]),
             "masks": masks,
             "scores": scores,
-            "unknown": np.flatnonzero(~self.prepared.known[row]).tolist(),
+            "unknown": np.flatnonzero(self.unknown[row]).tolist(),
         }
 
 

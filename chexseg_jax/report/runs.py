@@ -35,6 +35,10 @@ from chexseg_jax.training.profiling import performance
 _OVERLAY_IMAGES = 6
 _SALIENCY_IMAGES = 6
 _PREDICTION = "prediction"
+_THRESHOLD_RULES: dict[str | float, str] = {
+    "tuned": "the best by mean IoU on the same images",
+    "otsu": "one per map, by Otsu's rule",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Made:
 
     Attributes:
       classifiers: artifacts of trained classifiers and encoders -> artifacts with their `auroc.json`.
-      trainings: of all trainings, including `classifiers` and `model`.
+      trainings: of all trainings, including `classifiers`; `model` is the last.
       saliency: title -> artifact with records `maps`, and maybe `edges`, in order of computation.
       pseudo: the pseudo-masks; None for p = 1.
       refreshed: the refreshed pseudo-masks, from first to last.
@@ -85,29 +89,17 @@ def report_segmentation(
     )
     _write_json(run / "scores.json", {"data": sources.title, **scores})
     _copy(made.scores / "predictions.json", run)
-    title = f"mixture p = {config.p:g}, init = {config.init}"
-    gallery = Gallery.open(test, sources, {_PREDICTION: made.scores}, {_PREDICTION: f"prediction: {title}"})
-    _draw_overlays(run / "overlays.png", gallery, made, sources.title)
-    sections = [_score_section(table, gallery.prepared, sources, run / "overlays.png")]
+    gallery = Gallery.open(test, sources, {_PREDICTION: made.scores}, words={})
+    sections = [_score_section(run, sources, table, gallery, made)]
     if made.pseudo:
-        _draw_saliency(run / "saliency.png", config, sources, made)
-        sections.append(_saliency_section(run / "saliency.png"))
+        sections.append(_saliency_section(run, config, sources, made.pseudo, made.saliency))
     sections.append(_threshold_section(config, sources.taxonomy, made))
     if made.classifiers:
         sections.append(_classifier_section(made.classifiers, sources.taxonomy))
-    artifacts = dict.fromkeys([*made.classifiers, made.pseudo, *made.refreshed, *made.trainings, made.scores])
-    _write_run(
-        run,
-        config,
-        sources,
-        title,
-        sections,
-        curves=[*made.classifiers, made.model],
-        trainings=made.trainings,
-        artifacts=[path for path in artifacts if path],
-        gallery=gallery,
-    )
-    say(f"test mIoU (pooled) {scores['pooled']['mean']:.3f} ({sources.title})")
+    artifacts = [*made.classifiers, made.pseudo, *made.refreshed, *made.trainings, made.scores]
+    title = f"mixture p = {config.p:g}, init = {config.init}"
+    _write_run(run, config, sources, title, sections, made.trainings, artifacts=artifacts, gallery=gallery)
+    say(f"test mIoU (pooled) {number(scores['pooled']['mean'])} ({sources.title})")
     return run
 
 
@@ -117,7 +109,7 @@ def report_classifier(
     """Write a classifier run's folder: `report.md`, `report.html`, `curves.png`, `metrics.jsonl` and `model`."""
     run = open_run(workdir, config)
     sections = [_classifier_section({classifier: auroc}, sources.taxonomy)]
-    _write_run(run, config, sources, f"classifier {config.classifier.model}", sections, curves=[classifier])
+    _write_run(run, config, sources, f"classifier {config.classifier.model}", sections, [classifier])
     return run
 
 
@@ -146,15 +138,8 @@ def report_moco(
         "is the best on the valid images, so judge by the test column."
     )
     _write_json(run / "probe.json", means)
-    _write_run(
-        run,
-        config,
-        sources,
-        f"MoCo v2, {config.encoder.model}",
-        [Section("Linear probe", [text, table])],
-        curves=[encoder],
-        notes=[contrast],
-    )
+    sections, title = [Section("Linear probe", [text, table])], f"MoCo v2, {config.encoder.model}"
+    _write_run(run, config, sources, title, sections, [encoder], notes=[contrast])
     probed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
     say(f"linear probe, mean AUROC: {probed} ({sources.title})")
     return run
@@ -177,10 +162,9 @@ def _write_run(
     sources: Sources,
     title: str,
     sections: Sequence[Section],
+    trainings: Sequence[Path],
     *,
-    curves: Sequence[Path],
-    trainings: Sequence[Path] | None = None,
-    artifacts: Sequence[Path] | None = None,
+    artifacts: Sequence[Path | None] = (),
     notes: Sequence[str] = (),
     gallery: Gallery | None = None,
 ) -> None:
@@ -191,70 +175,86 @@ def _write_run(
       config, sources: see `report_segmentation`.
       title: what was trained.
       sections: those that only this kind of run has.
-      curves: the trainings whose curves are drawn, that of the run's model last.
-      trainings, artifacts: the rows of "Training" and "How it was made"; by default those of `curves`.
+      trainings: artifacts of all trainings, that of the run's model last.
+      artifacts: all artifacts; () for the trainings alone.
       notes: paragraphs for the top.
       gallery: the test images.
     """
-    model = curves[-1]
+    model, made = trainings[-1], [path for path in dict.fromkeys(artifacts or trainings) if path]
     _copy(model / "metrics.jsonl", run)
     _link(run / "model", model)
-    figures.draw_curves(
-        run / "curves.png", {path.name: read_metrics(path / "metrics.jsonl") for path in curves}
-    )
-    report = Report(
-        f"{config.name}: {title}, seed {config.seed}, {config.scale} scale",
-        [sources.note, *notes],
-        [
-            *sections,
-            _training_section(trainings or curves, run / "curves.png"),
-            _provenance_section(config, sources, artifacts or curves),
-        ],
-    )
-    write_report(run, report, gallery)
+    common = [_training_section(run, trainings), _provenance_section(config, sources, made)]
+    title = f"{config.name}: {title}, seed {config.seed}, {config.scale} scale"
+    write_report(run, Report(title, [sources.note, *notes], [*sections, *common]), gallery)
     say(f"report: {run / 'report.md'}")
 
 
-def _score_section(table: Table, test: Prepared, sources: Sources, overlays: Path) -> Section:
+def _score_section(run: Path, sources: Sources, table: Table, gallery: Gallery, made: Made) -> Section:
     text = (
-        f"{len(test)} test images at full size. *pooled*: sum of intersections over sum of unions (CheXseg); *per "
-        "image*: mean over images that both the radiologist and the model marked (CheXlocalize). In brackets 95 % "
-        "intervals, bootstrap over images. *box*: a centred box of the task's mean size in the expert training images, "
-        "on every image. A task without a positive test mask has no IoU: it is absent, and left out of the mean."
+        f"{len(gallery.prepared)} test images at full size. *pooled*: sum of intersections over sum of unions "
+        "(CheXseg); *per image*: mean over images that both the radiologist and the model marked (CheXlocalize). In "
+        "brackets 95 % intervals, bootstrap over images. *box*: a centred box of the task's mean size in the expert "
+        "training images, on every image. A task without a positive test mask has no IoU: it is absent, and left out "
+        "of the mean."
     )
-    if unknown := np.count_nonzero(~test.known):
-        text += f" {unknown} of the {test.known.size} pairs of image and task were not annotated; they have no weight."
+    if unknown := gallery.unknown.sum():
+        text += f" {unknown} pairs of image and task of {gallery.unknown.size} were not annotated and have no weight."
     notes = [sources.reader_note] if sources.reader_note else []
-    picture = Picture(overlays, "radiograph, ground truth and prediction")
+    _draw_overlays(run / "overlays.png", gallery, made, sources.title)
+    picture = Picture(run / "overlays.png", "radiograph, ground truth and prediction")
     return Section("Test IoU", [text, *notes, table, picture])
 
 
-def _saliency_section(saliency: Path) -> Section:
+def _saliency_section(
+    run: Path, config: ConfigDict, sources: Sources, pseudo: Path, saliency: Mapping[str, Path]
+) -> Section:
+    """A training image for each of some tasks, with every map on the way to its mask."""
+    weak, tasks = Prepared.load(pseudo), sources.taxonomy.tasks
+    positive = positive_tasks(weak.labels, config.data.uncertainty, sources.taxonomy)
+    cells = [(int(positive[:, k].argmax()), k) for k in np.flatnonzero(positive.any(0))][:_SALIENCY_IMAGES]
+    columns = []
+    for title, folder in saliency.items():
+        if (folder / "edges").exists():
+            edges = Records.open(folder / "edges")
+            columns.append(("boundary", [edges[row].astype(np.float32) for row, _ in cells]))
+        maps = Records.open(folder / "maps")
+        columns.append((title, [_scaled(maps[row][..., k]) for row, k in cells]))
+    figures.draw_saliency(
+        run / "saliency.png",
+        [weak.images[row] for row, _ in cells],
+        [f"{weak.ids[row]}\n{tasks[k]}" for row, k in cells],
+        columns,
+        [weak.read_masks(row) & (np.arange(len(tasks)) == k) for row, k in cells],
+        taxonomy=sources.taxonomy,
+        title=sources.title,
+    )
     text = (
         "Training images, each for one of the pathologies it is labelled with: the maps, scaled to [0, 1], and the "
         "mask."
     )
-    return Section("From saliency to pseudo-masks", [text, Picture(saliency, "saliency and pseudo-masks")])
+    picture = Picture(run / "saliency.png", "saliency and pseudo-masks")
+    return Section("From saliency to pseudo-masks", [text, picture])
 
 
 def _threshold_section(config: ConfigDict, taxonomy: Taxonomy, made: Made) -> Section:
     card = json.loads((made.model / "model.json").read_text())
     columns: dict[str, Mapping[str, float | None]] = {"probability": card["thresholds"]}
-    text = "On the segmentation's probability: the best pooled IoU on the expert training images."
+    text = (
+        "Thresholds on the segmentation's probability: the best by pooled IoU on the expert training images."
+    )
     if made.pseudo:
-        title = LABELLERS[config.pseudo].title
+        labeller = LABELLERS[config.pseudo]
         thresholds, quality = (
             json.loads((made.pseudo / f"{name}.json").read_text()) for name in ("thresholds", "quality")
         )
-        rule = "the threshold of each task" if thresholds else "a threshold per map by Otsu's rule"
+        rule = _THRESHOLD_RULES.get(labeller.parse_threshold(config.pseudo_masks.threshold), "fixed")
         text += (
-            f" On the normalised {title} maps: {rule}, with the mean IoU of the masks on the expert training images "
-            "that show the pathology (a tuned threshold is the best on these images), and the mean IoU of centred "
-            "boxes with the masks' areas."
+            f" Thresholds on the normalised {labeller.title} maps: {rule}. Beside them, on the expert training images "
+            "that show the pathology, the mean IoU of the thresholded maps and of centred boxes of the same areas."
         )
         columns |= {
-            f"{title} maps": thresholds or {},
-            f"IoU of thresholded {title} maps": quality["cam"],
+            f"{labeller.title} maps": thresholds or {},
+            f"IoU of thresholded {labeller.title} maps": quality["cam"],
             "IoU of a centred box of equal area": quality["box"],
         }
     rows = [
@@ -262,8 +262,8 @@ def _threshold_section(config: ConfigDict, taxonomy: Taxonomy, made: Made) -> Se
         for task in taxonomy.tasks
     ]
     if made.pseudo:
-        means = [iou.mean(np.array([*quality[name].values()], float)) for name in ("cam", "box")]
-        rows.append(["**mean**", "", "", *map(number, means)])
+        means = (iou.mean(np.array([*quality[name].values()], float)) for name in ("cam", "box"))
+        rows.append(["**mean**", "", "", *(number(float(mean)) for mean in means)])
     return Section("Thresholds", [text, Table(["pathology", *columns], rows)])
 
 
@@ -279,11 +279,13 @@ def _classifier_section(classifiers: Mapping[Path, Path], taxonomy: Taxonomy) ->
     return Section("Classifiers", [text, table])
 
 
-def _training_section(trainings: Sequence[Path], curves: Path) -> Section:
+def _training_section(run: Path, trainings: Sequence[Path]) -> Section:
+    metrics = {path.name: read_metrics(path / "metrics.jsonl") for path in trainings}
+    figures.draw_curves(run / "curves.png", metrics)
     costs = {path.name: performance(path) for path in trainings}
     header = ["training", *next(iter(costs.values()))]
     rows = [[name, *cost.values()] for name, cost in costs.items()]
-    return Section("Training", [Picture(curves, "training curves"), Table(header, rows)])
+    return Section("Training", [Picture(run / "curves.png", "training curves"), Table(header, rows)])
 
 
 def _provenance_section(config: ConfigDict, sources: Sources, artifacts: Sequence[Path]) -> Section:
@@ -322,38 +324,13 @@ def _draw_overlays(path: Path, gallery: Gallery, made: Made, title: str) -> None
         weak = Prepared.load(made.pseudo)
         images += list(weak.images[:few])
         names += [f"{name} (training)" for name in weak.ids[:few]]
-        columns = [
-            (heading, [*masks, *more])
-            for (heading, masks), more in zip(columns, ([None] * few, predicted), strict=True)
-        ]
+        more = {TRUTH: [None] * few, _PREDICTION: list(predicted)}
+        columns = [(heading, [*masks, *more[heading]]) for heading, masks in columns]
         pseudo = [("pseudo-mask", weak), *(("refreshed", Prepared.load(p)) for p in made.refreshed)]
         columns += [
             (heading, [*[None] * len(rows), *masks.read_masks(slice(few))]) for heading, masks in pseudo
         ]
     figures.draw_overlays(path, images, names, columns, taxonomy=test.taxonomy, title=title)
-
-
-def _draw_saliency(path: Path, config: ConfigDict, sources: Sources, made: Made) -> None:
-    """Draw a training image for each of some tasks, with every map on the way to its mask."""
-    weak, tasks = Prepared.load(made.pseudo), sources.taxonomy.tasks
-    positive = positive_tasks(weak.labels, config.data.uncertainty, sources.taxonomy)
-    cells = [(int(positive[:, k].argmax()), k) for k in np.flatnonzero(positive.any(0))][:_SALIENCY_IMAGES]
-    columns = []
-    for title, folder in made.saliency.items():
-        if (folder / "edges").exists():
-            edges = Records.open(folder / "edges")
-            columns.append(("boundary", [edges[row].astype(np.float32) for row, _ in cells]))
-        maps = Records.open(folder / "maps")
-        columns.append((title, [_scaled(maps[row][..., k]) for row, k in cells]))
-    figures.draw_saliency(
-        path,
-        [weak.images[row] for row, _ in cells],
-        [f"{weak.ids[row]}\n{tasks[k]}" for row, k in cells],
-        columns,
-        [weak.read_masks(row) & (np.arange(len(tasks)) == k) for row, k in cells],
-        taxonomy=sources.taxonomy,
-        title=sources.title,
-    )
 
 
 def _scaled(map_: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:

@@ -199,9 +199,9 @@ def moco_loss(
 
 def _everywhere(x: jax.Array) -> jax.Array:
     """Gather the rows of all devices: by a sum, which JAX infers to be replicated, as the queue must be."""
-    place = (jax.lax.axis_index(DATA_AXIS) * len(x), *(0,) * (x.ndim - 1))
+    place = jax.lax.axis_index(DATA_AXIS) * len(x)
     zeros = jnp.zeros((jax.lax.axis_size(DATA_AXIS) * len(x), *x.shape[1:]), x.dtype)
-    return jax.lax.psum(jax.lax.dynamic_update_slice(zeros, x, place), DATA_AXIS)
+    return jax.lax.psum(jax.lax.dynamic_update_slice_in_dim(zeros, x, place, axis=0), DATA_AXIS)
 
 
 def probe_encoder(

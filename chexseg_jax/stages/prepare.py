@@ -50,7 +50,7 @@ def prepare(part: Path, *, config: ConfigDict, split: Split) -> None:
         )
 
     def make(rows: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
-        columns = map_ahead(lambda i: _row(studies, i, config.size, annotated), rows)
+        columns = map_ahead(lambda i: _row(studies, int(i), config.size, annotated), rows)
         missing = 0
         for row in track(columns, f"reading {split.name} images", len(rows)):
             missing += bool(row["left_out"])

@@ -133,12 +133,12 @@ def _tune(
         parts = [
             threshold_counts(scores, truth, known) for scores, _, truth, known in _scored(annotated, maps)
         ]
-        iou = mean_iou(*(np.concatenate(c) for c in zip(*parts, strict=True)), has_mask)
-        thresholds = best_thresholds(iou, fallback=_FALLBACK)
+        intersections, unions = (np.concatenate(c) for c in zip(*parts, strict=True))
+        thresholds = best_thresholds(mean_iou(intersections, unions, has_mask), fallback=_FALLBACK)
     elif rule != "otsu":
         thresholds = np.full(len(taxonomy.tasks), float(rule))
     by_name: dict[str, list[Counts]] = {"cam": [], "box": []}
-    frames = iter([Frame(*map(int, size), annotated.size) for size in annotated.sizes])
+    frames = iter([Frame(int(height), int(width), annotated.size) for height, width in annotated.sizes])
     for scores, picture, truth, known in _scored(annotated, maps):
         limits = otsu(scores, picture)[:, None, None, :] if thresholds is None else np.float32(thresholds)
         masks = scores > limits

@@ -71,7 +71,7 @@ def score_segmentation(
     def judge(one: tuple) -> tuple[str, Codes, dict[str, Counts]]:
         image_id, size, maps = one
         # A task at a time: ten maps of a radiograph at full size take 260 MB, and several images are in work at once.
-        codes = {
+        codes: dict[str, Codes] = {
             "model": {t: encode(unfit_map(maps[..., k], size) > limits[k]) for k, t in enumerate(tasks)},
             "box": {t: encode(centred_boxes(size, shares[[k]])[..., 0]) for k, t in enumerate(tasks)},
         }

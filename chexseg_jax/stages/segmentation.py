@@ -163,11 +163,11 @@ def _choose_thresholds(infer: Callable, variables: Mapping[str, Any], train: Pre
 
 def _evaluation(infer: Callable, validation: Prepared) -> Callable[[Mapping[str, Any]], dict[str, float]]:
     tasks, common = validation.taxonomy.tasks, validation.taxonomy.common
-    has_mask = validation.has_mask().any(0)
-    judged = [k for k, task in enumerate(tasks) if task in common and has_mask[k]]
+    with_mask = np.flatnonzero(validation.has_mask().any(0)).tolist()
+    judged = [k for k in with_mask if tasks[k] in common]
     if not judged or len(judged) < len(common):
         # Other data have other common tasks: on the NIH sample a single heart would choose the checkpoint.
-        judged = list(map(int, np.flatnonzero(has_mask)))
+        judged = with_mask
         say(
             f"checkpoints are chosen by {', '.join(tasks[k] for k in judged)}, the tasks with validation masks"
         )

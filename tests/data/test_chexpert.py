@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chexseg_jax.data import chexpert
-from chexseg_jax.data.taxonomy import LABELS
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 
 NAN = float("nan")
@@ -25,7 +25,9 @@ def table(path, header, *lines):
 
 
 def line(path=f"{TRAIN}/patient00001/study1/view1_frontal.jpg", **labels):
-    return ",".join([path, "Male", "40", "Frontal", "AP", *(labels.get(label, "") for label in LABELS)])
+    return ",".join(
+        [path, "Male", "40", "Frontal", "AP", *(labels.get(label, "") for label in CHEXPERT.labels)]
+    )
 
 
 def test_tables_are_written_as_published(tmp_path):
@@ -48,7 +50,7 @@ def test_tables_are_written_as_published(tmp_path):
 @pytest.mark.parametrize("columns", [chexpert.COLUMNS, chexpert.TEST_COLUMNS])
 def test_round_trip(tmp_path_factory, columns, values):
     path = tmp_path_factory.getbasetemp() / "table.csv"
-    rows = [row(i, **dict(zip(LABELS, line, strict=True))) for i, line in enumerate(values)]
+    rows = [row(i, **dict(zip(CHEXPERT.labels, line, strict=True))) for i, line in enumerate(values)]
     rows[0]["Path"], rows[0]["Frontal/Lateral"] = rows[0]["Path"].replace("frontal", "lateral"), "Lateral"
     chexpert.write_labels(path, rows, columns=columns)
     found = chexpert.read_labels(path, root=path.parent)
@@ -60,7 +62,11 @@ def test_round_trip(tmp_path_factory, columns, values):
 
 
 def test_both_names_of_airspace_opacity_any_column_order_and_a_byte_order_mark(tmp_path):
-    header = ["Airspace Opacity", *(label for label in reversed(LABELS) if label != "Lung Opacity"), "Path"]
+    header = [
+        "Airspace Opacity",
+        *(label for label in reversed(CHEXPERT.labels) if label != "Lung Opacity"),
+        "Path",
+    ]
     cells = [
         "1",
         *["-1" if label == "Edema" else " 0.0 " for label in header[1:-1]],
@@ -69,9 +75,9 @@ def test_both_names_of_airspace_opacity_any_column_order_and_a_byte_order_mark(t
     path = tmp_path / "t.csv"
     path.write_text("\ufeff" + ",".join(header) + "\r\n\r\n" + ",".join(cells) + "\r\n")
     found = chexpert.read_labels(path, root=tmp_path)
-    assert found.labels[0, LABELS.index("Lung Opacity")] == 1
-    assert found.labels[0, LABELS.index("Edema")] == -1
-    assert found.labels[0, LABELS.index("Fracture")] == 0
+    assert found.labels[0, CHEXPERT.labels.index("Lung Opacity")] == 1
+    assert found.labels[0, CHEXPERT.labels.index("Edema")] == -1
+    assert found.labels[0, CHEXPERT.labels.index("Fracture")] == 0
     assert found.ids == ("p1_s1_view2_lateral",)
     assert not found.frontal[0]
 
@@ -137,7 +143,7 @@ def test_take(tmp_path):
     turned = studies.take([2, 0])
     assert turned.ids == (studies.ids[2], studies.ids[0])
     assert turned.paths == (studies.paths[2], studies.paths[0])
-    assert turned.labels[0, LABELS.index("Edema")] == 1
+    assert turned.labels[0, CHEXPERT.labels.index("Edema")] == 1
     assert len(studies.take([])) == 0
 
 
@@ -198,4 +204,4 @@ def test_the_published_sample_is_read(shared):
     studies = chexpert.read_labels(sample / "valid.csv", root=sample)
     assert studies.ids == ("patient64541_study1_view1_frontal", "patient64542_study1_view1_frontal")
     assert all(path.is_file() for path in studies.paths)
-    assert studies.labels[:, LABELS.index("Lung Opacity")].tolist() == [1, 0]
+    assert studies.labels[:, CHEXPERT.labels.index("Lung Opacity")].tolist() == [1, 0]

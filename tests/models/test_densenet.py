@@ -41,7 +41,7 @@ def test_output_stride_16_keeps_the_resolution():
 
 def test_classify_applies_the_relu_and_the_head():
     module, variables = peer("densenet121").module, peer("densenet121").variables
-    x = np.random.default_rng(0).standard_normal((2, 3, 5, 1024)).astype(np.float32)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 1024))
     head = variables["params"]["classifier"]
     expected = np.maximum(x, 0).mean((1, 2)) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
     np.testing.assert_allclose(module.apply(variables, x, method="classify"), expected, atol=1e-4)

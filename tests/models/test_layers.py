@@ -53,12 +53,12 @@ def test_max_pool_gives_a_tie_to_the_first():
 
 
 def test_average_pool_leaves_an_odd_edge_out():
-    x = np.arange(15, dtype=np.float32).reshape(1, 3, 5, 1)
+    x = jnp.arange(15.0).reshape(1, 3, 5, 1)
     np.testing.assert_array_equal(average_pool(x)[0, :, :, 0], [[3, 5]])
 
 
 def test_resize_bilinear():
-    x = np.array([0.0, 3.0], np.float32).reshape(1, 1, 2, 1)
+    x = jnp.array([0.0, 3.0]).reshape(1, 1, 2, 1)
     np.testing.assert_allclose(
         resize_bilinear(x, (1, 4), align_corners=True).ravel(), [0, 1, 2, 3], atol=1e-6
     )

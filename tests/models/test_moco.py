@@ -9,9 +9,9 @@ from chexseg_jax.models import moco
 from chexseg_jax.models.layers import BatchNorm, Conv
 
 
-def unit(rows: int, seed: int) -> np.ndarray:
-    x = np.random.default_rng(seed).standard_normal((rows, 16))
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+def unit(rows: int, seed: int) -> jax.Array:
+    x = jax.random.normal(jax.random.key(seed), (rows, 16))
+    return x / jnp.linalg.norm(x, axis=1, keepdims=True)
 
 
 def test_info_nce_is_the_cross_entropy_of_equation_1():
@@ -21,7 +21,7 @@ def test_info_nce_is_the_cross_entropy_of_equation_1():
         scores = np.exp(np.array([q @ k, *(q @ other for other in queue)]) / 0.2)
         expected.append(-np.log(scores[0] / scores.sum()))
         hits.append(scores.argmax() == 0)
-    unfilled = np.concatenate([queue, unit(3, 3)])
+    unfilled = jnp.concatenate([queue, unit(3, 3)])
     for rows in (queue, unfilled):
         loss, top1 = moco.info_nce(queries, keys, rows, 10, temperature=0.2)
         assert loss == pytest.approx(np.mean(expected), rel=1e-5)
@@ -29,8 +29,8 @@ def test_info_nce_is_the_cross_entropy_of_equation_1():
 
 
 def test_info_nce_of_equal_scores_is_the_logarithm_of_their_number():
-    same = np.ones((3, 4)) / 2
-    loss, _ = moco.info_nce(same, same, np.ones((7, 4)) / 2, 7, temperature=0.2)
+    same = jnp.ones((3, 4)) / 2
+    loss, _ = moco.info_nce(same, same, jnp.ones((7, 4)) / 2, 7, temperature=0.2)
     assert loss == pytest.approx(np.log(8), rel=1e-6)
 
 

@@ -68,7 +68,8 @@ def test_encoder_has_no_head():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"output_stride": 8}, "32 or 16"), ({"stride_on": "x"}, "'x'")]
+    ("options", "message"),
+    [({"output_stride": 8}, "must be 32 or 16"), ({"stride_on": "x"}, "must be conv1 or conv2")],
 )
 def test_options_are_checked(options, message):
     with pytest.raises(InputError, match=message):

@@ -63,7 +63,7 @@ def finish(config, data, folder) -> Results:
         others = {"model": predicted, "reader": {n: reader.masks(n) for n in names}, "box": masks}
         counts = {who: [iou.counts(other[n], masks[n]) for n in names] for who, other in others.items()}
         iou.save_counts(scores, counts)
-        records[(*trial,)] = {"model": "model", "scores": scores.name}
+        records[(*trial,)] = {"scores": scores.name}
     return Results.load(folder, records)
 
 
@@ -299,7 +299,7 @@ def test_tables_and_figures_hold_any_number_of_tasks(tasks, data, tmp_path):
     config = table1.get_config("smoke")
     positives = np.random.default_rng(0).integers(1, 9, (5, len(tasks)))
     counts = iou.Counts(positives // 2, positives + 3, positives)
-    run = Run(0, {name: counts for name in ("model", "box", "reader")}, tmp_path, tmp_path)
+    run = Run(0, tmp_path, {name: counts for name in ("model", "box", "reader")})
     results = Results({trial.setting: (run,) for trial in trials(config)})
     taxonomy = Taxonomy(tasks, tasks)
     sources = replace(data.sources, taxonomy=taxonomy)

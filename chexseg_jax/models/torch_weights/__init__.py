@@ -1,7 +1,7 @@
-"""Weights to and from PyTorch: one rule of names and one of layouts, strict in both directions.
+"""Weights to and from PyTorch: one rule for names and one for layouts, strict in both directions.
 
-A Linen path joined by dots is the PyTorch name, once `layer1_0` (so Linen numbers a list) reads `layer1.0`.
-The last part says what the tensor is:
+The PyTorch name of a tensor is its Linen path joined by dots, with `layer1_0` (Linen's name for an item of a list) as
+`layer1.0`. The last part depends on the tensor:
 
 | Linen                  | shape        | PyTorch        | shape        |
 |------------------------|--------------|----------------|--------------|
@@ -10,24 +10,24 @@ The last part says what the tensor is:
 | params / scale, bias   | [c]          | weight, bias   | [c]          |
 | batch_stats / mean, var| [c]          | running_*      | [c]          |
 
-PyTorch counts batches beside each running variance (`num_batches_tracked`) and reads the count only where there is
-no momentum, so it is dropped here and written as zero.
+PyTorch counts batches beside each running variance (`num_batches_tracked`), and reads the count only if there is no
+momentum. It is dropped here and written as zero.
 
-`files` reads and writes files as PyTorch's users keep them; `python -m chexseg_jax.models.torch_weights` converts them.
+`files` reads and writes weight files; `python -m chexseg_jax.models.torch_weights` converts them.
 """
 
 import re
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from chexseg_jax.errors import InputError
-from chexseg_jax.models.zoo import create
+from chexseg_jax.models.zoo import ENCODERS, create
 
 _LEAVES = {
     "kernel": "weight",
@@ -37,40 +37,35 @@ _LEAVES = {
     "var": "running_var",
 }
 _COUNTER = "num_batches_tracked"
-#: How a kernel's axes are permuted, by rank.
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
-_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
-
-
-#: What a network's last layer is called, where there is one.
-_HEADS = {"resnet18": "fc", "resnet50": "fc", "densenet121": "classifier"}
+#: Permutations of a kernel's axes, by rank.
+_TO_TORCH: dict[int, tuple[int, ...]] = {4: (3, 2, 0, 1), 2: (1, 0)}
+_FROM_TORCH: dict[int, tuple[int, ...]] = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 
 def from_torch(name: str, state_dict: Mapping[str, np.ndarray], *, drop_head: bool = False) -> dict[str, Any]:
     """Variables of `models.create(name)` from a state dict of torchvision or segmentation-models-pytorch.
 
     Args:
-      name: of the model. Its number of classes is read off the head, its number of input channels off the stem.
+      name: of the model. The number of classes follows from the head, the number of input channels from the stem.
       state_dict: every tensor of the peer's `state_dict()`, as numpy arrays of any float type.
-      drop_head: leaves a classifier's last layer out, there or not: the variables of `create(name, num_classes=0)`.
+      drop_head: leave out a classifier's last layer, if any: the variables of `create(name, num_classes=0)`.
 
     Returns:
       `{"params": ..., "batch_stats": ...}`, float32.
 
     Raises:
-      InputError: where a tensor is missing, left over or of another shape. The first two are printed in full.
+      InputError: if a tensor is missing, left over or of another shape. The first two are printed in full.
     """
-    given = {key: value for key, value in state_dict.items() if not key.endswith("." + _COUNTER)}
+    network = create(name, num_classes=0)
+    tensors = {key: value for key, value in state_dict.items() if not key.endswith("." + _COUNTER)}
+    if drop_head and (name not in ENCODERS or network.head is None):
+        raise InputError(f"{name} has no head to drop; the classifiers are {', '.join(ENCODERS)}")
     if drop_head:
-        if name not in _HEADS:
-            raise InputError(f"a {name} has no head to drop; the classifiers have: {', '.join(_HEADS)}")
-        given = {key: value for key, value in given.items() if not key.startswith(_HEADS[name] + ".")}
-    heads = [key for key in ("fc.bias", "classifier.bias", "segmentation_head.0.bias") if key in given]
-    num_classes = len(given[heads[0]]) if heads else int(name != "irnet" and not drop_head)
-    stems = [np.shape(value) for value in given.values() if np.shape(value)[2:] == (7, 7)]
-    expected = _expected(name, num_classes, 1 if stems and stems[0][1] == 1 else 3)
-    missing = [key for key in expected if key not in given]
-    left_over = [key for key in given if key not in expected]
+        head = _torch_name(name, ("params", network.head, "")).removesuffix(".")
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(head + ".")}
+    expected = _expected(name, network, tensors, headless=drop_head or network.head is None)
+    missing = [key for key in expected if key not in tensors]
+    left_over = [key for key in tensors if key not in expected]
     if missing or left_over:
         print(f"{name}: missing from the state dict ({len(missing)}): {', '.join(missing) or 'none'}")
         print(f"{name}: left over in the state dict ({len(left_over)}): {', '.join(left_over) or 'none'}")
@@ -80,7 +75,7 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray], *, drop_head: bo
         )
     variables, problems = {}, []
     for key, (path, shape) in expected.items():
-        value = np.asarray(given[key], np.float32)
+        value = np.asarray(tensors[key], np.float32)
         if value.shape != shape:
             problems.append(f"{key} has shape {value.shape}, {name} needs {shape}")
         elif path[-1] == "kernel":
@@ -92,7 +87,7 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray], *, drop_head: bo
 
 
 def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of `variables`, as numpy: the exact inverse of `from_torch`."""
+    """The PyTorch state dict of `variables`, as numpy arrays: the exact inverse of `from_torch`."""
     state = {}
     for path, value in flatten_dict(variables).items():
         value = np.asarray(value)
@@ -108,18 +103,24 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _torch_name(name: str, path: tuple[str, ...]) -> str:
     """("params", "layer1_0", "conv1", "kernel") is "layer1.0.conv1.weight"."""
     _, *modules, leaf = path
-    key = ".".join([re.sub(r"_(?=\d)", ".", module) for module in modules] + [_LEAVES[leaf]])
-    # torchvision wraps a DenseNet's layers, all but the head.
-    return f"features.{key}" if name == "densenet121" and modules != ["classifier"] else key
+    key = ".".join([re.sub(r"_(?=\d)", ".", module) for module in modules] + [_LEAVES.get(leaf, leaf)])
+    if name.endswith("densenet121"):  # torchvision keeps all layers but the head in one module
+        key = re.sub(r"^(encoder\.)?(?=conv0|norm|denseblock|transition)", r"\1features.", key)
+    return key
 
 
-@cache
 def _expected(
-    name: str, num_classes: int, channels: int
+    name: str, network: nn.Module, tensors: Mapping[str, np.ndarray], *, headless: bool
 ) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Each PyTorch name's Linen path and PyTorch shape."""
-    module = create(name, num_classes=num_classes)
+    """Each PyTorch name's Linen path and PyTorch shape, for the classes and the input channels of `tensors`."""
+    num_classes, channels = 0, 3
+    if not headless:
+        num_classes = len(tensors.get(_torch_name(name, ("params", network.head, "bias")), [0]))
+    if network.stem is not None:
+        stem = tensors.get(_torch_name(name, ("params", *network.stem.split("/"), "kernel")))
+        channels = 1 if stem is not None and np.shape(stem)[1] == 1 else 3
     images = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)
+    module = create(name, num_classes=num_classes)
     shapes = jax.eval_shape(module.init, jax.random.key(0), images)
     expected = {}
     for path, leaf in flatten_dict(shapes).items():

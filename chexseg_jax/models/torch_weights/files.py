@@ -1,10 +1,10 @@
-"""The files that PyTorch's users keep: read into a state dict that `from_torch` takes, and written back.
+"""Weight files of PyTorch: read into a state dict for `from_torch`, and written.
 
-Which names a file uses is found out from the names:
+The reader recognises these sources by their tensors' names:
 
 | source                                         | names                                              |
 |------------------------------------------------|----------------------------------------------------|
-| torchvision, segmentation-models-pytorch       | as they are (its 0.1.x names are those of 0.6)     |
+| torchvision, segmentation-models-pytorch       | unchanged (0.1.x has the names of 0.6)             |
 | torchvision's oldest DenseNet files            | `denselayer1.norm.1` for `denselayer1.norm1`       |
 | DataParallel, Lightning (`state_dict`)         | below `module.`, `model.`, `model.model.`...       |
 | MoCo (`state_dict`), MoCo-CXR                  | below `module.encoder_q.`; `fc` is its projection  |
@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 from chexseg_jax.errors import InputError, first_line
 from chexseg_jax.files import written_aside
 
-#: Endings of a pickled file, which torch reads and writes.
+#: Endings of pickled files, which only torch reads and writes.
 PICKLED = (".pth", ".pt", ".ckpt", ".tar", ".bin")
 ENDINGS = (".safetensors", ".npz", *PICKLED)
 #: Wrappers that training code puts around a network, from the outside in.
@@ -37,13 +37,13 @@ _ALIASES = re.compile(r"(stage[1-5]|backbone|edge_layers|dp_layers)\.")
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What a file holds.
+    """The content of a weight file.
 
     Attributes:
       state: tensors under the network's own names.
-      source: "torchvision or segmentation-models-pytorch", "Lightning" or "MoCo", with the prefix that was taken off.
+      source: "torchvision or segmentation-models-pytorch", "Lightning" or "MoCo", with the prefix that was removed.
       dropped: names that belong to the training or to a projection head, not to the network.
-      card: the JSON beside the file (its `normalisation`...), {} where there is none.
+      card: the JSON beside the file (its `normalisation`...), {} if there is none.
     """
 
     state: dict[str, np.ndarray]
@@ -53,12 +53,12 @@ class TorchFile:
 
 
 def read(path: str | Path) -> TorchFile:
-    """Reads weights of any of the sources above; `.safetensors` and `.npz` need no torch.
+    """Read weights of any of the sources above; `.safetensors` and `.npz` need no torch.
 
-    A pickled file is read with `weights_only=True`: what would run code is refused, not run.
+    A pickled file is read with `weights_only=True`: one that would run code is refused.
 
     Raises:
-      InputError: for a file that is missing, truncated, of another kind, or holds no tensors.
+      InputError: for a file that is missing, truncated, of another kind, or without tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,17 +67,21 @@ def read(path: str | Path) -> TorchFile:
         try:
             content: Any = load_file(path)
         except (SafetensorError, KeyError, TypeError, OSError) as error:
-            raise InputError(f"{path}: not a whole safetensors file ({first_line(error)})") from None
+            raise InputError(
+                f"{path}: not a safetensors file, or a truncated one ({first_line(error)})"
+            ) from None
     elif path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 content = dict(arrays)
         except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-            raise InputError(f"{path}: not a whole npz file of plain arrays ({first_line(error)})") from None
+            raise InputError(
+                f"{path}: not an npz file of plain arrays, or a truncated one ({first_line(error)})"
+            ) from None
     elif path.suffix in PICKLED:
         content = _unpickle(path)
     else:
-        raise InputError(f"{path}: weights end in {', '.join(ENDINGS)}")
+        raise InputError(f"{path}: must end in {', '.join(ENDINGS)}")
     trained = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
     tensors = content["state_dict"] if trained else content
     state = (
@@ -86,32 +90,33 @@ def read(path: str | Path) -> TorchFile:
         else {}
     )
     if not state:
-        raise InputError(f"{path}: holds no tensors by name; save the model's state_dict()")
+        raise InputError(f"{path}: holds no named tensors; save the model's state_dict()")
     state, source, dropped = _own_names(state, lightning=trained and "pytorch-lightning_version" in content)
     return TorchFile(state, source, dropped, _read_card(path))
 
 
 def write(path: str | Path, state: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
-    """Writes a state dict by the file's ending, and `card` as JSON beside it (`weights.pth.json`).
+    """Write a state dict in the format of the file's ending, and `card` as JSON beside it (`weights.pth.json`).
 
     Raises:
-      InputError: for an ending that is not known, and for a pickled one without torch.
+      InputError: for an unknown ending, or a pickled file without torch.
     """
     path = Path(path)
     if path.suffix not in ENDINGS:
-        raise InputError(f"{path}: weights end in {', '.join(ENDINGS)}")
+        raise InputError(f"{path}: must end in {', '.join(ENDINGS)}")
     if not path.parent.is_dir():
-        raise InputError(f"{path}: cannot be written (no folder {path.parent})")
+        raise InputError(f"{path}: no folder {path.parent}; create it")
     aside = path.with_name(f".{path.name}.part{path.suffix}")
+    arrays: dict[str, Any] = dict(state)
     try:
         if path.suffix == ".safetensors":
-            save_file(dict(state), aside, metadata={"format": "pt"})
+            save_file(arrays, aside, metadata={"format": "pt"})
         elif path.suffix == ".npz":
-            np.savez(aside, **state)
+            np.savez(aside, **arrays)
         else:
             torch = _torch(path)
             torch.save({key: torch.from_numpy(np.array(value)) for key, value in state.items()}, aside)
-        # The card first: alone it does no harm, while weights without it would be taken for others.
+        # The card first: alone it is harmless, but weights without it would be read with the wrong settings.
         with written_aside(_card_of(path)) as file:
             json.dump(dict(card), file, indent=1)
         aside.replace(path)
@@ -128,18 +133,18 @@ def _unpickle(path: Path) -> Any:
     from pickle import UnpicklingError
 
     try:
-        # Lightning's hyperparameters: a plain holder of values, and the paths among them.
+        # Lightning keeps its hyperparameters in a Namespace, paths among them.
         with torch.serialization.safe_globals([Namespace, PosixPath]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global|function) `?([\w.]+)", str(error))
-        if found:
+        function = re.search(r"(?:GLOBAL|global|function) `?([\w.]+)", str(error))
+        if function:
             raise InputError(
-                f"{path}: its pickle calls {found[1]}, which was not run; save the state_dict() alone"
+                f"{path}: its pickle calls {function[1]}, which was not run; save the state_dict() alone"
             ) from None
-        raise InputError(f"{path}: not a whole PyTorch file ({first_line(error)})") from None
+        raise InputError(f"{path}: not a PyTorch file, or a truncated one ({first_line(error)})") from None
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise InputError(f"{path}: not a whole PyTorch file ({first_line(error)})") from None
+        raise InputError(f"{path}: not a PyTorch file, or a truncated one ({first_line(error)})") from None
 
 
 def _torch(path: Path) -> Any:
@@ -163,9 +168,9 @@ def _array(value: Any) -> np.ndarray:
 def _own_names(
     state: dict[str, np.ndarray], *, lightning: bool
 ) -> tuple[dict[str, np.ndarray], str, tuple[str, ...]]:
-    """The network's own names, what the file is, and what was dropped."""
-    # The outermost wrapper is that of most names: a loss or a metric beside the network has none of its own.
-    prefixes = [_WRAPPERS.match(key)[0] for key in state]
+    """The state under the network's own names, the source, and the dropped names."""
+    # The network's wrapper is the most common one: a loss or a metric beside the network has another, or none.
+    prefixes = [key[: match.end()] for key in state if (match := _WRAPPERS.match(key))]
     moco = any(prefix.endswith("encoder_q.") for prefix in prefixes)
     prefix = max(
         (p for p in set(prefixes) if not moco or p.endswith("encoder_q.")), key=prefixes.count, default=""
@@ -193,5 +198,5 @@ def _read_card(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(_card_of(path).read_text())
     except ValueError as error:
-        raise InputError(f"{_card_of(path)}: not JSON ({error}); mend or remove it") from None
+        raise InputError(f"{_card_of(path)}: not JSON ({error}); correct or remove it") from None
     return card if isinstance(card, dict) else {}

@@ -13,7 +13,8 @@ from golden.peers import distance, images, irn, jit, nchw, peer
 from safetensors.numpy import save_file
 
 import chexseg_jax
-from chexseg_jax.data.taxonomy import CHEXSEG_LABELS, CHEXSEG_TASKS, LABELS, TASKS
+from chexseg_jax.data.taxonomy import CHEXPERT as CHEXPERT_TASKS
+from chexseg_jax.data.taxonomy import CHEXSEG_LABELS, CHEXSEG_TASKS, read_taxonomy
 from chexseg_jax.errors import run_command
 from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET
 from chexseg_jax.models.torch_weights.__main__ import main
@@ -92,9 +93,9 @@ def test_each_source_gives_the_reference_numbers(source, ending, tmp_path, monke
     assert command(monkeypatch, file, tmp_path / "out", "--model", name) == 0
     model = check(name, tmp_path / "out", headless=source == "MoCo")
     assert model.normalisation == normalisation
-    told = capsys.readouterr().err
-    assert ("dropped" in told) == (source in ("MoCo", "IRNet"))
-    assert ("give --tasks chexseg" in told) == (source not in ("MoCo", "IRNet"))  # whose outputs have names
+    printed = capsys.readouterr().err
+    assert ("dropped" in printed) == (source in ("MoCo", "IRNet"))
+    assert ("give --tasks chexseg" in printed) == (source not in ("MoCo", "IRNet"))  # which have no outputs
 
 
 def test_a_lightning_checkpoint(tmp_path, monkeypatch):
@@ -119,7 +120,11 @@ def test_a_lightning_checkpoint(tmp_path, monkeypatch):
 def test_outputs_in_the_order_of_chexsegs_program_are_put_into_ours(
     name, head, tmp_path, monkeypatch, capsys
 ):
-    ours, theirs = (LABELS, CHEXSEG_LABELS) if name == "resnet18" else (TASKS, CHEXSEG_TASKS)
+    ours, theirs = (
+        (CHEXPERT_TASKS.labels, CHEXSEG_LABELS)
+        if name == "resnet18"
+        else (CHEXPERT_TASKS.tasks, CHEXSEG_TASKS)
+    )
     rows = [ours.index(task) for task in theirs]
     state = dict(peer(name).state)
     for part in ("weight", "bias"):
@@ -169,7 +174,7 @@ def test_a_truncated_file_is_refused(ending, tmp_path, monkeypatch, capsys):
     cut.write_bytes(whole.read_bytes()[:100_000])
     line = refused(monkeypatch, capsys, cut, tmp_path / "out", "--model", "resnet18")
     assert "cut" in line
-    assert "not a whole" in line
+    assert "truncated" in line
     assert not (tmp_path / "out").exists()
 
 
@@ -227,27 +232,60 @@ def test_other_mistakes_each_have_their_line(tmp_path, monkeypatch, capsys):
     assert "leave it out for densenet121" in refused(
         monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o", "--model", "densenet121", *conv1
     )
-    (tmp_path / "in.npz.json").write_text(json.dumps({"name": "resnet18", "tasks": list(TASKS)}))
+    (tmp_path / "in.npz.json").write_text(json.dumps({"name": "resnet18", "tasks": ["a", "b"]}))
     assert "leave --tasks out" in refused(
         monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o", "--model", "resnet18", "--tasks", "csv"
     )
     (tmp_path / "in.npz.json").unlink()
     (tmp_path / "there").mkdir()
-    assert "is there already" in refused(monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "there")
+    assert "already exists" in refused(monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "there")
     assert "unknown model" in refused(
         monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o", "--model", "vgg"
     )
 
 
 def test_weights_of_one_channel_without_their_json_open(tmp_path, monkeypatch):
-    np.savez(tmp_path / "rgb.npz", **peer("resnet18").state)
-    assert command(monkeypatch, tmp_path / "rgb.npz", tmp_path / "a", "--model", "resnet18", "--grey") == 0
-    assert command(monkeypatch, tmp_path / "a", tmp_path / "grey.npz") == 0
-    (tmp_path / "grey.npz.json").unlink()
-    assert command(monkeypatch, tmp_path / "grey.npz", tmp_path / "b", "--model", "resnet18") == 0
-    radiograph = np.random.default_rng(0).integers(0, 256, (1, 64, 64)).astype(np.uint8)
-    first, second = (chexseg_jax.restore(tmp_path / name).predict(radiograph) for name in "ab")
-    np.testing.assert_array_equal(first, second)
+    grey = peer("resnet18").state | {"conv1.weight": np.ones((64, 1, 7, 7), np.float32)}
+    np.savez(tmp_path / "grey.npz", **grey)
+    assert command(monkeypatch, tmp_path / "grey.npz", tmp_path / "out", "--model", "resnet18") == 0
+    model = chexseg_jax.restore(tmp_path / "out")
+    assert model.variables["params"]["conv1"]["kernel"].shape == (7, 7, 1, 64)
+    assert model.normalisation.mean == pytest.approx((np.mean(IMAGENET.mean),))
+    assert model.predict(np.zeros((1, 64, 64), np.uint8)).shape == (1, 14)
+
+
+TOML = """
+labels = ["Nodule", "Fracture", "No Finding"]
+tasks = ["Nodule", "Fracture"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "tasks"),
+    [
+        ("resnet18", "fc", ("Nodule", "Fracture", "No Finding")),
+        ("deeplabv3plus_resnet18", "segmentation_head.0", ("Nodule", "Fracture")),
+    ],
+)
+def test_outputs_named_by_a_tasks_toml(name, head, tasks, tmp_path, monkeypatch, capsys):
+    state = dict(peer(name).state)
+    for part in ("weight", "bias"):
+        state[f"{head}.{part}"] = np.ascontiguousarray(state[f"{head}.{part}"][: len(tasks)])
+    save_file(state, tmp_path / "in.safetensors")
+    arguments = (tmp_path / "in.safetensors", tmp_path / "out", "--model", name, "--tasks")
+    assert "names 14 or 10 outputs" in refused(monkeypatch, capsys, *arguments, "csv")
+    toml = tmp_path / "tasks.toml"
+    assert "must be csv, chexseg or the path" in refused(monkeypatch, capsys, *arguments, toml)
+    toml.write_text(TOML.replace('"Nodule", ', ""))
+    assert f"has {len(tasks)} outputs" in refused(monkeypatch, capsys, *arguments, toml)
+    toml.write_text(TOML)
+    assert command(monkeypatch, *arguments, toml) == 0
+    model = chexseg_jax.restore(tmp_path / "out")
+    assert model.tasks == tasks
+    assert model.taxonomy == read_taxonomy(tmp_path)
+    assert command(monkeypatch, tmp_path / "out", tmp_path / "back.npz") == 0
+    assert command(monkeypatch, tmp_path / "back.npz", tmp_path / "again", "--model", name) == 0
+    assert chexseg_jax.restore(tmp_path / "again").taxonomy == model.taxonomy
 
 
 @pytest.mark.real_data
@@ -263,6 +301,6 @@ def test_the_real_imagenet_resnet50_knows_a_cat_and_an_espresso(shared, tmp_path
         top, left = ((length - side) // 2 for length in photograph.shape[:2])
         square = photograph[top : top + side, left : left + side].astype(np.float32) / 255
         x = jax.image.resize(square, (224, 224, 3), "linear")
-        by = model.normalisation
-        logits, _ = model.module.apply(model.variables, ((x - np.array(by.mean)) / np.array(by.std))[None])
+        mean, std = map(np.array, model.normalisation)
+        logits, _ = model.module.apply(model.variables, ((x - mean) / std)[None])
         assert int(logits[0].argmax()) == label

@@ -24,7 +24,7 @@ def test_classes_are_read_off_the_head():
     assert variables["params"]["fc"]["kernel"].dtype == np.float32
 
 
-def test_missing_and_left_over_are_both_told(capsys):
+def test_missing_and_left_over_tensors_are_printed(capsys):
     state = dict(peer("resnet18").state)
     state["module.conv1.weight"] = state.pop("conv1.weight")
     del state["layer1.0.bn1.running_var"]
