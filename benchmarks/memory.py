@@ -22,6 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexseg_jax.artifact import Store
+from chexseg_jax.data.chexpert import positive_tasks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.pseudo.cam import make_cams
 from chexseg_jax.pseudo.irnet import train_irnet, walk_maps
@@ -30,7 +31,7 @@ from chexseg_jax.sources import open_sources
 from chexseg_jax.stages.classifier import train_classifier
 from chexseg_jax.stages.moco import pretrain_moco
 from chexseg_jax.stages.prepare import prepare
-from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks
+from chexseg_jax.stages.pseudo_masks import make_pseudo_masks
 from chexseg_jax.stages.segmentation import train_segmentation
 from configs import semi
 
@@ -108,13 +109,14 @@ def _stages(store: Store, count: int) -> Iterator[str]:
     store.make("moco", pretrain_moco, config=config.moco, model="resnet18", images=weak, start=None, seed=0)
     yield "Grad-CAM"
     half, annotated = EXPERT // 2, len(Prepared.load(expert))  # lateral views are left out
-    weak_rows = choose_pseudo_set(Prepared.load(weak), count=count, uncertainty=uncertainty, seed=0)
+    images = Prepared.load(weak)
+    weak_rows = np.flatnonzero(positive_tasks(images.labels, uncertainty, images.taxonomy).any(1))
     sets = {"weak": (weak, weak_rows), "expert": (expert, np.arange(half))}
     maps = {
         name: store.make(
-            "cams", make_cams, config=config.cams, classifier=classifier, images=images, rows=rows
+            "cams", make_cams, config=config.cams, classifier=classifier, images=prepared, rows=rows
         )
-        for name, (images, rows) in sets.items()
+        for name, (prepared, rows) in sets.items()
     }
     yield f"trunk ResNet50, {STEPS} steps"
     trunk = store.make("trunk", train_classifier, config=config.trunk, **labels)
@@ -137,11 +139,11 @@ def _stages(store: Store, count: int) -> Iterator[str]:
             walk_maps,
             config=config.walk,
             network=network,
-            images=images,
+            images=prepared,
             rows=rows,
             maps=maps[name],
         )
-        for name, (images, rows) in sets.items()
+        for name, (prepared, rows) in sets.items()
     }
     yield "pseudo-masks"
     pseudo = store.make(
