@@ -1,4 +1,4 @@
-"""The rooms of the package, and the imports between them (docs/extending.md has the picture in words)."""
+"""The rooms of the package, and the imports between them (docs/architecture.md describes them)."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter

@@ -180,7 +180,7 @@ def test_weights_that_are_missing_are_told_before_the_hours_of_the_classifiers(
     tiny_run, tiny_config, tmp_path
 ):
     workdir, _ = tiny_run
-    config = semi.get_config(f"seed=5,pseudo=irnet,trunk=imagenet,weights={tmp_path / 'none'}")
+    config = semi.get_config(f"seed=5,count=6,pseudo=irnet,trunk=imagenet,weights={tmp_path / 'none'}")
     config.irnet.radius = 3
     before = set(artifacts(workdir))
     with pytest.raises(InputError, match="none: no such file or folder"):

@@ -1,6 +1,5 @@
 """The p-mixture: every element of a batch is an expert example with probability exactly p."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -31,9 +30,7 @@ class _Draw:
         return int(draw >= self._p), index
 
 
-def mixture(
-    expert: Sequence[Any] | None, weak: Sequence[Any] | None, *, p: float, seed: int
-) -> grain.MapDataset:
+def mixture(expert: Any, weak: Any, *, p: float, seed: int) -> grain.MapDataset:
     """An endless, shuffled, random-access stream that draws from `expert` with probability p, else from `weak`.
 
     p = 0 and p = 1 drop a source, which may then be None. (Grain's own `MapDataset.mix` interleaves in a fixed
@@ -59,6 +56,6 @@ def mixture(
     return grain.MapDataset.select_from_datasets(streams, _Draw(p, seed))
 
 
-def shuffled(source: Sequence[Any], *, seed: int) -> grain.MapDataset:
+def shuffled(source: Any, *, seed: int) -> grain.MapDataset:
     """`source` repeated without end, each epoch in another order."""
     return grain.MapDataset.source(source).seed(seed).shuffle().repeat()

@@ -68,8 +68,6 @@ class Taxonomy:
                     f"task {task!r} has no label {self.label_of.get(task, task)!r}; the labels are "
                     f"{', '.join(self.labels)}; label_of names a task's label"
                 )
-        if self.missing not in get_args(Missing):
-            raise InputError(f"missing={self.missing!r} must be one of {', '.join(get_args(Missing))}")
         if not self.colours:
             colours = tuple(PALETTE[k % len(PALETTE)] for k in range(len(self.tasks)))
             object.__setattr__(self, "colours", colours)
@@ -130,13 +128,17 @@ class Taxonomy:
             raise InputError(f"unknown entry {unknown[0]!r}; the known ones are {', '.join(fields)}")
         if lacking := sorted({"labels", "tasks"} - values.keys()):
             raise InputError(f"no entry {lacking[0]!r}")
+        if values.get("missing", "empty") not in get_args(Missing):
+            raise InputError(f"missing={values['missing']!r} must be one of {', '.join(get_args(Missing))}")
         for name, value in values.items():
             table = name in ("label_of", "aliases")
-            kind = Mapping if table else str if name == "missing" else (list, tuple)
             items = value.values() if table and isinstance(value, Mapping) else value
-            if not isinstance(value, kind) or not all(isinstance(item, str) for item in items):
-                what = "a table of strings" if table else "a string" if kind is str else "a list of strings"
-                raise InputError(f"{name} must be {what}, not {str(value)[:60]!r}")
+            sound = isinstance(value, Mapping if table else list | tuple) and all(
+                isinstance(item, str) for item in items
+            )
+            if not sound and name != "missing":
+                kind = "table" if table else "list"
+                raise InputError(f"{name} must be a {kind} of strings, not {str(value)[:60]!r}")
         own: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**own)
 

@@ -243,11 +243,11 @@ def test_wrong_size_and_unknown_image(tmp_path):
 
 
 def test_polygons_include_their_outline():
-    mask = rasterize([np.array([[2, 3], [6, 3], [6, 8], [2, 8]])], (12, 10))
+    mask = rasterize([np.array([[2.0, 3], [6, 3], [6, 8], [2, 8]])], (12, 10))
     expected = np.zeros((12, 10), bool)
     expected[3:9, 2:7] = True
     np.testing.assert_array_equal(mask, expected)
-    both = rasterize([np.array([[0, 0], [1, 0]]), np.array([[2.0, 3], [6, 3], [6, 8], [2, 8]])], (12, 10))
+    both = rasterize([np.array([[0.0, 0], [1, 0]]), np.array([[2.0, 3], [6, 3], [6, 8], [2, 8]])], (12, 10))
     np.testing.assert_array_equal(both & ~expected, np.pad([[True, True]], ((0, 11), (0, 8))))
 
 

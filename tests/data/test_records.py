@@ -182,7 +182,7 @@ def test_a_damaged_chunk_is_named_and_made_again(tmp_path, how):
 
 
 def test_rows_that_are_too_few_or_unlike_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="2 rows made for a chunk of 3"):
+    with pytest.raises(ValueError, match="2 rows for a chunk of 3"):
         write_rows(tmp_path, 33, {"x": "raw"}, lambda rows: of(VALUES)(rows[:2]))
     with pytest.raises(ValueError, match=r"x: a row of \(2,\) uint8 among"):
         write_rows(tmp_path, 33, {"x": "raw"}, lambda rows: ({"x": np.zeros(1 + i, np.uint8)} for i in rows))
