@@ -1,6 +1,6 @@
 """Grain pipelines: from random-access sources to batches of the global batch size, sharded by process."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import grain
@@ -35,7 +35,7 @@ def batches(dataset: grain.MapDataset, *, batch_size: int) -> grain.DatasetItera
 
 
 def in_order(
-    source: Sequence[dict[str, Any]], *, batch_size: int
+    source: Any, *, batch_size: int
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """One pass in order, for inference: (batch, number of real rows); the last batch is padded with its last row."""
     for start in range(0, len(source), batch_size):
