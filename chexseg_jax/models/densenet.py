@@ -151,7 +151,7 @@ class DenseNet121(nn.Module):
         `features` is norm5's output, before the ReLU: the map that `classify` and Grad-CAM read.
         """
         out = {"relu0": self.norm0(self.conv0(images), train, relu=True)}
-        x, moments = max_pool(out["relu0"]), None
+        x = max_pool(out["relu0"])
         for i in range(1, 5):
             x, moments = getattr(self, f"denseblock{i}")(x, train)
             out[f"denseblock{i}"] = x
