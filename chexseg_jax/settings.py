@@ -23,7 +23,7 @@ class Setting(NamedTuple):
     count: int  # type: ignore[assignment]  # hides tuple.count
 
     @classmethod
-    def of(cls, p: float, init: str, pseudo: str, count: int) -> "Setting":
+    def of(cls, p: float | int, init: str, pseudo: str, count: int) -> "Setting":
         """A setting without pseudo-masks for p = 1, whatever the last two arguments are."""
         p = float(p)  # the value is part of a run's name, where 0 and 0.0 would differ
         return cls(p, init, pseudo, count) if p < 1 else cls(1.0, init, "", 0)
