@@ -98,7 +98,7 @@ class Data:
         return split_expert(expert.has_mask(), common, share=self.validation_share, seed=self.split_seed)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
     """The stages of one configuration; each method returns an artifact, reused or made.
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from chexseg_jax import models
@@ -103,12 +103,12 @@ class Restored:
     taxonomy: Taxonomy = CHEXPERT
 
     def predict(
-        self, images: UInt8[np.ndarray, "B H W"] | Sequence[UInt8[np.ndarray, "_ _"]], *, batch_size: int = 8
+        self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 8
     ) -> Float[np.ndarray, "B *S K"]:
         """Predict sigmoid probabilities for grey radiographs of any size.
 
         Args:
-          images: intensities 0 to 255; each is letterboxed to the training size S.
+          images: uint8 [B,H,W], or uint8 [H,W] of any sizes; each is letterboxed to the training size S.
           batch_size: images at a time.
 
         Returns:

@@ -34,9 +34,7 @@ def batches(dataset: grain.MapDataset, *, batch_size: int) -> grain.DatasetItera
     return iter(local.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))
 
 
-def in_order(
-    source: Any, *, batch_size: int
-) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+def in_order(source: Any, *, batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """One pass in order, for inference: (batch, number of real rows); the last batch is padded with its last row."""
     for start in range(0, len(source), batch_size):
         rows = [source[i] for i in range(start, min(start + batch_size, len(source)))]

@@ -44,9 +44,17 @@ class Saliency(NamedTuple):
 class Run(Protocol):
     """What a labeller may ask of the run that it works for (`experiment.Run`)."""
 
-    store: Store
-    config: ConfigDict
-    profile: Profile
+    @property
+    def store(self) -> Store:
+        """The artifacts."""
+
+    @property
+    def config(self) -> ConfigDict:
+        """The run's configuration."""
+
+    @property
+    def profile(self) -> Profile:
+        """What to profile."""
 
     def classifier(self, config: ConfigDict) -> Path:
         """A classifier trained on the weak labels."""
