@@ -117,7 +117,7 @@ def test_batch_norm_of_one_value():
 
 
 def test_moments_of_a_concatenation():
-    x, y = jnp.asarray(normal(2, 3, 4, 5)), jnp.asarray(normal(2, 3, 4, 2, seed=1))
+    x, y = normal(2, 3, 4, 5), normal(2, 3, 4, 2, seed=1)
     joined = batch_moments(jnp.concatenate([x, y], axis=-1))
     parts = concatenate_moments([batch_moments(x), batch_moments(y)])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), joined, parts)
