@@ -95,7 +95,7 @@ def test_bfloat16_computes_narrow_and_answers_wide():
 
 
 def test_remat_computes_the_same():
-    x = np.random.default_rng(0).standard_normal((2, 8, 8, 4)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 4)), jnp.float32)
 
     def result(remat: bool):
         kit = Kit(remat=remat)
