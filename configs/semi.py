@@ -1,7 +1,7 @@
 """Semi-supervised segmentation: expert masks with probability p, pseudo-masks otherwise (the paper's method).
 
     python launch.py --config=configs/semi.py:p=0.9
-    python launch.py --config=configs/semi.py:p=0.9,smoke    # the whole chain, tiny, in about a minute
+    python launch.py --config=configs/semi.py:p=0.9,smoke    # the whole chain, tiny, in a few minutes
 
 Laptop scale, on the phantom: 8 to 10 minutes on 2 quiet CPU cores; pseudo=irnet adds 5 (its ResNet50 trunk 3).
 Paper scale, root=DIR: on a GPU; 3 epochs of 224,316 images for each of two classifiers dominate.
