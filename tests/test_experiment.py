@@ -254,7 +254,7 @@ def test_the_run_restores_and_predicts_what_it_reported(tiny_run):
         ("column", "train.csv: no column Edema"),
         ("image", r"more than 1.0% of the .* train images cannot be read .*view1_frontal.jpg"),
         ("truncated", r"more than 1.0% of the .* train images cannot be read"),
-        ("size", "masks need the size of the image"),
+        ("size", r"masks of patient\w+ have height x width .* 7 x 5"),
         ("pathology", "unknown task 'Lung Lesions'"),
         ("rle", "gt_segmentations_test.json"),
         ("escape", "leaves the root"),

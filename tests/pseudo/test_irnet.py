@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -15,8 +16,8 @@ def test_padding_has_no_seeds():
     image[:, 16:48, :32], image[:, 16:48, 32:] = 200, 100
     batch = {
         "image": image,
-        "map": maps,
-        "window": np.array([[16, 0, 32, 64]]),
+        "map": jnp.asarray(maps),
+        "window": jnp.array([[16, 0, 32, 64]]),
         "present": np.ones((1, 10), bool),
     }
     planes = _seed_planes(ConfigDict({"foreground": 0.3, "background": 0.05}), size)({}, batch)
@@ -32,7 +33,7 @@ def test_seeds_move_with_the_image():
     images[:, :half] = 255
     labels[:, : half // 4] = FOREGROUND
     keys = jax.random.split(jax.random.key(0), len(images))
-    moved, planes = jax.jit(augment_with_seeds)(keys, images, pack_seeds(labels))
+    moved, planes = jax.jit(augment_with_seeds)(keys, images, pack_seeds(jnp.asarray(labels)))
     bright = np.asarray(moved)[:, :, size // 2] > 128
     marked = np.asarray(unpack_seeds(planes, 10))[:, :, 8, 0] == FOREGROUND
     ends = [shown.shape[1] - shown[:, ::-1].argmax(1) for shown in (bright, marked)]
