@@ -18,7 +18,7 @@ def test_padding_has_no_seeds():
         "image": image,
         "map": jnp.asarray(maps),
         "window": jnp.array([[16, 0, 32, 64]]),
-        "present": np.ones((1, 10), bool),
+        "present": jnp.ones((1, 10), bool),
     }
     planes = _seed_planes(ConfigDict({"foreground": 0.3, "background": 0.05}), size)({}, batch)
     labels = np.asarray(unpack_seeds(planes, 10))[0]
