@@ -151,7 +151,7 @@ def _stages(store: Store, count: int) -> Iterator[str]:
         make_pseudo_masks,
         threshold="tuned",
         gate=True,
-        uncertain="empty",
+        degenerate="keep",
         uncertainty=uncertainty,
         weak=weak,
         weak_rows=weak_rows,

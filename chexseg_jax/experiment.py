@@ -277,11 +277,11 @@ class Run:
         pseudo = self.store.make(
             "pseudo-masks",
             make_pseudo_masks,
-            version=3,
+            version=4,
             collective=True,
             threshold=labeller.parse_threshold(config.pseudo_masks.threshold),
             gate=config.pseudo_masks.gate,
-            uncertain=config.pseudo_masks.uncertain,
+            degenerate=config.pseudo_masks.degenerate,
             uncertainty=config.data.uncertainty,
             weak=data.weak,
             weak_rows=rows,

@@ -138,7 +138,7 @@ def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
         ("trunk_init", *one_of("chexpert", "imagenet")),
         ("data.views", *one_of("frontal", "lateral", "both")),
         ("imagenet.stride_on", *one_of("conv1", "conv2")),
-        ("pseudo_masks.uncertain", *one_of("empty", "unknown")),
+        ("pseudo_masks.degenerate", *one_of("keep", "unknown")),
         ("moco.start", *one_of("random", "imagenet")),
         ("trunk.model", *one_of("resnet50")),
         ("p", "a probability in [0, 1]", lambda p: 0 <= p <= 1),

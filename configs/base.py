@@ -186,8 +186,9 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
                 **scale["irnet"],
             },
             "walk": {"exp_times": 8, "foreground": 0.3, "batch_size": 16, **scale["walk"]},
-            # threshold: labeller (its own default), tuned, otsu or a number. uncertain: the mask of an ignored label.
-            "pseudo_masks": {"threshold": "labeller", "gate": True, "uncertain": "empty"},
+            # threshold: labeller (its own default), tuned, otsu or a number. degenerate: keep or unknown, see
+            # stages/pseudo_masks.py.
+            "pseudo_masks": {"threshold": "labeller", "gate": True, "degenerate": "keep"},
             "segmentation": {
                 "decoder": "deeplabv3plus",
                 "options": _NETWORK | scale["segmentation.options"],

@@ -31,7 +31,7 @@ def test_the_configs_values_pass(file, arg):
         ("cams.batch_size", 0, "config.cams.batch_size=0 must be at least 1"),
         ("data.size", 0, "at least 32"),
         ("data.uncertainty", "bogus", "uncertain labels must be zeros, ones or ignore"),
-        ("pseudo_masks.uncertain", "absent", "must be one of empty, unknown"),
+        ("pseudo_masks.degenerate", "drop", "must be one of keep, unknown"),
         ("imagenet.stride_on", "conv3", "must be one of conv1, conv2"),
         ("classifier.epochs", -3.0, "config.classifier.epochs=-3.0 must be more than 0"),
         ("data.size", 250, "a multiple of 4 for IRNet"),

@@ -27,7 +27,8 @@ def irnet_loss(
     A pair counts for a pathology if neither pixel is ignored: as a background or foreground pair if both pixels have
     that label, as a negative pair if their labels differ. The affinity terms (5, 6) are -log a_ij, and
     -log(1 - a_ij) for negative pairs. The displacement terms (3, 4) are |D(x_i) - D(x_j) - (x_j - x_i)| for foreground
-    pairs and |D(x_i) - D(x_j)| for background pairs. Each term is a mean over its pairs, pooled over pathologies:
+    pairs and |D(x_i) - D(x_j)| for background pairs. Each term is the sum over pathologies of the mean over a
+    pathology's pairs, so that a small finding weighs as much as a large one:
     total = (bg + fg) / 4 + neg / 2 + (disp fg + disp bg) / 2.
 
     Args:
@@ -42,7 +43,7 @@ def irnet_loss(
     """
     reach = margin(radius)
     edge = jax.nn.sigmoid(edge_logits)
-    labels, field = jnp.moveaxis(labels, -1, 1), jnp.moveaxis(displacement, -1, 1)
+    labels, field = jnp.moveaxis(labels, -1, 0), jnp.moveaxis(displacement, -1, 1)
     own_labels, own_field = (shifted(x, (0, 0), reach) for x in (labels, field))
     is_background, is_foreground = own_labels == BACKGROUND, own_labels == FOREGROUND
 
@@ -50,36 +51,40 @@ def irnet_loss(
         dst, pixels = path
         neighbours = shifted(labels, dst, reach)
         also_background, also_foreground = neighbours == BACKGROUND, neighbours == FOREGROUND
-        # Number of pathologies that label the pair so.
-        background, foreground, negative = (
-            pairs.sum(1, dtype=jnp.float32)
-            for pairs in (
-                is_background & also_background,
-                is_foreground & also_foreground,
-                (is_background & also_foreground) | (is_foreground & also_background),
-            )
-        )
+        pairs = {  # [K, B, h, w]
+            "background": is_background & also_background,
+            "foreground": is_foreground & also_foreground,
+            "negative": (is_background & also_foreground) | (is_foreground & also_background),
+        }
         a = affinity(edge, pixels, reach)
         positive_loss, negative_loss = -jnp.log(a + _EPSILON), -jnp.log(1 + _EPSILON - a)
         difference = own_field - shifted(field, dst, reach)
         foreground_error, background_error = (
             jnp.abs(x).mean(1) for x in (difference - dst[:, None, None], difference)
         )
-        terms = (
-            (background, positive_loss),
-            (foreground, positive_loss),
-            (negative, negative_loss),
-            (foreground, foreground_error),
-            (background, background_error),
-        )
-        return sums + jnp.stack([jnp.stack([(n * loss).sum(), n.sum()]) for n, loss in terms]), None
+        costs = {  # [B, h, w]
+            "background": (positive_loss, background_error),
+            "foreground": (positive_loss, foreground_error),
+            "negative": (negative_loss, jnp.zeros_like(a)),
+        }
+        added = [
+            jnp.einsum(
+                "kbhw,cbhw->kc",
+                pairs[kind].astype(a.dtype),
+                jnp.stack([*costs[kind], jnp.ones_like(a)]),
+                precision="highest",
+            )
+            for kind in pairs
+        ]
+        return sums + jnp.stack(added), None
 
     # A loop over directions, recomputed in the backward pass, for the reasons in `paths.affinities`.
-    start = jnp.zeros((5, 2)) + 0 * edge[0, 0, 0]  # varies over devices, as the sums do
+    start = jnp.zeros((3, len(labels), 3)) + 0 * edge[0, 0, 0]  # varies over devices, as the sums do
     sums, _ = jax.lax.scan(jax.checkpoint(direction), start, tuple(map(jnp.asarray, table(radius))))
     if axis_name is not None:
         sums = jax.lax.psum(sums, axis_name)
-    means = sums[:, 0] / (sums[:, 1] + _EPSILON)
+    (bg, disp_bg), (fg, disp_fg), (neg, _) = (sums[..., :2] / (sums[..., 2:] + _EPSILON)).sum(1)
+    total = (bg + fg) / 4 + neg / 2 + (disp_fg + disp_bg) / 2
+    terms = (bg, fg, neg, disp_fg, disp_bg)
     names = ("background", "foreground", "negative", "displacement_foreground", "displacement_background")
-    total = (means[0] + means[1]) / 4 + means[2] / 2 + (means[3] + means[4]) / 2
-    return total, dict(zip(names, means, strict=True))
+    return total, dict(zip(names, terms, strict=True))

@@ -252,9 +252,11 @@ def _threshold_section(config: ConfigDict, taxonomy: Taxonomy, made: Made) -> Se
             f" Thresholds on the normalised {labeller.title} maps: {rule}. Beside them, on the expert training images "
             "that show the pathology, the mean IoU of the thresholded maps and of centred boxes of the same areas."
         )
+        for task, reason in quality["degenerate"].items():
+            text += f" **{task}**: {reason}."
         columns |= {
             f"{labeller.title} maps": thresholds or {},
-            f"IoU of thresholded {labeller.title} maps": quality["cam"],
+            f"IoU of thresholded {labeller.title} maps": quality["masks"],
             "IoU of a centred box of equal area": quality["box"],
         }
     rows = [
@@ -262,7 +264,7 @@ def _threshold_section(config: ConfigDict, taxonomy: Taxonomy, made: Made) -> Se
         for task in taxonomy.tasks
     ]
     if made.pseudo:
-        means = (iou.mean(np.array([*quality[name].values()], float)) for name in ("cam", "box"))
+        means = (iou.mean(np.array([*quality[name].values()], float)) for name in ("masks", "box"))
         rows.append(["**mean**", "", "", *(number(float(mean)) for mean in means)])
     return Section("Thresholds", [text, Table(["pathology", *columns], rows)])
 

@@ -1,8 +1,9 @@
 """Stages: pseudo-masks from saliency maps, thresholded, and from a trained segmentation (self-training)."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,13 +13,14 @@ from chexseg_jax.data.chexpert import positive_tasks, task_targets
 from chexseg_jax.data.images import Frame, pack_masks
 from chexseg_jax.data.prepared import CODES, Examples, Prepared
 from chexseg_jax.data.records import Records, write_rows
+from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.data.transforms import pack_masks as pack_on_device
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.boxes import centred_boxes
 from chexseg_jax.evaluation.iou import Counts, counts, mean, per_image
 from chexseg_jax.progress import say
 from chexseg_jax.saliency.gradcam import scale_within_picture
-from chexseg_jax.saliency.thresholds import best_thresholds, mean_iou, otsu, threshold_counts
+from chexseg_jax.saliency.thresholds import GRID, best_thresholds, mean_iou, otsu, threshold_counts
 from chexseg_jax.saved_model import restore
 from chexseg_jax.training.inference import map_batches, probabilities_of
 
@@ -53,7 +55,7 @@ def make_pseudo_masks(
     *,
     threshold: str | float,
     gate: bool,
-    uncertain: str,
+    degenerate: str,
     uncertainty: str,
     weak: Path,
     weak_rows: Int[np.ndarray, " N"],
@@ -67,29 +69,60 @@ def make_pseudo_masks(
     Args:
       part: receives a `Prepared` set with the pseudo-masks and the images of `weak`, which must stay in place;
         `thresholds.json` (null under otsu); and `quality.json`: on the expert training images, where they were tuned,
-        the mean IoU per task of masks from the maps (`cam`) and of centred boxes of the same areas (`box`).
+        the mean IoU per task of masks from the maps (`masks`) and of centred boxes of the same areas (`box`), and the
+        tasks whose threshold is `degenerate`, each with the reason (see `degenerate_tasks`).
       threshold: "tuned": per task the one of {0, .05, ..., .95} with the best mean IoU on the expert training images
         that have the task; "otsu": per map; or one number for all.
       gate: empty masks for negative labels.
-      uncertain: "empty" or "unknown": the mask of a task whose label the policy ignores.
-      uncertainty: the policy for uncertain and blank labels.
+      degenerate: "keep" the masks of tasks with a degenerate threshold, or make them "unknown".
+      uncertainty: the policy for uncertain and blank labels; the mask of a label that it ignores is unknown.
       weak, weak_rows, weak_maps: prepared set, rows, and their maps.
       expert, expert_rows, expert_maps: the same for the expert training images.
     """
     annotated = Prepared.load(expert).take(expert_rows)
     thresholds, quality = _tune(annotated, Records.open(expert_maps / "maps"), threshold)
     tasks = annotated.taxonomy.tasks
+    quality["degenerate"] = reasons = degenerate_tasks(thresholds, quality, annotated.taxonomy)
     if jax.process_index() == 0:
         named = None if thresholds is None else dict(zip(tasks, map(float, thresholds), strict=True))
         (part / "thresholds.json").write_text(json.dumps(named, indent=1))
         (part / "quality.json").write_text(json.dumps(quality, indent=1))
-    if absent := [task for task in tasks if quality["cam"][task] is None]:
+    if absent := [task for task in tasks if quality["masks"][task] is None]:
         say(f"pseudo-masks: no expert training image has {', '.join(absent)}; threshold {_FALLBACK}")
+    for task, reason in reasons.items():
+        outcome = "unknown" if degenerate == "unknown" else "kept (config.pseudo_masks.degenerate)"
+        say(f"pseudo-masks: {task}: {reason}; its masks are {outcome}")
     chosen = Prepared.load(weak).take(weak_rows)
     present, ignored = task_targets(chosen.labels, uncertainty, chosen.taxonomy)
     maps = Records.open(weak_maps / "maps")
     masks = _write_masks(part, maps, chosen, thresholds, allowed=present | (not gate))
-    chosen.with_masks(masks, ~ignored | (uncertain == "empty")).save(part)
+    useless = np.array([degenerate == "unknown" and task in reasons for task in tasks])
+    chosen.with_masks(masks, ~ignored & ~useless).save(part)
+
+
+def degenerate_tasks(
+    thresholds: Float64[np.ndarray, " K"] | None, quality: Mapping[str, Mapping[str, Any]], taxonomy: Taxonomy
+) -> dict[str, str]:
+    """The tasks whose threshold fails to segment anything, each with the reason.
+
+    Args:
+      thresholds: of the tasks; None for one a map.
+      quality: mean IoU of `masks` and of an equal-area centred `box`, by task.
+      taxonomy: the tasks.
+
+    Returns:
+      Tasks whose threshold is an end of the grid, or whose masks score below the box; none without an expert mask.
+    """
+    reasons = {}
+    for k, task in enumerate(taxonomy.tasks):
+        ours, box = quality["masks"][task], quality["box"][task]
+        if ours is None:
+            continue
+        if thresholds is not None and thresholds[k] in (GRID[0], GRID[-1]):
+            reasons[task] = f"the best threshold, {thresholds[k]:g}, is an end of the grid"
+        elif ours < box:
+            reasons[task] = f"its masks have IoU {ours:.3f} on expert images, a centred box of equal area {box:.3f}"
+    return reasons
 
 
 def refresh_pseudo_masks(part: Path, *, model: Path, pseudo: Path, uncertainty: str, gate: bool) -> None:
@@ -137,12 +170,12 @@ def _tune(
         thresholds = best_thresholds(mean_iou(intersections, unions, has_mask), fallback=_FALLBACK)
     elif rule != "otsu":
         thresholds = np.full(len(taxonomy.tasks), float(rule))
-    by_name: dict[str, list[Counts]] = {"cam": [], "box": []}
+    by_name: dict[str, list[Counts]] = {"masks": [], "box": []}
     frames = iter([Frame(int(height), int(width), annotated.size) for height, width in annotated.sizes])
     for scores, picture, truth, known in _scored(annotated, maps):
         limits = otsu(scores, picture)[:, None, None, :] if thresholds is None else np.float32(thresholds)
         masks = scores > limits
-        by_name["cam"].append(counts(masks, truth).where(known))
+        by_name["masks"].append(counts(masks, truth).where(known))
         by_name["box"].append(counts(np.stack([_boxes(m, next(frames)) for m in masks]), truth).where(known))
     quality = {}
     for name, parts in by_name.items():

@@ -30,13 +30,23 @@ def test_loss_terms_match_the_published_code():
     np.testing.assert_allclose([*terms.values(), total], irn("loss_terms"), rtol=1e-5)
 
 
-def test_two_pathologies_count_like_two_images():
+def test_loss_terms_of_several_pathologies_are_the_published_ones_summed():
+    """The published code normalises each pathology by its own pairs, then sums (pooling would give them once)."""
     edge, field, labels = case()
-    other = jnp.roll(labels, 3, axis=1)
-    two_pathologies, _ = irnet_loss(edge, field, jnp.concatenate([labels, other], -1), radius=4)
-    twice = [jnp.concatenate([x, x]) for x in (edge, field)]
-    two_images, _ = irnet_loss(*twice, jnp.concatenate([labels, other]), radius=4)
-    assert float(two_pathologies) == pytest.approx(float(two_images), rel=1e-6)
+    three = jnp.concatenate([labels, jnp.full_like(labels, IGNORE), labels], -1)
+    total, terms = irnet_loss(edge, field, three, radius=5)
+    np.testing.assert_allclose([*terms.values(), total], 2 * irn("loss_terms"), rtol=1e-5)
+
+
+def test_a_small_finding_pulls_as_hard_beside_a_large_one_as_alone():
+    edge, field, large = case()
+    small = jnp.full_like(large, IGNORE).at[0, 3:6, 3:6].set(BACKGROUND).at[0, 4, 4].set(FOREGROUND)
+
+    def gradient(labels):
+        return jax.grad(lambda e: irnet_loss(e, field, labels, radius=5)[0])(edge)
+
+    both = gradient(jnp.concatenate([large, small], -1))
+    np.testing.assert_allclose(both, gradient(large) + gradient(small), atol=1e-7)
 
 
 def test_ignored_seeds_cost_nothing():

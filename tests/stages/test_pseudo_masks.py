@@ -53,7 +53,7 @@ def make(folders, *, weak="weak", weak_rows=(0, 1, 2), weak_maps="maps", **setti
     part.mkdir()
     make_pseudo_masks(
         part,
-        **{"threshold": "tuned", "gate": True, "uncertain": "empty", "uncertainty": "zeros"} | settings,
+        **{"threshold": "tuned", "gate": True, "degenerate": "keep", "uncertainty": "zeros"} | settings,
         weak=folders / weak,
         weak_rows=np.array(weak_rows),
         weak_maps=folders / weak_maps,
@@ -70,9 +70,9 @@ def test_thresholds_are_those_the_expert_masks_were_made_with(folders):
     assert thresholds["Edema"] == 0.6
     assert thresholds["Lung Lesion"] == 0.5  # no expert image shows one
     quality = json.loads((made / "quality.json").read_text())
-    assert quality["cam"]["Edema"] > 0.95
+    assert quality["masks"]["Edema"] > 0.95
     assert quality["box"]["Edema"] < 0.5  # as large, but centred
-    assert quality["cam"]["Lung Lesion"] is None
+    assert quality["masks"]["Lung Lesion"] is None
 
 
 def test_a_negative_label_empties_the_mask(folders):
@@ -92,17 +92,38 @@ def test_one_number_is_a_threshold_for_all_tasks(folders):
     assert Prepared.load(made).read_masks(slice(None))[0, ..., EDEMA].mean() == pytest.approx(0.75, abs=0.05)
 
 
-def test_the_mask_of_an_ignored_label_is_empty_or_unknown(folders):
+def test_the_mask_of_an_ignored_label_is_unknown(folders):
     weak = Prepared.load(folders / "weak")
     uncertain = weak.labels.copy()
     uncertain[0, LABELS.index("Pneumothorax")] = -1
     (folders / "uncertain").mkdir()
     dataclasses.replace(weak, labels=uncertain).save(folders / "uncertain")
     settings = {"weak": "uncertain", "uncertainty": "ignore"}
-    known = Prepared.load(make(folders, uncertain="unknown", **settings)).known
+    known = Prepared.load(make(folders, **settings)).known
     assert not known[0, TASKS.index("Pneumothorax")]
     assert known.sum() == known.size - 1
-    assert Prepared.load(make(folders, uncertain="empty", **settings)).known.all()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "masks", "reason"), [("tuned", "all", "an end of the grid"), (0.5, "centre", "a centred box")]
+)
+def test_a_degenerate_threshold_is_said_and_its_masks_can_be_unknown(folders, threshold, masks, reason, capsys):
+    """The map is a ramp, so an expert mask of everything asks for threshold 0, and one of the centre for a box."""
+    expert = Prepared.load(folders / "expert")
+    drawn = np.zeros((3, SIZE, SIZE, 10), bool)
+    drawn[..., EDEMA] = masks == "all"
+    drawn[:, 8:24, 8:24, EDEMA] = True
+    shutil.rmtree(folders / "expert")
+    (folders / "expert").mkdir()
+    in_memory = dataclasses.replace(expert, images=np.zeros((3, SIZE, SIZE), np.uint8))
+    in_memory.with_masks(pack_masks(drawn)).save(folders / "expert")
+    made = make(folders, threshold=threshold)
+    assert list(json.loads((made / "quality.json").read_text())["degenerate"]) == ["Edema"]
+    assert reason in capsys.readouterr().err
+    assert Prepared.load(made).known.all()
+    known = Prepared.load(make(folders, threshold=threshold, degenerate="unknown")).known
+    assert not known[:, EDEMA].any()
+    assert known.sum() == known.size - 3
 
 
 def test_an_unknown_expert_mask_tunes_no_threshold(folders):
