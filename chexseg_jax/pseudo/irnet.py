@@ -166,7 +166,7 @@ def walk_maps(
         [h,w] float16, the probability of a boundary.
       config: `radius`, `beta`, `exp_times` (see `propagate`), `batch_size`, `instances`, `foreground`. With
         `instances`, each group of pixels that the displacement field forms walks alone if its saliency reaches
-        `foreground` anywhere, and a task's map is the maximum over its instances' maps, each scaled to a maximum of 1.
+        `foreground` anywhere, and a task's map is the maximum over its instances' maps, on one scale.
       network: from `train_irnet`.
       images, rows, maps: prepared set, rows and their saliency, as for `train_irnet`.
     """
@@ -306,7 +306,6 @@ def _walk_instances(
         starts = np.zeros((*edge.shape, -(-len(task) // _WALKS) * _WALKS), np.float32)
         starts[..., : len(task)] = split[group, :, :, task].transpose(1, 2, 0)
         walked = np.asarray(propagate(starts, edge, **walk))[..., : len(task)]
-        walked = walked / np.maximum(walked.max((0, 1)), 1e-12)
         for k, one in zip(task, walked.transpose(2, 0, 1), strict=True):
             result[..., k] = np.maximum(result[..., k], one)
     return result

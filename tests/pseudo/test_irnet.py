@@ -55,11 +55,8 @@ def test_instances_walk_apart_and_weak_ones_are_left_out():
     edge = np.zeros((side, side), np.float32)
     walked = _walk_instances(edge, saliency, field, centres, foreground=0.3, radius=5, beta=10.0, exp_times=3)
     assert walked.shape == saliency.shape
-    for half in (
-        walked[:, :10],
-        walked[:, 10:],
-    ):  # the larger of both instances' maps, each with a maximum of 1
-        assert half[..., 0].max() == pytest.approx(1, abs=1e-5)
-    assert walked[:, :10, 1].max() == pytest.approx(1, abs=1e-5)
-    assert walked[10, 19, 1] < 0.1
+    left, right = walked[:, :10], walked[:, 10:]
+    # Instances share one scale: the fainter stays fainter.
+    assert 0.3 < right[..., 0].max() / left[..., 0].max() < 0.5
+    assert walked[10, 19, 1] < 0.1 * walked[..., 1].max()  # the second task's weaker half does not walk
     assert not walked[..., 2:].any()
