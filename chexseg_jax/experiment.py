@@ -16,15 +16,21 @@ from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
 from chexseg_jax.pseudo import LABELLERS, Images
 from chexseg_jax.report.runs import Made, report_classifier, report_moco, report_segmentation
-from chexseg_jax.settings import check
+from chexseg_jax.settings import check, imagenet_networks
 from chexseg_jax.sources import Sources, open_sources
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
 from chexseg_jax.stages.imagenet import find_weights, import_imagenet
 from chexseg_jax.stages.moco import pretrain_moco, probe_encoder
 from chexseg_jax.stages.prepare import prepare
-from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks, refresh_pseudo_masks
+from chexseg_jax.stages.pseudo_masks import (
+    draw_positives,
+    draw_pseudo_set,
+    make_pseudo_masks,
+    refresh_pseudo_masks,
+)
 from chexseg_jax.stages.scores import score_segmentation
 from chexseg_jax.stages.segmentation import train_segmentation
+from chexseg_jax.streams import stream
 from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import check_divides, data_mesh
 
@@ -59,6 +65,22 @@ def run(config: ConfigDict, workdir: Path) -> Path:
             made = one.segmentation()
             return on_first(report_segmentation, workdir, config, sources, test=one.data.test, made=made)
     raise InputError(f"config.kind={config.kind!r} must be one of classifier, moco, segmentation")
+
+
+def require_weights(config: ConfigDict) -> None:
+    """Find the ImageNet weights of a single run before hours of work.
+
+    Raises:
+      InputError: naming every network without, what to download and where to put it.
+    """
+    missing = []
+    for model, instead in imagenet_networks(config).items():
+        try:
+            find_weights(config.imagenet.weights, model)
+        except InputError as error:
+            missing.append(f"{error}, or give {instead}")
+    if missing:
+        raise InputError("; ".join(missing))
 
 
 @dataclass(frozen=True)
@@ -127,6 +149,7 @@ class Run:
             "moco",
         ):  # else segmentation, the last training, would fail after hours
             check_divides(config.segmentation.batch_size, data_mesh(), name="config.segmentation.batch_size=")
+        on_first(require_weights, config)
         profile = Profile.parse(**config.profile)
         config = ConfigDict({key: value for key, value in config.items() if key not in ("profile", "shard")})
         where = config.root or "the phantom (synthetic radiographs, made here)"
@@ -147,7 +170,8 @@ class Run:
             uncertainty=self.config.data.uncertainty,
             weak=self.data.weak,
             expert=self.data.expert,
-            seed=self.config.seed,
+            start=self.imagenet(config.model) if config.start == "imagenet" else None,
+            seed=stream(self.config.seed, "classifier", config.model),
         )
 
     def auroc(self, classifier: Path) -> Path:
@@ -155,7 +179,7 @@ class Run:
         return self.store.make("auroc", score_classifier, classifier=classifier, splits=self._judges)
 
     def imagenet(self, model: str) -> Path:
-        """A ResNet trained on ImageNet."""
+        """A network trained on ImageNet."""
         config = self.config.imagenet
         find = partial(find_weights, config.weights, model)
         return self.store.make(
@@ -179,7 +203,7 @@ class Run:
             model=model,
             images=self.data.weak,
             start=self.moco_start(),
-            seed=self.config.seed,
+            seed=stream(self.config.seed, "moco"),
         )
 
     def moco_start(self) -> Path | None:
@@ -189,7 +213,11 @@ class Run:
     def probe(self, encoder: Path | None) -> Path:
         """The linear-probe scores of an encoder, or of random weights."""
         config = self.config
-        random = {"model": config.encoder.model, "options": config.moco.options, "seed": config.seed}
+        random = {
+            "model": config.encoder.model,
+            "options": config.moco.options,
+            "seed": stream(config.seed, "probe"),
+        }
         return self.store.make(
             "probe",
             probe_encoder,
@@ -200,6 +228,16 @@ class Run:
             train=self.data.weak,
             splits=self._judges,
         )
+
+    def positives(self, count: int) -> Images:
+        """So many weak images with a positive label, drawn at random (0: all); each draw contains the smaller ones."""
+        rows = draw_positives(
+            Prepared.load(self.data.weak),
+            count=count,
+            uncertainty=self.config.data.uncertainty,
+            seed=stream(self.config.seed, "positives"),
+        )
+        return Images(self.data.weak, rows)
 
     def plan(self) -> Made:
         """Name the artifacts of `segmentation` without making any; for one process to call alone.
@@ -222,8 +260,8 @@ class Run:
             pseudo, steps, trainings = self._pseudo_masks(classifier)
         else:
             pseudo, steps, trainings = None, {}, ()
-        models, masks = [self._train(pseudo, start)], [pseudo]
-        for _ in range(config.refreshes if pseudo else 0):
+        models, masks = [self._train(pseudo, start, round=0)], [pseudo]
+        for number in range(config.refreshes if pseudo else 0):
             refreshed = self.store.make(
                 "refreshed-masks",
                 refresh_pseudo_masks,
@@ -234,7 +272,7 @@ class Run:
                 gate=config.pseudo_masks.gate,
             )
             masks.append(refreshed)
-            models.append(self._train(refreshed, models[-1]))
+            models.append(self._train(refreshed, models[-1], round=number + 1))
         scores = self.store.make(
             "scores",
             score_segmentation,
@@ -266,13 +304,7 @@ class Run:
         """The pseudo-masks, the maps that led to them by title, and the networks trained on the way."""
         config, data = self.config, self.data
         labeller = LABELLERS[config.pseudo]
-        rows = choose_pseudo_set(
-            Prepared.load(data.weak),
-            count=config.pseudo_count,
-            uncertainty=config.data.uncertainty,
-            seed=config.seed + config.trial,
-        )
-        sets = {"weak": Images(data.weak, rows), "expert": Images(data.expert, data.expert_rows[0])}
+        sets = {"weak": self._pseudo_set(), "expert": Images(data.expert, data.expert_rows[0])}
         saliency = labeller.maps(self, classifier, sets)
         pseudo = self.store.make(
             "pseudo-masks",
@@ -284,7 +316,7 @@ class Run:
             degenerate=config.pseudo_masks.degenerate,
             uncertainty=config.data.uncertainty,
             weak=data.weak,
-            weak_rows=rows,
+            weak_rows=sets["weak"].rows,
             weak_maps=saliency.maps["weak"],
             expert=data.expert,
             expert_rows=data.expert_rows[0],
@@ -292,7 +324,14 @@ class Run:
         )
         return pseudo, dict(saliency.steps), tuple(saliency.trainings)
 
-    def _train(self, pseudo: Path | None, start: Path | None) -> Path:
+    def _pseudo_set(self) -> Images:
+        """The weak images of this trial: of those that an IRNet trains on, if there are enough."""
+        count, pool = self.config.pseudo_count, self.config.irnet.count
+        weak, positives = self.positives(max(count, pool) if pool else 0)
+        seed = stream(self.config.seed, "pseudo-masks", self.config.trial)
+        return Images(weak, draw_pseudo_set(positives, count=count, seed=seed))
+
+    def _train(self, pseudo: Path | None, start: Path | None, *, round: int) -> Path:
         config, (train_rows, validation_rows) = self.config, self.data.expert_rows
         return self.store.make(
             "segmentation",
@@ -307,5 +346,5 @@ class Run:
             validation_rows=validation_rows,
             pseudo=pseudo,
             start=start,
-            seed=config.seed + config.trial,
+            seed=stream(config.seed, "segmentation", config.trial, round),
         )

@@ -201,7 +201,8 @@ def stride_option(start: Restored | None) -> dict[str, str]:
 def initialise_from(start: Restored | None, module: nn.Module, size: int, part: str = "encoder") -> Init:
     """Initial variables of a module, from a saved model of the same module or of its encoder, called `part`.
 
-    Anything missing from `start` (everything, if it is None) is initialised randomly.
+    The head of a classifier of other classes is left out. Anything missing from `start` (everything, if it is None)
+    is initialised randomly.
     """
 
     def initial(key: jax.Array) -> tuple[Any, Any]:
@@ -212,6 +213,8 @@ def initialise_from(start: Restored | None, module: nn.Module, size: int, part: 
         saved = dict(start.variables)
         if saved["params"].keys() != params.keys():
             saved = with_encoder({"params": params, **model_state}, saved, head=start.module.head, part=part)
+        elif start.config.num_classes != module.num_classes:  # the same network for other classes
+            saved["params"] = {**saved["params"], module.head: params[module.head]}
         return saved.pop("params"), saved
 
     return initial

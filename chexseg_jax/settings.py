@@ -103,6 +103,25 @@ def trials(config: ConfigDict) -> list[Trial]:
     return [Trial(setting, number) for number in range(config.trials) for setting in settings]
 
 
+def imagenet_networks(config: ConfigDict) -> dict[str, str]:
+    """The networks whose ImageNet weights a single run starts from, each with the argument that does without."""
+    uses_classifier = config.kind == "classifier" or (config.kind == "segmentation" and config.p < 1)
+    uses_moco = config.kind == "moco" or (config.kind == "segmentation" and config.init == "moco")
+    networks = {}
+    if uses_classifier and config.classifier.start == "imagenet":
+        networks[config.classifier.model] = "classifier_start=random"
+    if uses_moco and config.moco.start == "imagenet":
+        networks[config.encoder.model] = "moco_start=random"
+    if config.kind == "segmentation":
+        if config.init == "chexpert" and config.encoder.start == "imagenet":
+            networks[config.encoder.model] = "encoder_start=random"
+        elif config.init == "imagenet":
+            networks[config.encoder.model] = "another init"
+        if config.pseudo:
+            networks |= dict.fromkeys(LABELLERS[config.pseudo].imagenet(config), "another trunk")
+    return networks
+
+
 def check(config: ConfigDict) -> None:
     """Refuse values that would fail only after hours, or be ignored in silence.
 
@@ -139,16 +158,27 @@ def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
         ("data.views", *one_of("frontal", "lateral", "both")),
         ("imagenet.stride_on", *one_of("conv1", "conv2")),
         ("pseudo_masks.degenerate", *one_of("keep", "unknown")),
-        ("moco.start", *one_of("random", "imagenet")),
+        *((f"{name}.start", *one_of("random", "imagenet")) for name in trainings[:4]),
         ("trunk.model", *one_of("resnet50")),
         ("p", "a probability in [0, 1]", lambda p: 0 <= p <= 1),
-        *((name, *at_least(0)) for name in ("seed", "split_seed", "trial", "refreshes", "weak_count")),
+        *(
+            (name, *at_least(0))
+            for name in (
+                "seed",
+                "split_seed",
+                "trial",
+                "refreshes",
+                "weak_count",
+                "irnet.count",
+                "segmentation.steps",
+            )
+        ),
         *((name, *at_least(1)) for name in ("moco.queue", "scores.bootstrap")),
         *([("pseudo_count", *at_least(1))] if config.pseudo else []),
         *((f"{name}.batch_size", *at_least(1)) for name in (*trainings, "walk", "cams", "scores")),
         *((f"{name}.checkpoint_every", *at_least(1)) for name in trainings),
-        *((f"{name}.steps", *at_least(1)) for name in ("irnet", "segmentation")),
-        *((f"{name}.epochs", "more than 0", lambda n: n > 0) for name in trainings[:4]),
+        ("irnet.steps", *at_least(1)),
+        *((f"{name}.epochs", "more than 0", lambda n: n > 0) for name in (*trainings[:4], "segmentation")),
         *(
             (f"{name}.options.dtype", *one_of("float32", "bfloat16"))
             for name in (*trainings[:4], "segmentation")

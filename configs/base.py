@@ -1,7 +1,7 @@
 """Shared by all experiments: arguments, and every section of a configuration.
 
-`PAPER` is the published protocol (DenseNet121 and ResNet18 at 320 px, three epochs of CheXpert); `root=DIR` or the
-variable CHEXPERT_ROOT selects it. `LAPTOP` is for the phantom: 128 px, minutes on two cores, the same code. The two
+`PAPER` is the published protocol (docs/protocol.md goes through it line by line); `root=DIR` or the variable
+CHEXPERT_ROOT selects it. `LAPTOP` is for the phantom: 128 px, minutes on two cores, the same code. The two
 dicts below hold everything that differs between them.
 """
 
@@ -13,10 +13,12 @@ from ml_collections import ConfigDict
 from chexseg_jax.config_args import Argument, OneOf, Within, parse
 from chexseg_jax.errors import InputError
 from chexseg_jax.pseudo import LABELLERS
-from chexseg_jax.settings import Setting, Trial
+from chexseg_jax.settings import Setting, Trial, imagenet_networks
 
 LAPTOP: dict[str, Any] = {
     "data": {"size": 128, "views": "frontal"},
+    "start": "random",  # of classifiers and MoCo
+    "trunk": "chexpert",  # of IRNet
     "training": {  # of the classifiers
         "batch_size": 8,
         "learning_rate": 1e-3,
@@ -35,12 +37,14 @@ LAPTOP: dict[str, Any] = {
         "norm_group": 8,
         "checkpoint_every": 100,
     },
-    "irnet": {"steps": 150, "radius": 5, "checkpoint_every": 75},
-    # The published walk crosses half a lung on 32x32 maps, and splits their few pixels.
-    "walk": {"radius": 3, "beta": 20.0, "instances": False},
+    "irnet": {"count": 0, "steps": 150, "radius": 5, "checkpoint_every": 75},
+    "walk": {  # on maps of 32x32 pixels, a seed spreads over the same share of the side
+        "chexseg": {"radius": 2, "beta": 5.0, "exp_times": 2, "instances": False},
+        "pascal": {"radius": 2, "beta": 10.0, "exp_times": 8, "instances": True},
+    },
     "cams": {"mirror": True},
     "segmentation": {
-        "steps": 200,
+        "steps": 200,  # of a single run; the tables count epochs
         "warmup_share": 0.1,
         "decay": True,
         "augment": True,
@@ -56,6 +60,8 @@ LAPTOP: dict[str, Any] = {
 
 PAPER: dict[str, Any] = {
     "data": {"size": 320, "views": "both"},
+    "start": "imagenet",
+    "trunk": "imagenet",
     "training": {
         "batch_size": 16,
         "learning_rate": 1e-4,
@@ -74,11 +80,14 @@ PAPER: dict[str, Any] = {
         "norm_group": 32,
         "checkpoint_every": 1000,
     },
-    "irnet": {"steps": 2000, "radius": 10, "checkpoint_every": 500},
-    "walk": {"radius": 5, "beta": 10.0, "instances": True},
+    "irnet": {"count": 20000, "steps": 2000, "radius": 10, "checkpoint_every": 500},
+    "walk": {  # on maps of 80x80 pixels; IRNet's own values, for PASCAL VOC, move half a lung
+        "chexseg": {"radius": 3, "beta": 5.0, "exp_times": 3, "instances": False},
+        "pascal": {"radius": 5, "beta": 10.0, "exp_times": 8, "instances": True},
+    },
     "cams": {"mirror": False},
     "segmentation": {
-        "steps": 4000,
+        "steps": 0,
         "warmup_share": 0.0,
         "decay": False,
         "augment": False,
@@ -96,28 +105,34 @@ INITS = ("chexpert", "moco", "imagenet", "random")
 
 #: Arguments of every configuration.
 COMMON: dict[str, Argument] = {"seed": 0, "scale": OneOf("auto", "laptop", "paper"), "smoke": False}
-#: Arguments of MoCo's pretraining and of what starts from ImageNet's weights.
-WEIGHTS: dict[str, Argument] = {
-    "encoder": OneOf("resnet18", "resnet50"),
-    "start": OneOf("random", "imagenet"),
-    "weights": "",
-}
+#: auto: imagenet at the paper's scale, random on a laptop.
+START = OneOf("auto", "random", "imagenet")
+#: Arguments of a classifier and of MoCo; `weights` says where ImageNet's are.
+CLASSIFIER: dict[str, Argument] = {"classifier_start": START, "weights": ""}
+MOCO: dict[str, Argument] = {"encoder": OneOf("resnet18", "resnet50"), "moco_start": START, "weights": ""}
 #: Arguments of a segmentation, and those of its pseudo-masks. Trials differ in the pseudo-masked images and in the
 #: segmentation's seed; they share the classifiers of `seed`.
 SEGMENTATION: dict[str, Argument] = {
     "init": OneOf(*INITS),
     "trial": 0,
     "recipe": OneOf("paper", "plus"),
-    **WEIGHTS,
+    "encoder_start": START,
+    **MOCO,
 }
 PSEUDO: dict[str, Argument] = {
     "pseudo": OneOf(*LABELLERS),
-    "trunk": OneOf("chexpert", "imagenet"),
+    "trunk": OneOf("auto", "chexpert", "imagenet"),
+    "walk": OneOf("chexseg", "pascal"),
     "count": 100,
+    "classifier_start": START,
 }
 P = Within(0.9, 0.0, 1.0)
 #: Arguments of a table.
-TABLE: dict[str, Argument] = {**WEIGHTS, "recipe": SEGMENTATION["recipe"], "trunk": PSEUDO["trunk"]}
+TABLE: dict[str, Argument] = {
+    key: value
+    for key, value in {**SEGMENTATION, **PSEUDO}.items()
+    if key not in ("init", "trial", "pseudo", "count")
+}
 
 
 def arguments(arg: str | None, **more: Argument) -> ConfigDict:
@@ -129,6 +144,13 @@ def arguments(arg: str | None, **more: Argument) -> ConfigDict:
         with args.unlocked():
             args.scale = "paper" if args.root and not args.smoke else "laptop"
     return args
+
+
+def _start(args: ConfigDict, argument: str) -> str:
+    chosen, scale = args.get(argument, "auto"), _SCALES[args.scale]
+    if chosen != "auto":
+        return chosen
+    return scale["trunk" if argument == "trunk" else "start"]
 
 
 def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
@@ -156,13 +178,14 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
             },
             "split_seed": 0,
             "phantom": {"train": 1000, "valid": 200, "test": 150, "size": 160, "seed": 0, "conspicuity": 1.5},
-            "classifier": _classifier(scale, "densenet121", scale["classifier.options"]),
-            "encoder": _classifier(scale, encoder),
-            "trunk_init": args.get("trunk", "chexpert"),
-            "trunk": _classifier(scale, "resnet50"),
+            # The classifiers that saliency maps, the segmentation's encoder and IRNet's trunk come from.
+            "classifier": _classifier(args, "classifier_start", "densenet121", scale["classifier.options"]),
+            "encoder": _classifier(args, "encoder_start", encoder),
+            "trunk_init": _start(args, "trunk"),
+            "trunk": _classifier(args, "classifier_start", "resnet50"),
             "imagenet": {"weights": args.get("weights", ""), "stride_on": "conv2"},
             "moco": {
-                "start": args.get("start", "random"),
+                "start": _start(args, "moco_start"),
                 "options": _NETWORK,
                 "epochs": 20.0,
                 "learning_rate": 0.03,
@@ -185,7 +208,7 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
                 "augment": True,
                 **scale["irnet"],
             },
-            "walk": {"exp_times": 8, "foreground": 0.3, "batch_size": 16, **scale["walk"]},
+            "walk": {"foreground": 0.3, "batch_size": 16, **scale["walk"][args.get("walk", "chexseg")]},
             # threshold: labeller (its own default), tuned, otsu or a number. degenerate: keep or unknown, see
             # stages/pseudo_masks.py.
             "pseudo_masks": {"threshold": "labeller", "gate": True, "degenerate": "keep"},
@@ -193,6 +216,7 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
                 "decoder": "deeplabv3plus",
                 "options": _NETWORK | scale["segmentation.options"],
                 "batch_size": 8,
+                "epochs": 20.0,  # of expert and pseudo-masked images together; `steps` other than 0 overrides it
                 "learning_rate": 0.0,  # 0: the published rule, 1e-3 on small sets and 1e-4 on large
                 **scale["segmentation"],
             },
@@ -207,8 +231,12 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
     return config
 
 
-def _classifier(scale: dict[str, Any], model: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"model": model, "options": _NETWORK | (options or {}), "epochs": 3.0, **scale["training"]}
+def _classifier(
+    args: ConfigDict, start: str, model: str, options: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    training = _SCALES[args.scale]["training"]
+    options = _NETWORK | (options or {})
+    return {"model": model, "options": options, "start": _start(args, start), "epochs": 3.0, **training}
 
 
 def _plus(config: ConfigDict) -> None:
@@ -226,17 +254,18 @@ def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
     """One run of the whole chain: classifier, saliency, pseudo-masks, a segmentation on the mixture, scores."""
     count = args.get("count", 0)
     setting = Setting.of(p, args.init, args.get("pseudo", ""), min(count, 20) if args.smoke else count)
-    imagenet = "imagenet" in (args.init, args.start, args.get("trunk"))
-    for argument, used, needs in (
-        ("start", args.start == "random" or setting.init == "moco", "init=moco"),
-        ("trunk", args.get("trunk", "chexpert") == "chexpert" or setting.pseudo == "irnet", "pseudo=irnet"),
-        ("weights", not args.weights or imagenet, "init=imagenet, start=imagenet or trunk=imagenet"),
+    for argument, unset, used, needs in (
+        ("encoder_start", "auto", setting.init == "chexpert", "init=chexpert"),
+        ("moco_start", "auto", setting.init == "moco", "init=moco"),
+        ("trunk", "auto", setting.pseudo == "irnet", "pseudo=irnet"),
+        ("walk", "chexseg", setting.pseudo == "irnet", "pseudo=irnet"),
     ):
-        if not used:
+        if args.get(argument, unset) != unset and not used:
             raise InputError(
                 f"{argument}={args[argument]} applies only with {needs}: give that too, or neither"
             )
     config = Trial(setting, args.trial).config(base(name, "segmentation", args))
+    check_weights(config)
     if args.smoke:
         shrink(config)
     return config
@@ -256,11 +285,19 @@ def table(
     with config.unlocked():
         config.grid.update(p=p, init=init, count=count)
     config.weak_count = weak_count
-    if config.scale == "laptop":  # a hundred runs in two hours: half the steps of a single one
-        config.segmentation.update(steps=100, checkpoint_every=25)
+    config.segmentation.update(steps=0, checkpoint_every=100)  # the paper's epochs
     if args.smoke:
         shrink(config)
     return config
+
+
+def check_weights(config: ConfigDict) -> None:
+    """Refuse `weights=` if nothing starts from ImageNet's weights."""
+    if config.imagenet.weights and not imagenet_networks(config):
+        raise InputError(
+            f"weights={config.imagenet.weights} applies only to what starts from ImageNet: give one of "
+            "init, classifier_start, encoder_start, moco_start, trunk = imagenet, or no weights"
+        )
 
 
 def pseudo_counts(args: ConfigDict) -> tuple[int, ...]:
@@ -277,7 +314,7 @@ def shrink(config: ConfigDict) -> None:
     config.data.size = 64
     config.trials = 2
     with config.unlocked():
-        config.classifier = _classifier(LAPTOP, "resnet18")
+        config.classifier = ConfigDict({**config.encoder, "start": config.classifier.start})
     for section in (config.classifier, config.encoder, config.trunk):
         section.epochs = 0.5
     config.moco.epochs = 1.0

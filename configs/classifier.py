@@ -10,8 +10,9 @@ from configs import base
 
 
 def get_config(arg=None):
-    args = base.arguments(arg)
+    args = base.arguments(arg, **base.CLASSIFIER)
     config = base.base("classifier", "classifier", args)
+    base.check_weights(config)
     if args.smoke:
         base.shrink(config)
     return config

@@ -64,8 +64,7 @@ def test_irnets_settings():
     config = semi.get_config("pseudo=irnet,scale=paper")
     assert (config.irnet.learning_rate, config.irnet.displacement_rate) == (0.1, 10)
     assert (config.irnet.batch_size, config.irnet.foreground, config.irnet.background) == (16, 0.3, 0.05)
-    assert (config.irnet.radius, config.walk.radius, config.walk.beta) == (10, 5, 10)
-    assert config.walk.instances
+    assert (config.irnet.radius, config.irnet.count, config.trunk_init) == (10, 20000, "imagenet")
 
 
 def test_a_root_selects_the_papers_scale_unless_told_otherwise(monkeypatch):
@@ -81,10 +80,11 @@ def test_mocos_settings():
     paper = moco.get_config("scale=paper").moco
     assert (paper.queue, paper.key_momentum, paper.temperature) == (65536, 0.999, 0.2)
     assert full.get_config("init=moco,scale=paper").moco == paper
-    started = "start=imagenet,weights=FILE"
+    started = "moco_start=imagenet,weights=FILE"
     assert full.get_config(f"init=moco,{started}").moco == moco.get_config(started).moco
     assert moco.get_config(started).imagenet.weights == "FILE"
     assert moco.get_config(started).moco.learning_rate < moco.get_config().moco.learning_rate
+    assert paper.start == "imagenet"
 
 
 def test_one_argument_chooses_the_encoder_of_segmentation_and_classifier():

@@ -164,7 +164,7 @@ def test_imagenet_weights_bring_their_normalisation_and_stride(tiny_run, tiny_co
     with pytest.raises(InputError, match=r"none: no such file or folder; download https://"):
         experiment.run(config, workdir)
 
-    pretraining = moco.get_config(f"start=imagenet,weights={tmp_path}")
+    pretraining = moco.get_config(f"moco_start=imagenet,weights={tmp_path}")
     pretraining.imagenet.stride_on = "conv1"
     pretraining.moco.update(SMALL_MOCO | {"epochs": 0.1, "learning_rate": 0.0})
     encoder = chexseg_jax.restore(experiment.run(same(pretraining, tiny_config), workdir))

@@ -31,7 +31,10 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         ),
         (["--config=configs/semi.py", "--workdir=/proc/nope"], "--workdir=/proc/nope: "),
         (["--config=configs/semi.py", "--config.scale=paper"], "after the colon, configs/semi.py:scale="),
-        (["--config=configs/moco.py:weights=x.pth"], "weights=FILE applies only with start=imagenet"),
+        (
+            ["--config=configs/moco.py:weights=x.pth"],
+            "weights=x.pth applies only to what starts from ImageNet",
+        ),
         (
             ["--config=configs/semi.py", "--config.recipe=plus"],
             "--config.recipe: no such setting; arguments, such",

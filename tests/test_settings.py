@@ -26,7 +26,7 @@ def test_the_configs_values_pass(file, arg):
         ("pseudo_count", 0, "config.pseudo_count=0 must be at least 1"),
         ("scores.bootstrap", 0, "at least 1"),
         ("p", 1.5, "config.p=1.5 must be a probability in [0, 1]"),
-        ("segmentation.steps", 0, "config.segmentation.steps=0 must be at least 1"),
+        ("segmentation.steps", -1, "config.segmentation.steps=-1 must be at least 0"),
         ("segmentation.checkpoint_every", 0, "at least 1"),
         ("cams.batch_size", 0, "config.cams.batch_size=0 must be at least 1"),
         ("data.size", 0, "at least 32"),
@@ -69,9 +69,11 @@ def test_thresholds():
 @pytest.mark.parametrize(
     ("arg", "message"),
     [
-        ("start=imagenet", "start=imagenet applies only with init=moco"),
+        ("moco_start=imagenet", "moco_start=imagenet applies only with init=moco"),
+        ("init=random,encoder_start=imagenet", "applies only with init=chexpert"),
         ("trunk=imagenet", "applies only with pseudo=irnet"),
-        ("weights=a.pth", "applies only with init=imagenet, start=imagenet or trunk=imagenet"),
+        ("walk=pascal", "applies only with pseudo=irnet"),
+        ("weights=a.pth", "weights=a.pth applies only to what starts from ImageNet"),
         ("init=random,weights=a.pth", "weights=a.pth applies only"),
     ],
 )

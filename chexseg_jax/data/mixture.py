@@ -6,6 +6,7 @@ import grain
 import numpy as np
 
 from chexseg_jax.errors import InputError
+from chexseg_jax.streams import stream
 
 #: Grain's "no end": indices below this may be asked for.
 _ENDLESS = np.iinfo(np.int64).max
@@ -39,7 +40,7 @@ def mixture(expert: Any, weak: Any, *, p: float, seed: int) -> grain.MapDataset:
     Args:
       expert, weak: random-access sources with the same element structure.
       p: probability of an expert example, in [0, 1], per element.
-      seed: of the draw and of both shuffles.
+      seed: of the draw and of both shuffles, each with its own stream.
 
     Raises:
       InputError: for p outside [0, 1], or a source that is needed and empty.
@@ -50,10 +51,10 @@ def mixture(expert: Any, weak: Any, *, p: float, seed: int) -> grain.MapDataset:
     for name, source, share in (("expert", expert, p), ("weak", weak, 1 - p)):
         if share > 0 and not source:
             raise InputError(f"p = {p:g} draws from the {name} examples, and there are none")
-        streams.append(shuffled(source, seed=seed) if share > 0 else None)
+        streams.append(shuffled(source, seed=stream(seed, name)) if share > 0 else None)
     if None in streams:
-        return next(stream for stream in streams if stream is not None)
-    return grain.MapDataset.select_from_datasets(streams, _Draw(p, seed))
+        return next(one for one in streams if one is not None)
+    return grain.MapDataset.select_from_datasets(streams, _Draw(p, stream(seed, "draw")))
 
 
 def shuffled(source: Any, *, seed: int) -> grain.MapDataset:

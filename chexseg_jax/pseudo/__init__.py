@@ -8,5 +8,5 @@ __all__ = ["LABELLERS", "Images", "Labeller", "Saliency"]
 #: By the name in configurations: `pseudo=irnet`.
 LABELLERS: dict[str, Labeller] = {
     "cam": Labeller("CAM", "#0072b2", cam.maps),
-    "irnet": Labeller("IRNet", "#d55e00", irnet.maps),
+    "irnet": Labeller("IRNet", "#d55e00", irnet.maps, irnet.imagenet, threshold=irnet.BACKGROUND),
 }

@@ -30,12 +30,15 @@ from chexseg_jax.pseudo import cam
 from chexseg_jax.pseudo.labeller import Images, Run, Saliency
 from chexseg_jax.saliency.gradcam import scale_within_picture
 from chexseg_jax.saved_model import initialise_from, restore, save_model, stride_option
+from chexseg_jax.streams import stream
 from chexseg_jax.training import optim
 from chexseg_jax.training.inference import map_batches
 from chexseg_jax.training.loop import Loss, fit
 from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import DATA_AXIS
 
+#: Published threshold on a walked map, divided by its maximum: the value of the background.
+BACKGROUND = 0.6
 #: Image pixels per pixel of the network's maps, in each direction.
 STRIDE = 4
 #: Batch size outside training.
@@ -45,29 +48,33 @@ _WALKS = 16
 
 
 def maps(run: Run, classifier: Path, sets: Mapping[str, Images]) -> Saliency:
-    """Train IRNet on the weak images' Grad-CAMs, then walk those of the weak and the expert images."""
-    config, cams, weak = run.config, cam.maps(run, classifier, sets), sets["weak"]
-    imagenet = config.trunk_init == "imagenet"
-    trunk = run.imagenet("resnet50") if imagenet else run.classifier(config.trunk)
+    """Walk the Grad-CAMs of the weak and the expert images by an IRNet.
+
+    It is trained once, on `config.irnet.count` weak images, for all trials and numbers of pseudo-masks.
+    """
+    config, large = run.config, run.positives(run.config.irnet.count)
+    frozen = config.trunk_init == "imagenet"  # as published
+    cams = cam.maps(run, classifier, {"large": large, **sets})
+    trunk = run.imagenet("resnet50") if frozen else run.classifier(config.trunk)
     network = run.store.make(
         "irnet",
         train_irnet,
-        version=4,
+        version=5,
         collective=True,
         apart={"profile": run.profile},
         config=config.irnet,
         uncertainty=config.data.uncertainty,
         trunk=trunk,
-        images=weak.prepared,
-        rows=weak.rows,
-        maps=cams.maps["weak"],
-        seed=config.seed,
+        images=large.prepared,
+        rows=large.rows,
+        maps=cams.maps["large"],
+        seed=stream(config.seed, "irnet"),
     )
     walks = {
         name: run.store.make(
             "walks",
             walk_maps,
-            version=2,
+            version=3,
             collective=True,
             config=config.walk,
             network=network,
@@ -77,8 +84,13 @@ def maps(run: Run, classifier: Path, sets: Mapping[str, Images]) -> Saliency:
         )
         for name, images in sets.items()
     }
-    trainings = [network] if imagenet else [trunk, network]
+    trainings = [network] if frozen else [trunk, network]
     return Saliency(walks, {**cams.steps, "walk": walks["weak"]}, trainings)
+
+
+def imagenet(config: ConfigDict) -> tuple[str, ...]:
+    """The networks whose ImageNet weights `maps` needs: that of the trunk, or of the classifier that becomes it."""
+    return ("resnet50",) if "imagenet" in (config.trunk_init, config.trunk.start) else ()
 
 
 def train_irnet(
@@ -120,7 +132,7 @@ def train_irnet(
             yield from ({"seeds": one} for one in batch)
 
     planes = write_rows(part, len(rows), {"seeds": "runs"}, make_seeds, batch=_BATCH)["seeds"]
-    stream = shuffled(Examples(image=train.images, seeds=planes), seed=seed)
+    order = shuffled(Examples(image=train.images, seeds=planes), seed=seed)
     state = fit(
         "irnet",
         init=initialise_from(encoder, module, train.size, part="resnet50"),
@@ -128,7 +140,7 @@ def train_irnet(
             module, normalisation, tasks=tasks, radius=config.radius, augmented=config.augment
         ),
         optimizer=_optimizer(config),
-        batches=batches(stream, batch_size=config.batch_size),
+        batches=batches(order, batch_size=config.batch_size),
         batch_size=config.batch_size,
         steps=config.steps,
         seed=seed,

@@ -62,6 +62,9 @@ class Run(Protocol):
     def imagenet(self, model: str) -> Path:
         """A network trained on ImageNet."""
 
+    def positives(self, count: int) -> Images:
+        """So many weak images with a positive label, drawn at random (0: all); each draw contains the smaller ones."""
+
 
 @dataclass(frozen=True)
 class Labeller:
@@ -71,6 +74,7 @@ class Labeller:
       title: in tables and legends.
       colour: in figures, `#rrggbb`.
       maps: (run, classifier, {"weak": images, "expert": images}) -> saliency maps of both sets.
+      imagenet: (configuration) -> names of the networks whose ImageNet weights `maps` needs.
       threshold: from maps to masks: "tuned" per task on the expert training images, "otsu" per map, or one number in
         [0, 1) for all.
     """
@@ -78,6 +82,7 @@ class Labeller:
     title: str
     colour: str
     maps: Callable[[Run, Path, Mapping[str, Images]], Saliency]
+    imagenet: Callable[[ConfigDict], Sequence[str]] = lambda config: ()
     threshold: Literal["tuned", "otsu"] | float = "tuned"
 
     def parse_threshold(self, text: str) -> str | float:

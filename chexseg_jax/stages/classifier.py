@@ -19,13 +19,12 @@ from chexseg_jax.data.prepared import Examples, Prepared
 from chexseg_jax.data.transforms import augment
 from chexseg_jax.evaluation.auroc import auroc
 from chexseg_jax.models.normalisation import CHEXPERT, Normalisation, normalise
-from chexseg_jax.saved_model import restore, save_model
+from chexseg_jax.saved_model import initialise_from, restore, save_model, stride_option
 from chexseg_jax.training import losses, optim
 from chexseg_jax.training.inference import make_inference, map_batches
 from chexseg_jax.training.loop import Loss, fit
 from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import DATA_AXIS
-from chexseg_jax.training.state import initial_variables
 
 
 def train_classifier(
@@ -35,6 +34,7 @@ def train_classifier(
     uncertainty: str,
     weak: Path,
     expert: Path,
+    start: Path | None,
     seed: int,
     profile: Profile = Profile(),
 ) -> None:
@@ -46,19 +46,22 @@ def train_classifier(
         `checkpoint_every`.
       uncertainty: the policy for uncertain and blank labels, see `chexpert.targets`.
       weak, expert: prepared sets; the labels of `expert` choose the checkpoint.
+      start: a saved model of the same network to initialise from, such as ImageNet's; None for random weights.
       seed: of weights, order and augmentation.
       profile: what to profile; not part of the artifact's key.
     """
     train, validation = Prepared.load(weak), Prepared.load(expert)
+    old = restore(start) if start else None
+    options = plain(config.options) | stride_option(old)
     labels = train.taxonomy.labels
     targets, weights = chexpert.targets(train.labels, uncertainty, train.taxonomy)
     examples = Examples(image=train.images, targets=targets, weights=weights)
-    module = models.create(config.model, num_classes=len(labels), axis_name=DATA_AXIS, **config.options)
+    module = models.create(config.model, num_classes=len(labels), axis_name=DATA_AXIS, **options)
     steps = max(1, round(config.epochs * len(examples) / config.batch_size))
     infer = logits_of(module, CHEXPERT)
     state = fit(
         f"classifier {config.model}",
-        init=initial_variables(module, train.size),
+        init=initialise_from(old, module, train.size),
         loss=classifier_loss(module, CHEXPERT, augmented=config.augment),
         optimizer=optim.adam(
             config.learning_rate,
@@ -80,7 +83,7 @@ def train_classifier(
         state.variables,
         name=config.model,
         num_classes=len(labels),
-        options=plain(config.options),
+        options=options,
         size=train.size,
         tasks=labels,
         normalisation=CHEXPERT,

@@ -1,4 +1,4 @@
-"""Stage: a ResNet trained on ImageNet, from a file or from a hub."""
+"""Stage: a network trained on ImageNet, from a file or from a hub."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from chexseg_jax.saved_model import save_model
 _DOWNLOADS = {
     "resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
     "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    "densenet121": "https://download.pytorch.org/models/densenet121-a639ec97.pth",
 }
 _HUB = "timm/{model}.tv_in1k"
 #: torchvision's download cache.
@@ -33,7 +34,7 @@ def import_imagenet(part: Path, *, model: str, weights: WeightsFile, stride_on: 
 
     Args:
       part: the artifact's folder.
-      model: resnet18 or resnet50.
+      model: resnet18, resnet50 or densenet121.
       weights: from `find_weights`.
       stride_on: "conv1" for the v1 weights of a ResNet50, else "conv2".
       size: side of the images that it will be used on, in pixels.
@@ -53,7 +54,7 @@ def import_imagenet(part: Path, *, model: str, weights: WeightsFile, stride_on: 
         variables,
         name=model,
         num_classes=len(variables["params"]["fc"]["bias"]),
-        options={"stride_on": stride_on},
+        options={"stride_on": stride_on} if model.startswith("resnet") else {},
         size=size,
         tasks=(),
         normalisation=IMAGENET,
@@ -66,7 +67,7 @@ def find_weights(weights: str, model: str) -> WeightsFile:
     Args:
       weights: a file; or a folder with a file whose name begins with the model's, as torchvision's do; or "" for
         torchvision's download cache and then the hub (if huggingface_hub is installed and there is a network).
-      model: resnet18 or resnet50.
+      model: resnet18, resnet50 or densenet121.
 
     Raises:
       InputError: for weights that cannot be found: one line that says what to download and where to put it.

@@ -30,24 +30,30 @@ _BATCH = 16
 _FALLBACK = 0.5
 
 
-def choose_pseudo_set(
-    weak: Prepared, *, count: int, uncertainty: str, seed: int
-) -> Int[np.ndarray, " count"]:
-    """Draw the weakly labelled images that get pseudo-masks: `count` of those with a positive task label.
+def draw_positives(weak: Prepared, *, count: int, uncertainty: str, seed: int) -> Int[np.ndarray, " M"]:
+    """Draw at most `count` of the weakly labelled images with a positive task label; 0 for all of them.
 
-    Raises:
-      InputError: for more images than have one.
+    Draws of one seed are nested: a smaller one is a part of a larger one.
     """
     candidates = np.flatnonzero(positive_tasks(weak.labels, uncertainty, weak.taxonomy).any(1))
-    if count > len(candidates):
+    return np.sort(np.random.default_rng(seed).permutation(candidates)[: count or None])
+
+
+def draw_pseudo_set(
+    positives: Int[np.ndarray, " M"], *, count: int, seed: int
+) -> Int[np.ndarray, " {count}"]:
+    """Draw the images of a trial that get pseudo-masks.
+
+    Raises:
+      InputError: for more than there are.
+    """
+    if count > len(positives):
         raise InputError(
-            f"{count} pseudo-masks need as many images with a positive label, but only {len(candidates)} of the "
-            f"{len(weak)} weakly labelled images have one: give fewer, by the argument count=N or, in a table, "
-            "--config.grid.count and --config.weak_count"
+            f"{count} pseudo-masks need as many weakly labelled images with a positive label, and only "
+            f"{len(positives)} have one: give fewer, by the argument count=N or, in a table, --config.grid.count and "
+            "--config.weak_count"
         )
-    if len(candidates) > count:
-        candidates = np.sort(np.random.default_rng([seed, count]).choice(candidates, count, replace=False))
-    return candidates
+    return np.sort(np.random.default_rng(seed).choice(positives, count, replace=False))
 
 
 def make_pseudo_masks(
@@ -82,11 +88,11 @@ def make_pseudo_masks(
     annotated = Prepared.load(expert).take(expert_rows)
     thresholds, quality = _tune(annotated, Records.open(expert_maps / "maps"), threshold)
     tasks = annotated.taxonomy.tasks
-    quality["degenerate"] = reasons = degenerate_tasks(thresholds, quality, annotated.taxonomy)
+    reasons = degenerate_tasks(thresholds, quality, annotated.taxonomy)
     if jax.process_index() == 0:
         named = None if thresholds is None else dict(zip(tasks, map(float, thresholds), strict=True))
         (part / "thresholds.json").write_text(json.dumps(named, indent=1))
-        (part / "quality.json").write_text(json.dumps(quality, indent=1))
+        (part / "quality.json").write_text(json.dumps({**quality, "degenerate": reasons}, indent=1))
     if absent := [task for task in tasks if quality["masks"][task] is None]:
         say(f"pseudo-masks: no expert training image has {', '.join(absent)}; threshold {_FALLBACK}")
     for task, reason in reasons.items():
@@ -121,7 +127,9 @@ def degenerate_tasks(
         if thresholds is not None and thresholds[k] in (GRID[0], GRID[-1]):
             reasons[task] = f"the best threshold, {thresholds[k]:g}, is an end of the grid"
         elif ours < box:
-            reasons[task] = f"its masks have IoU {ours:.3f} on expert images, a centred box of equal area {box:.3f}"
+            reasons[task] = (
+                f"its masks have IoU {ours:.3f} on expert images, a centred box of equal area {box:.3f}"
+            )
     return reasons
 
 

@@ -1,6 +1,7 @@
 """Stage: a segmentation network trained on the p-mixture of expert masks and pseudo-masks."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -54,8 +55,8 @@ def train_segmentation(
 
     Args:
       part: the artifact's folder; it receives a model that `chexseg_jax.restore` opens, with thresholds.
-      config: `decoder`, `options`, `steps`, `batch_size`, `learning_rate` (0: 1e-3 on small sets, 1e-4 on large),
-        `warmup_share`, `decay`, `augment`, `checkpoint_every`.
+      config: `decoder`, `options`, `epochs`, `steps` (see `training_steps`), `batch_size`, `learning_rate` (0: 1e-3 on
+        small sets, 1e-4 on large), `warmup_share`, `decay`, `augment`, `checkpoint_every`.
       encoder: the encoder's name; the network is `DECODER_ENCODER`.
       p: probability of an expert example.
       expert, train_rows, validation_rows: the annotated images, and their split.
@@ -76,19 +77,20 @@ def train_segmentation(
     module = models.create(name, num_classes=len(tasks), axis_name=DATA_AXIS, **options)
     infer = probabilities_of(module, normalisation)
     images = (len(train) if p > 0 else 0) + (len(weak) if weak is not None else 0)
-    stream = mixture(_examples(train), _examples(weak) if weak is not None else None, p=p, seed=seed)
+    steps = training_steps(config, images)
+    examples = mixture(_examples(train), _examples(weak) if weak is not None else None, p=p, seed=seed)
     state = fit(
         f"segmentation p={p:g}",
         init=initialise_from(old, module, train.size),
         loss=segmentation_loss(module, normalisation, augmented=config.augment),
         optimizer=optim.adam(
             config.learning_rate or (1e-3 if images < _LARGE_SET else 1e-4),
-            warmup_steps=round(config.warmup_share * config.steps),
-            decay_steps=config.steps if config.decay else 0,
+            warmup_steps=round(config.warmup_share * steps),
+            decay_steps=steps if config.decay else 0,
         ),
-        batches=batches(stream, batch_size=config.batch_size),
+        batches=batches(examples, batch_size=config.batch_size),
         batch_size=config.batch_size,
-        steps=config.steps,
+        steps=steps,
         seed=seed,
         directory=part,
         checkpoint_every=config.checkpoint_every,
@@ -111,6 +113,19 @@ def train_segmentation(
         config={**plain(config), "p": p, "seed": seed},
     )
     on_first((part / "thresholds.json").write_text, json.dumps(thresholds, indent=1))
+
+
+def training_steps(config: ConfigDict, images: int) -> int:
+    """Number of updates: `config.steps`, or if that is 0 the published rule.
+
+    The published code counts an epoch as one pass over expert and pseudo-masked images together, whatever p is. So
+    0 < p < 1 has more updates than p = 1 has.
+
+    Args:
+      config: `epochs`, `steps`, `batch_size`.
+      images: number of expert images (none at p = 0) and pseudo-masked images (none at p = 1).
+    """
+    return config.steps or max(1, round(config.epochs * math.ceil(images / config.batch_size)))
 
 
 @lru_cache(maxsize=4)

@@ -1,7 +1,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from ml_collections import ConfigDict
 
 from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND, IGNORE, pack_seeds, unpack_seeds

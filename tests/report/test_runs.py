@@ -82,7 +82,9 @@ def made(tmp_path, prepared, masks, known):
     store = tmp_path / "artifacts"
     quality = dict(zip(TASKS, (0.5, 0.25, None), strict=True))
     thresholds = dict.fromkeys(TASKS, 0.15)
-    pseudo = artifact(store / "pseudo", thresholds=thresholds, quality={"masks": quality, "box": quality, "degenerate": {}})
+    pseudo = artifact(
+        store / "pseudo", thresholds=thresholds, quality={"masks": quality, "box": quality, "degenerate": {}}
+    )
     prepared.save(pseudo)
     maps = artifact(store / "cams")
     write_rows(

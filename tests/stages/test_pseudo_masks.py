@@ -12,7 +12,7 @@ from chexseg_jax.data.records import write_rows
 from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.saliency.thresholds import otsu
-from chexseg_jax.stages.pseudo_masks import choose_pseudo_set, make_pseudo_masks
+from chexseg_jax.stages.pseudo_masks import draw_positives, draw_pseudo_set, make_pseudo_masks
 
 TASKS, LABELS = CHEXPERT.tasks, CHEXPERT.labels
 EDEMA, LESION = TASKS.index("Edema"), TASKS.index("Lung Lesion")
@@ -105,9 +105,12 @@ def test_the_mask_of_an_ignored_label_is_unknown(folders):
 
 
 @pytest.mark.parametrize(
-    ("threshold", "masks", "reason"), [("tuned", "all", "an end of the grid"), (0.5, "centre", "a centred box")]
+    ("threshold", "masks", "reason"),
+    [("tuned", "all", "an end of the grid"), (0.5, "centre", "a centred box")],
 )
-def test_a_degenerate_threshold_is_said_and_its_masks_can_be_unknown(folders, threshold, masks, reason, capsys):
+def test_a_degenerate_threshold_is_said_and_its_masks_can_be_unknown(
+    folders, threshold, masks, reason, capsys
+):
     """The map is a ramp, so an expert mask of everything asks for threshold 0, and one of the centre for a box."""
     expert = Prepared.load(folders / "expert")
     drawn = np.zeros((3, SIZE, SIZE, 10), bool)
@@ -147,16 +150,24 @@ def test_otsu_needs_no_masks(folders):
     assert share == pytest.approx(0.5, abs=0.05)  # Otsu halves a ramp
 
 
-def test_the_pseudo_set_is_drawn_among_images_with_a_positive_task(folders):
+def test_images_with_a_positive_task_are_drawn_and_small_draws_are_part_of_large_ones(folders):
     weak = Prepared.load(folders / "weak")
-    assert choose_pseudo_set(weak, count=2, uncertainty="zeros", seed=0).tolist() == [0, 1]
-    with pytest.raises(
-        InputError, match=r"10 pseudo-masks need as many images .* only 2 of the 3 weakly labelled images"
-    ):
-        choose_pseudo_set(weak, count=10, uncertainty="zeros", seed=0)
-    assert len(choose_pseudo_set(weak, count=1, uncertainty="zeros", seed=0)) == 1
-    drawn = {int(*choose_pseudo_set(weak, count=1, uncertainty="zeros", seed=seed)) for seed in range(20)}
+    assert draw_positives(weak, count=0, uncertainty="zeros", seed=0).tolist() == [0, 1]
+    assert draw_positives(weak, count=10, uncertainty="zeros", seed=0).tolist() == [0, 1]
+    drawn = {int(*draw_positives(weak, count=1, uncertainty="zeros", seed=seed)) for seed in range(20)}
     assert drawn == {0, 1}
+    many = dataclasses.replace(weak, labels=np.repeat(weak.labels[:1], 50, axis=0))
+    few, more = (set(draw_positives(many, count=count, uncertainty="zeros", seed=3)) for count in (10, 20))
+    assert (len(few), len(more)) == (10, 20)
+    assert few < more
+
+
+def test_the_pseudo_set_is_a_draw_of_the_positives():
+    positives = np.array([3, 5, 8, 13])
+    drawn = {tuple(draw_pseudo_set(positives, count=2, seed=seed)) for seed in range(40)}
+    assert len(drawn) == 6
+    with pytest.raises(InputError, match=r"10 pseudo-masks need as many .* only 4 have one: give fewer"):
+        draw_pseudo_set(positives, count=10, seed=0)
 
 
 def test_uncertain_labels_follow_the_policy():
