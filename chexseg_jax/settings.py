@@ -142,6 +142,11 @@ def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
         ("moco.start", *one_of("random", "imagenet")),
         ("trunk.model", *one_of("resnet50")),
         ("p", "a probability in [0, 1]", lambda p: 0 <= p <= 1),
+        (
+            "data.validation",
+            "a share in (0, 1) or a whole number of images",
+            lambda n: 0 < n < 1 or (n >= 1 and n % 1 == 0),
+        ),
         *((name, *at_least(0)) for name in ("seed", "split_seed", "trial", "refreshes", "weak_count")),
         *((name, *at_least(1)) for name in ("moco.queue", "scores.bootstrap")),
         *([("pseudo_count", *at_least(1))] if config.pseudo else []),

@@ -16,7 +16,8 @@ from chexseg_jax.pseudo import LABELLERS
 from chexseg_jax.settings import Setting, Trial
 
 LAPTOP: dict[str, Any] = {
-    "data": {"size": 128, "views": "frontal"},
+    # validation: expert images held out to choose checkpoints, a share in (0, 1) or a number.
+    "data": {"size": 128, "views": "frontal", "validation": 0.25},
     "training": {  # of the classifiers
         "batch_size": 8,
         "learning_rate": 1e-3,
@@ -55,7 +56,7 @@ LAPTOP: dict[str, Any] = {
 }
 
 PAPER: dict[str, Any] = {
-    "data": {"size": 320, "views": "both"},
+    "data": {"size": 320, "views": "both", "validation": 40.0},
     "training": {
         "batch_size": 16,
         "learning_rate": 1e-4,
@@ -148,12 +149,7 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
             **{"weak_count": 0, "trials": 3, "shard": "1/1"},
             # steps "10:15" traces steps 10 to 15 of each training; hlo dumps its program. See docs/profiling.md.
             "profile": {"steps": "", "hlo": False},
-            "data": {
-                **scale["data"],
-                "uncertainty": "ignore",
-                "max_missing": 0.01,
-                "validation_share": 0.25,
-            },
+            "data": {**scale["data"], "uncertainty": "ignore", "max_missing": 0.01},
             "split_seed": 0,
             "phantom": {"train": 1000, "valid": 200, "test": 150, "size": 160, "seed": 0, "conspicuity": 1.5},
             "classifier": _classifier(scale, "densenet121", scale["classifier.options"]),
