@@ -18,7 +18,7 @@ class Split:
     Attributes:
       name: train, valid or test.
       studies: the table's rows.
-      segmentations: the radiologists' masks; None for the weakly labelled split.
+      segmentations: the radiologists' masks, of all or some of the images; None for the weakly labelled split.
       second_reader: another radiologist's masks of the same images, if any.
       fingerprint: changes with the files, see `sources.fingerprint`; it stands for the split in artifacts' names.
     """
