@@ -200,8 +200,8 @@ def _score_section(run: Path, sources: Sources, table: Table, gallery: Gallery, 
     )
     if others := (~listed).sum():
         text += (
-            f" IoU leaves out the test images that the segmentations file does not list ({others} of {len(listed)}), as "
-            "the published code does; `predictions.json` holds their masks too."
+            f" IoU leaves out the test images that the segmentations file does not list ({others} of {len(listed)}), "
+            "as the published code does; `predictions.json` holds their masks too."
         )
     if unknown := (pairs := gallery.unknown[listed]).sum():
         text += f" {unknown} pairs of image and task of {pairs.size} were not annotated and have no weight."
