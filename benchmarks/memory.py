@@ -99,7 +99,7 @@ def _stages(store: Store, count: int) -> Iterator[str]:
     yield "prepared cache"
     settings = ConfigDict({key: config.data[key] for key in ("size", "views", "max_missing")})
     weak, expert = (
-        store.make(f"prepare-{split.name}", prepare, config=settings, split=split)
+        store.make(f"prepare-{split.name}", prepare, version=2, config=settings, split=split)
         for split in (sources.train, sources.valid)
     )
     labels = {"uncertainty": uncertainty, "weak": weak, "expert": expert, "seed": 0}

@@ -69,9 +69,8 @@ def split_expert(
     wanted = round(validation * count if validation < 1 else validation)
     if not 0 < wanted < count or len(sizes) < 2:
         raise InputError(
-            f"{count} images with masks, of patients: {len(sizes)}, cannot be split by patient into training and "
-            f"{wanted} validation images; set config.data.validation (={validation:g}) to a share or number that both "
-            "parts have patients for"
+            f"{count} images with masks (patients: {len(sizes)}) cannot be split by patient into training and {wanted} "
+            f"validation images; set config.data.validation (={validation:g}) so that each part gets a patient"
         )
     pool = _without_scarce(positive, patient, common, wanted)
     chosen = _draw(np.random.default_rng([seed, count]).permutation(np.unique(patient[pool])), sizes, wanted)

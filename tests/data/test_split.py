@@ -106,5 +106,5 @@ def test_an_empty_part_is_refused(count, validation):
 
 
 def test_a_single_patient_is_refused():
-    with pytest.raises(InputError, match=r"8 images with masks, of patients: 1, cannot be split"):
+    with pytest.raises(InputError, match=r"8 images with masks \(patients: 1\) cannot be split"):
         split(np.ones((8, 10), bool), ["patient1"] * 8, validation=0.25)
