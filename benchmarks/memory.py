@@ -99,7 +99,7 @@ def _stages(store: Store, count: int) -> Iterator[str]:
     yield "prepared cache"
     settings = ConfigDict({key: config.data[key] for key in ("size", "views", "max_missing")})
     weak, expert = (
-        store.make(f"prepare-{split.name}", prepare, config=settings, split=split)
+        store.make(f"prepare-{split.name}", prepare, version=2, config=settings, split=split)
         for split in (sources.train, sources.valid)
     )
     labels = {"uncertainty": uncertainty, "weak": weak, "expert": expert, "seed": 0}
@@ -108,10 +108,11 @@ def _stages(store: Store, count: int) -> Iterator[str]:
     yield f"MoCo ResNet18, {STEPS} steps"
     store.make("moco", pretrain_moco, config=config.moco, model="resnet18", images=weak, start=None, seed=0)
     yield "Grad-CAM"
-    half, annotated = EXPERT // 2, len(Prepared.load(expert))  # lateral views are left out
+    listed = np.flatnonzero(Prepared.load(expert).listed)  # without lateral views and images without findings
+    train_rows, validation_rows = np.split(listed, [EXPERT // 2])
     images = Prepared.load(weak)
     weak_rows = np.flatnonzero(positive_tasks(images.labels, uncertainty, images.taxonomy).any(1))
-    sets = {"weak": (weak, weak_rows), "expert": (expert, np.arange(half))}
+    sets = {"weak": (weak, weak_rows), "expert": (expert, train_rows)}
     maps = {
         name: store.make(
             "cams", make_cams, config=config.cams, classifier=classifier, images=prepared, rows=rows
@@ -157,7 +158,7 @@ def _stages(store: Store, count: int) -> Iterator[str]:
         weak_rows=weak_rows,
         weak_maps=walks["weak"],
         expert=expert,
-        expert_rows=np.arange(half),
+        expert_rows=train_rows,
         expert_maps=walks["expert"],
     )
     yield f"segmentation ResNet18, {STEPS} steps"
@@ -168,8 +169,8 @@ def _stages(store: Store, count: int) -> Iterator[str]:
         encoder="resnet18",
         p=0.5,
         expert=expert,
-        train_rows=np.arange(half),
-        validation_rows=np.arange(half, annotated),
+        train_rows=train_rows,
+        validation_rows=validation_rows,
         pseudo=pseudo,
         start=None,
         seed=0,

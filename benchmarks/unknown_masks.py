@@ -102,11 +102,12 @@ def configuration(root: Path, seed: int) -> ConfigDict:
 
 
 def count_pixels(root: Path, run: Path) -> Counts:
-    """Pixel counts [N, K] of a run's predictions on the predicted test images."""
+    """Pixel counts [N, K] of a run's predictions on the predicted test images with masks."""
     predictions = read_segmentations(run / "predictions.json")
     compared = compare(read_segmentations(root / "gt_segmentations_test.json"), predictions)
-    predicted = np.array([image_id in predictions for image_id in compared.ids])
-    return Counts(*(pixels[predicted] for pixels in compared.counts))
+    ids, counts = compared.test_set
+    predicted = np.array([image_id in predictions for image_id in ids])
+    return Counts(*(pixels[predicted] for pixels in counts))
 
 
 def table(unknown: Sequence[Counts], empty: Sequence[Counts]) -> list[str]:

@@ -90,14 +90,14 @@ class Data:
     Attributes:
       sources: their origin.
       weak, expert, test: artifacts of `prepare`.
-      validation_share, split_seed: of the split of the expert images.
+      validation, split_seed: of the split of the expert images, see `split_expert`.
     """
 
     sources: Sources
     weak: Path
     expert: Path
     test: Path
-    validation_share: float
+    validation: float
     split_seed: int
 
     @classmethod
@@ -106,18 +106,27 @@ class Data:
         sources = open_sources(store, config)
         settings = ConfigDict({key: config.data[key] for key in ("size", "views", "max_missing")})
         weak, expert, test = (
-            store.make(f"prepare-{split.name}", prepare, collective=True, config=settings, split=split)
+            store.make(
+                f"prepare-{split.name}", prepare, version=2, collective=True, config=settings, split=split
+            )
             for split in (sources.train, sources.valid, sources.test)
         )
-        return cls(sources, weak, expert, test, config.data.validation_share, config.split_seed)
+        return cls(sources, weak, expert, test, config.data.validation, config.split_seed)
 
     @cached_property
     def expert_rows(self) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " V"]]:
-        """The training and the validation rows of the expert images."""
-        expert = Prepared.load(self.expert)
-        tasks = expert.taxonomy.tasks
-        common = [tasks.index(task) for task in expert.taxonomy.common]
-        return split_expert(expert.has_mask(), common, share=self.validation_share, seed=self.split_seed)
+        """The training and the validation rows of the expert images that the segmentations file lists."""
+        expert, studies = Prepared.load(self.expert), self.sources.valid.studies
+        rows = np.flatnonzero(expert.listed)
+        listed, patients = expert.take(rows), dict(zip(studies.ids, studies.patients, strict=True))
+        train, validation = split_expert(
+            listed.has_mask(),
+            [patients[image_id] for image_id in listed.ids],
+            [listed.taxonomy.tasks.index(task) for task in listed.taxonomy.common],
+            validation=self.validation,
+            seed=self.split_seed,
+        )
+        return rows[train], rows[validation]
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,11 @@ def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
                 "segmentation.steps",
             )
         ),
+        (
+            "data.validation",
+            "a share in (0, 1) or a whole number of images",
+            lambda n: 0 < n < 1 or (n >= 1 and n % 1 == 0),
+        ),
         *((name, *at_least(1)) for name in ("moco.queue", "scores.bootstrap")),
         *([("pseudo_count", *at_least(1))] if config.pseudo else []),
         *((f"{name}.batch_size", *at_least(1)) for name in (*trainings, "walk", "cams", "scores")),

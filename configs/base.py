@@ -16,7 +16,8 @@ from chexseg_jax.pseudo import LABELLERS
 from chexseg_jax.settings import Setting, Trial, imagenet_networks
 
 LAPTOP: dict[str, Any] = {
-    "data": {"size": 128, "views": "frontal"},
+    # validation: expert images held out to choose checkpoints, a share in (0, 1) or a number.
+    "data": {"size": 128, "views": "frontal", "validation": 0.25},
     "start": "random",  # of classifiers and MoCo
     "trunk": "chexpert",  # of IRNet
     "training": {  # of the classifiers
@@ -59,7 +60,7 @@ LAPTOP: dict[str, Any] = {
 }
 
 PAPER: dict[str, Any] = {
-    "data": {"size": 320, "views": "both"},
+    "data": {"size": 320, "views": "both", "validation": 40.0},
     "start": "imagenet",
     "trunk": "imagenet",
     "training": {
@@ -170,12 +171,7 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
             **{"weak_count": 0, "trials": 3, "shard": "1/1"},
             # steps "10:15" traces steps 10 to 15 of each training; hlo dumps its program. See docs/profiling.md.
             "profile": {"steps": "", "hlo": False},
-            "data": {
-                **scale["data"],
-                "uncertainty": "ignore",
-                "max_missing": 0.01,
-                "validation_share": 0.25,
-            },
+            "data": {**scale["data"], "uncertainty": "ignore", "max_missing": 0.01},
             "split_seed": 0,
             "phantom": {"train": 1000, "valid": 200, "test": 150, "size": 160, "seed": 0, "conspicuity": 1.5},
             # The classifiers that saliency maps, the segmentation's encoder and IRNet's trunk come from.

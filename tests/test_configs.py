@@ -50,6 +50,7 @@ def test_the_papers_settings():
         assert (section.batch_size, section.epochs, section.learning_rate) == (16, 3.0, 1e-4)
         assert (section.checkpoint_every, section.decay, section.warmup_share) == (4800, False, 0.0)
     assert (config.segmentation.batch_size, config.p, config.init) == (8, 0.9, "chexpert")
+    assert (config.data.validation, semi.get_config("").data.validation) == (40, 0.25)
 
 
 def test_the_published_recipe_is_the_default():

@@ -13,16 +13,17 @@ import chexseg_jax
 from chexseg_jax import experiment
 from chexseg_jax.artifact import Store
 from chexseg_jax.data.chexlocalize import read_segmentations
-from chexseg_jax.data.chexpert import positive_tasks
+from chexseg_jax.data.chexpert import Studies, positive_tasks
 from chexseg_jax.data.images import read_grey, unfit_map
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
+from chexseg_jax.data.split import Split
 from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.published import compare
 from chexseg_jax.models.normalisation import IMAGENET
-from chexseg_jax.sources import open_sources
+from chexseg_jax.sources import Sources, open_sources
 from chexseg_jax.stages.prepare import prepare
 from configs import full, moco, semi
 
@@ -70,11 +71,33 @@ def test_the_report_scores_what_the_predictions_file_holds(tiny_run):
     workdir, run = tiny_run
     (root,) = (workdir / "artifacts").glob("phantom-*/data")
     truth = read_segmentations(root / "gt_segmentations_test.json")
-    compared = compare(truth, read_segmentations(run / "predictions.json"))
+    _, counts = compare(truth, read_segmentations(run / "predictions.json")).test_set
     scores = json.loads((run / "scores.json").read_text())
     assert scores["data"].startswith("phantom: synthetic")
-    for task, value in zip(TASKS, iou.pooled(compared.counts), strict=True):
+    for task, value in zip(TASKS, iou.pooled(counts), strict=True):
         assert scores["pooled"][task] == (None if np.isnan(value) else pytest.approx(value, abs=1e-4))
+
+
+def test_40_listed_images_validate_at_the_papers_scale_and_no_patient_is_on_both_sides(tmp_path):
+    """234 images of 200 patients; every fifth is without findings, so the masks file does not list it."""
+    ids = tuple(f"patient{i % 200}_study1_view{1 + i // 200}_frontal" for i in range(234))
+    listed = np.arange(234) % 5 > 0
+    masks = np.zeros((234, 4, 4, 2), np.uint8)
+    masks[listed, :, :, 0] = 255
+    labels, sizes = np.zeros((234, 14), np.float32), np.full((234, 2), 4, np.int32)
+    images = np.zeros((234, 4, 4), np.uint8)
+    known = np.ones((234, 10), bool)
+    Prepared(ids, images, labels, sizes, CHEXPERT, masks, known, listed).save(tmp_path)
+    paths = tuple(tmp_path / image_id.replace("_", "/", 2) for image_id in ids)
+    split = Split("valid", Studies(ids, paths, labels, np.ones(234, bool)), None, None, "0")
+    sources = Sources(split, split, split, CHEXPERT, False, tmp_path)
+    config = semi.get_config("scale=paper")
+    data = experiment.Data(sources, tmp_path, tmp_path, tmp_path, config.data.validation, config.split_seed)
+    train, validation = data.expert_rows
+    assert sorted([*train, *validation]) == np.flatnonzero(listed).tolist()
+    assert len(validation) == 40
+    sides = [{ids[row].split("_")[0] for row in rows} for rows in (train, validation)]
+    assert not sides[0] & sides[1]
 
 
 def test_a_second_run_makes_nothing(tiny_run, tiny_config, capsys):

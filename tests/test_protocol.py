@@ -41,7 +41,7 @@ def plan(prepared, monkeypatch):
 
     def planned(file, arguments="", **changes):
         config = file.get_config(f"{common},{arguments}" if arguments else common)
-        config.data.validation_share = 0.25
+        config.data.validation = 0.25
         config.update_from_flattened_dict(changes)
         calls = defaultdict(list)
         one, make = Run.open(config, workdir), Store.make

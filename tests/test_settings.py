@@ -30,6 +30,8 @@ def test_the_configs_values_pass(file, arg):
         ("segmentation.checkpoint_every", 0, "at least 1"),
         ("cams.batch_size", 0, "config.cams.batch_size=0 must be at least 1"),
         ("data.size", 0, "at least 32"),
+        ("data.validation", 0.0, "config.data.validation=0.0 must be a share in (0, 1) or a whole number"),
+        ("data.validation", 40.5, "must be a share in (0, 1) or a whole number"),
         ("data.uncertainty", "bogus", "uncertain labels must be zeros, ones or ignore"),
         ("pseudo_masks.degenerate", "drop", "must be one of keep, unknown"),
         ("imagenet.stride_on", "conv3", "must be one of conv1, conv2"),

@@ -42,7 +42,8 @@ class Rle(TypedDict):
 class Segmentations:
     """The masks of a segmentations file, run-length coded until they are read. See `read_segmentations`.
 
-    A task that an image does not list has an empty mask, or an unknown one where `taxonomy.missing` says so.
+    A task that an image does not list has an empty mask, or an unknown one where `taxonomy.missing` says so. The same
+    holds for all tasks of an image that the file does not list: CheXlocalize's files list only images with a finding.
     """
 
     path: Path
@@ -66,8 +67,8 @@ class Segmentations:
         return height, width
 
     def known(self, image_id: str) -> Bool[np.ndarray, " K"]:
-        """Whether each task of an image was annotated; an unknown mask carries no weight anywhere."""
-        entry = self._entry(image_id)
+        """Whether each task of an image, listed or not, was annotated; an unknown mask carries no weight anywhere."""
+        entry = self.entries.get(image_id, {})
         return np.array([self.taxonomy.missing == "empty" or task in entry for task in self.taxonomy.tasks])
 
     def rle(self, image_id: str, task: str) -> Rle:
@@ -126,7 +127,7 @@ def read_segmentations(path: str | Path, taxonomy: Taxonomy = CHEXPERT) -> Segme
                 )
         if not entry:
             raise InputError(
-                f"{path}: {image_id} lists no mask; list an all-zero mask for an image without findings"
+                f"{path}: {image_id} lists no mask; leave out an image without findings, or list an all-zero mask"
             )
         entries[image_id] = entry
     return Segmentations(path, entries, taxonomy)

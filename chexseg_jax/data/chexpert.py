@@ -55,6 +55,20 @@ class Studies:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """The patient of each image: the part of the id before the first `_study`, such as `patient64541`.
+
+        Elsewhere it is the folder that the table's path, `patient/study/view`, gives. A folder that all images share is
+        not a patient's: each image then counts as its own patient.
+        """
+        folders = [path.parent.parent.name for path in self.paths]
+        shared = len(set(folders)) == 1
+        return tuple(
+            image_id.partition("_study")[0] if "_study" in image_id else image_id if shared else folder
+            for image_id, folder in zip(self.ids, folders, strict=True)
+        )
+
     def take(self, rows: Sequence[int] | Int[np.ndarray, " M"] | Bool[np.ndarray, " N"]) -> "Studies":
         """Select rows: by number, in the given order, or by a mask, as in `studies.take(studies.frontal)`."""
         rows = np.arange(len(self))[np.asarray(rows) if len(rows) else slice(0)]

@@ -1,10 +1,10 @@
 """The prepared form of a set of radiographs: arrays at the training size, on disk, read at random.
 
 A folder holds `ids.json`, `taxonomy.json`, `labels.npy` [N,L], `sizes.npy` [N,2] (the full height and width),
-`known.npy` [N,K], and as records (see `data.records`) `images` [S,S] uint8 and, where there are masks, `masks` [S,S,P]
-bit-planes. `images.rows.npy` [N] maps rows to records; `images` may be a link to those of another set. Images are
-decoded and resized once. A memory map would be read twice as fast, but no training waits for that, and its pages count
-as the process's memory, which would then grow with the set.
+`known.npy` [N,K], `listed.npy` [N], and as records (see `data.records`) `images` [S,S] uint8 and, where there are
+masks, `masks` [S,S,P] bit-planes. `images.rows.npy` [N] maps rows to records; `images` may be a link to those of
+another set. Images are decoded and resized once. A memory map would be read twice as fast, but no training waits for
+that, and its pages count as the process's memory, which would then grow with the set.
 """
 
 import json
@@ -55,6 +55,8 @@ class Prepared:
       taxonomy: labels and tasks.
       masks: bit-planes, see `data.images.pack_masks`; None for a set without masks.
       known: whether the mask of a task is known. An unknown mask has no weight in losses, thresholds and scores.
+      listed: whether the image is in the segmentations file. IoU and training use only these images; AUROC and
+        predictions use all. None: all if there are masks, else none.
 
     `images` and `masks` of a loaded set are `Records`: index them for arrays, a few rows at a time.
     """
@@ -66,11 +68,14 @@ class Prepared:
     taxonomy: Taxonomy
     masks: UInt8[np.ndarray, "N S S P"] | Records | None = None
     known: Bool[np.ndarray, "N K"] | None = None
+    listed: Bool[np.ndarray, " N"] | None = None
 
     def __post_init__(self):
         if self.known is None:
             everything = np.full((len(self.ids), len(self.taxonomy.tasks)), self.masks is not None)
             object.__setattr__(self, "known", everything)
+        if self.listed is None:
+            object.__setattr__(self, "listed", np.full(len(self.ids), self.masks is not None))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,6 +107,7 @@ class Prepared:
             sizes=self.sizes[rows],
             masks=None if self.masks is None else _take(self.masks, rows),
             known=self.known[rows],
+            listed=self.listed[rows],
         )
 
     def with_masks(
@@ -109,8 +115,8 @@ class Prepared:
         masks: UInt8[np.ndarray, "N S S P"] | Records | None,
         known: Bool[np.ndarray, "N K"] | None = None,
     ) -> "Prepared":
-        """The same radiographs with other masks, all known unless stated."""
-        return replace(self, masks=masks, known=known)
+        """The same radiographs with other masks, all known unless stated, and all listed."""
+        return replace(self, masks=masks, known=known, listed=None)
 
     def read_masks(self, rows: int | slice | Int[np.ndarray, " M"]) -> Bool[np.ndarray, "*M S S K"]:
         """The masks of one image or of some."""
@@ -146,7 +152,7 @@ class Prepared:
                     (directory / name).symlink_to(os.path.relpath(value.folder, directory))
         (directory / "ids.json").write_text(json.dumps(self.ids))
         (directory / "taxonomy.json").write_text(json.dumps(self.taxonomy.to_dict(), indent=1))
-        for name in ("labels", "sizes", "known"):
+        for name in ("labels", "sizes", "known", "listed"):
             np.save(directory / f"{name}.npy", getattr(self, name))
 
     @classmethod
@@ -158,7 +164,9 @@ class Prepared:
         """
         if not (directory / "ids.json").exists():
             raise InputError(f"{directory}: not a prepared set (no ids.json); give an artifact of prepare")
-        labels, sizes, known = (np.load(directory / f"{name}.npy") for name in ("labels", "sizes", "known"))
+        labels, sizes, known, listed = (
+            np.load(directory / f"{name}.npy") for name in ("labels", "sizes", "known", "listed")
+        )
         return cls(
             tuple(json.loads((directory / "ids.json").read_text())),
             _open(directory, "images"),
@@ -167,6 +175,7 @@ class Prepared:
             Taxonomy.from_dict(json.loads((directory / "taxonomy.json").read_text())),
             _open(directory, "masks") if os.path.lexists(directory / "masks") else None,
             known,
+            listed,
         )
 
 

@@ -18,7 +18,7 @@ class Split:
     Attributes:
       name: train, valid or test.
       studies: the table's rows.
-      segmentations: the radiologists' masks; None for the weakly labelled split.
+      segmentations: the radiologists' masks, of all or some of the images; None for the weakly labelled split.
       second_reader: another radiologist's masks of the same images, if any.
       fingerprint: changes with the files, see `sources.fingerprint`; it stands for the split in artifacts' names.
     """
@@ -31,19 +31,30 @@ class Split:
 
 
 def split_expert(
-    positive: Bool[np.ndarray, "N K"], common: Sequence[int], *, share: float, seed: int
+    positive: Bool[np.ndarray, "N K"],
+    patients: Sequence[str],
+    common: Sequence[int],
+    *,
+    validation: float,
+    seed: int,
 ) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " V"]]:
-    """Split the annotated images so that scarce tasks stay in the training part.
+    """Split the images with masks by patient, so that scarce tasks stay in the training part.
 
     The paper splits 200 into 150 and 50, the 50 drawn among images without the scarce pathologies; it does not
-    define scarce. Here scarce tasks are those outside `common`. From the rarest up, each is kept out of the
-    validation part for as long as that part can still be drawn from images with a common task, on which checkpoints
-    are chosen.
+    define scarce. Here scarce tasks are those outside `common`. From the rarest up, the patients with a mask of the
+    task are kept out of the validation part for as long as the others have enough images with a common task, on which
+    checkpoints are chosen.
+
+    Patients are drawn in random order, each with all images. A patient who would exceed the wanted number of validation
+    images is passed over. If the number is not reached this way, the passed-over patient with the fewest images is
+    added where that comes closer to it.
 
     Args:
       positive: whether image i has a mask of task k.
+      patients: of each of the N images.
       common: positions of the tasks that checkpoints are chosen by.
-      share: of the images that go to validation, in (0, 1) (the paper: 0.25).
+      validation: how many images go to validation: a share of N in (0, 1) (the paper: 0.25), or a number of at least 1
+        (its published code: 40).
       seed: of the draw.
 
     Returns:
@@ -52,17 +63,47 @@ def split_expert(
     Raises:
       InputError: if either part would be empty.
     """
-    count, tasks = positive.shape
-    wanted = round(share * count)
-    if not 0 < wanted < count:
-        raise InputError(f"{count} annotated images cannot be split with a validation share of {share:g}")
-    scarce = [k for k in range(tasks) if k not in common]
-    pool = np.ones(count, bool)
+    count = len(positive)
+    _, patient = np.unique(np.asarray(patients, str), return_inverse=True)
+    sizes = np.bincount(patient)
+    wanted = round(validation * count if validation < 1 else validation)
+    if not 0 < wanted < count or len(sizes) < 2:
+        raise InputError(
+            f"{count} images with masks (patients: {len(sizes)}) cannot be split by patient into training and {wanted} "
+            f"validation images; set config.data.validation (={validation:g}) so that each part gets a patient"
+        )
+    pool = _without_scarce(positive, patient, common, wanted)
+    chosen = _draw(np.random.default_rng([seed, count]).permutation(np.unique(patient[pool])), sizes, wanted)
+    in_validation = np.isin(patient, chosen)
+    return np.flatnonzero(~in_validation), np.flatnonzero(in_validation)
+
+
+def _without_scarce(
+    positive: Bool[np.ndarray, "N K"], patient: Int[np.ndarray, " N"], common: Sequence[int], wanted: int
+) -> Bool[np.ndarray, " N"]:
+    """The images that validation is drawn from."""
+    pool = np.ones(len(positive), bool)
+    scarce = [k for k in range(positive.shape[1]) if k not in common]
     for k in sorted(scarce, key=lambda k: positive[:, k].sum()):
-        remaining = pool & ~positive[:, k]
+        remaining = pool & ~np.isin(patient, patient[positive[:, k]])
         if (remaining & positive[:, list(common)].any(1)).sum() < wanted:
             break
         pool = remaining
-    rng = np.random.default_rng([seed, count])
-    validation = np.sort(rng.choice(np.flatnonzero(pool), wanted, replace=False))
-    return np.setdiff1d(np.arange(count), validation), validation
+    return pool
+
+
+def _draw(order: Int[np.ndarray, " P"], sizes: Int[np.ndarray, " Q"], wanted: int) -> list[int]:
+    """The patients of the validation part: P in the order of the draw, `sizes` the images of each of all Q."""
+    chosen: list[int] = []
+    passed: list[int] = []
+    total = 0
+    for one in order.tolist():
+        fits = total + sizes[one] <= wanted
+        (chosen if fits else passed).append(one)
+        total += int(sizes[one]) * bool(fits)
+    if passed and total < wanted:
+        smallest = min(passed, key=lambda one: sizes[one])
+        more = total + int(sizes[smallest])
+        if not chosen or (more - wanted < wanted - total and more < sizes.sum()):
+            chosen.append(smallest)
+    return chosen

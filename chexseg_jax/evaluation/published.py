@@ -75,12 +75,10 @@ def compare(truth: Segmentations, prediction: Segmentations) -> Comparison:
     ids = tuple(sorted({*truth.ids, *prediction.ids}))
     tasks = truth.taxonomy.tasks
     counts = np.zeros((3, len(ids), len(tasks)), np.int64)
-    known = np.full(counts.shape[1:], truth.taxonomy.missing == "empty")
+    known = np.stack([truth.known(image_id) for image_id in ids])
     for i, image_id in enumerate(ids):
         if image_id in truth and image_id in prediction:
             prediction.check_size(image_id, truth.size(image_id), str(truth.path))
-        if image_id in truth:
-            known[i] = truth.known(image_id)
         nothing = empty(*(truth if image_id in truth else prediction).size(image_id))
         for k, task in enumerate(tasks):
             codes = (

@@ -63,10 +63,10 @@ def open_gallery(test: Path, sources: Sources, results: Results) -> Gallery:
 def _notes(config: ConfigDict, sources: Sources, results: Results, missing: Mapping[str, str]) -> list[str]:
     notes = [
         sources.note,
-        "IoU: sum of intersections over sum of unions of all test images; the mean is over the pathologies with a test "
-        "mask. Brackets hold 95 % intervals: over trials by Student's t in Tables 1 and 2; in comparisons by a paired "
-        f"bootstrap over test images ({config.scores.bootstrap} replicates, seed 0). The paper's numbers are on "
-        "CheXpert, not on this data; compare their shape.",
+        "IoU: sum of intersections over sum of unions of all test images in the segmentations file; the mean is over "
+        "the pathologies with a test mask. Brackets hold 95 % intervals: over trials by Student's t in Tables 1 and 2; "
+        f"in comparisons by a paired bootstrap over these images ({config.scores.bootstrap} replicates, seed 0). The "
+        "paper's numbers are on CheXpert, not on this data; compare their shape.",
     ]
     if sources.reader_note:
         notes.append(sources.reader_note)

@@ -27,7 +27,7 @@ from chexseg_jax.phantom.view import View
 from chexseg_jax.progress import track
 
 #: Increase it whenever the same arguments give other bytes.
-VERSION = 5
+VERSION = 6
 
 #: Written last: marks a folder as a complete phantom.
 MARKER = "PHANTOM.md"
@@ -142,8 +142,13 @@ def _row(view: View) -> dict[str, Any]:
 
 
 def _write_masks(root: Path, outputs: Sequence[_Output]) -> None:
+    """Write the mask files; those of valid and test list only the images with a true mask, as CheXlocalize does.
+
+    Its second readers knew the true image labels and read the same images, so their file lists these too: some of its
+    masks are empty, and what the phantom's reader claims on other images is not written.
+    """
     train, valid, test = (
-        {output.view.id: output for output in outputs if output.view.split == split}
+        {o.view.id: o for o in outputs if o.view.split == split and (split == "train" or o.polygons)}
         for split in ("train", "valid", "test")
     )
 
@@ -211,8 +216,8 @@ nothing about radiographs of people.
 
 - `train.csv`: labels as mined from reports: some uncertain, many blank, some wrong. `valid.csv` and
   `test_labels.csv`: the truth. Pleural Other and Fracture are never drawn; in `train.csv` they are label noise.
-- `gt_segmentations_*.json`, `gt_annotations_*.json`: exact masks and their outlines.
-- `hb_segmentations_test.json`: masks of a simulated second reader.
+- `gt_segmentations_*.json`, `gt_annotations_*.json`: exact masks and their outlines, of the images with a finding.
+- `hb_segmentations_test.json`: masks of a simulated second reader, of the same test images.
 - `phantom_train_masks.json`: exact masks of the training images, which no download has. Use them only to judge
   pseudo-masks, never for training.
 """

@@ -27,10 +27,10 @@ class Gallery:
     """The test set at the training size.
 
     Attributes:
-      prepared: its images and true masks.
+      prepared: its images and true masks, also of images that the segmentations file does not list.
       predictions: title -> masks of the test images at full size, of models and of the second reader.
       words: title -> description of the model.
-      scores: title -> IoU of each image, see `image_scores`.
+      scores: title -> IoU of each image, see `image_scores`; nan for an image that is not listed.
       picture: noun for one of the images; a phantom's are called synthetic.
     """
 
@@ -60,9 +60,13 @@ class Gallery:
         if sources.second_reader:
             predictions[READER] = sources.second_reader
             counts[READER] = iou.load_counts(next(iter(scores.values())))["reader"]
-        each = {title: image_scores(of) for title, of in counts.items()}
+        prepared = Prepared.load(test)
+        each = {}
+        for title, of in counts.items():
+            each[title] = np.full((len(prepared), len(prepared.taxonomy.tasks) + 1), np.nan)
+            each[title][prepared.listed] = image_scores(of)
         picture = "Synthetic image" if sources.is_phantom else "Radiograph"
-        return cls(Prepared.load(test), predictions, words, each, picture)
+        return cls(prepared, predictions, words, each, picture)
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -190,15 +190,21 @@ def _write_run(
 
 
 def _score_section(run: Path, sources: Sources, table: Table, gallery: Gallery, made: Made) -> Section:
+    listed = gallery.prepared.listed
     text = (
-        f"{len(gallery.prepared)} test images at full size. *pooled*: sum of intersections over sum of unions "
-        "(CheXseg); *per image*: mean over images that both the radiologist and the model marked (CheXlocalize). In "
-        "brackets 95 % intervals, bootstrap over images. *box*: a centred box of the task's mean size in the expert "
-        "training images, on every image. A task without a positive test mask has no IoU: it is absent, and left out "
-        "of the mean."
+        f"{listed.sum()} test images at full size. *pooled*: sum of intersections over sum of unions (CheXseg); "
+        "*per image*: mean over images that both the radiologist and the model marked (CheXlocalize). In brackets "
+        "95 % intervals, bootstrap over images. *box*: a centred box of the task's mean size in the expert training "
+        "images, on every image. A task without a positive test mask has no IoU: it is absent, and left out of the "
+        "mean."
     )
-    if unknown := gallery.unknown.sum():
-        text += f" {unknown} pairs of image and task of {gallery.unknown.size} were not annotated and have no weight."
+    if others := (~listed).sum():
+        text += (
+            f" IoU leaves out the test images that the segmentations file does not list ({others} of {len(listed)}), "
+            "as the published code does; `predictions.json` holds their masks too."
+        )
+    if unknown := (pairs := gallery.unknown[listed]).sum():
+        text += f" {unknown} pairs of image and task of {pairs.size} were not annotated and have no weight."
     notes = [sources.reader_note] if sources.reader_note else []
     _draw_overlays(run / "overlays.png", gallery, made, sources.title)
     picture = Picture(run / "overlays.png", "radiograph, ground truth and prediction")

@@ -27,8 +27,9 @@ _REASON = 500
 def prepare(part: Path, *, config: ConfigDict, split: Split) -> None:
     """Decode and letterbox a split once, as a set that `data.prepared.Prepared.load` opens.
 
-    A split with masks keeps its annotated images. A split without masks leaves out images that are missing or
-    unreadable, names them in `left_out.json`, and fails above the share `config.max_missing`.
+    All images of the table are kept, those with and without masks; `Prepared.listed` tells them apart. An image
+    without masks that is missing or unreadable is left out and named in `left_out.json`; above the share
+    `config.max_missing` of the images, the stage fails.
 
     Args:
       part: the artifact's folder.
@@ -36,8 +37,9 @@ def prepare(part: Path, *, config: ConfigDict, split: Split) -> None:
       split: the files.
 
     Raises:
-      InputError: for too many unreadable images, an annotated image that is missing or not in the table, or masks that
-        differ in size from their image.
+      InputError: for too many unreadable images, an image with masks that is unreadable or not in the table, masks that
+        differ in size from their image, or a split without an image of the wanted views (with masks, where the split
+        has any).
     """
     studies, annotated = _selected(split, config.views), split.segmentations
     count, limit = len(studies), config.max_missing * len(studies)
@@ -73,7 +75,10 @@ def prepare(part: Path, *, config: ConfigDict, split: Split) -> None:
     if left_out:
         some = "; ".join(list(left_out.values())[:3])
         say(f"{split.name}: {len(left_out)} of {count} images left out (all in left_out.json): {some}")
-    known = None if annotated is None else np.array([annotated.known(i) for i in studies.ids])
+    known = listed = None
+    if annotated is not None:
+        known = np.array([annotated.known(image_id) for image_id in studies.ids])
+        listed = np.array([image_id in annotated for image_id in studies.ids])
     every = Prepared(
         studies.ids,
         columns["images"],
@@ -82,50 +87,56 @@ def prepare(part: Path, *, config: ConfigDict, split: Split) -> None:
         studies.taxonomy,
         columns.get("masks"),
         known,
+        listed,
     )
     every.take([i for i in range(count) if studies.ids[i] not in left_out]).save(part)
 
 
 def _selected(split: Split, views: str) -> Studies:
-    """The rows of the wanted views and, in a split with masks, of annotated images."""
+    """The rows of the wanted views."""
     studies, annotated = split.studies, split.segmentations
     if views != "both":
         studies = studies.take(np.flatnonzero(studies.frontal == (views == "frontal")))
     if annotated is not None:
-        listed = set(split.studies.ids)
-        if unknown := [image_id for image_id in annotated.ids if image_id not in listed]:
+        rows = set(split.studies.ids)
+        if unknown := [image_id for image_id in annotated.ids if image_id not in rows]:
             raise InputError(
                 f"{annotated.path}: {len(unknown)} annotated images are not in the {split.name} table, "
                 f"such as {unknown[0]}"
             )
-        studies = studies.take([i for i, image_id in enumerate(studies.ids) if image_id in annotated])
+        if len(studies) and not any(image_id in annotated for image_id in studies.ids):
+            raise InputError(
+                f"{annotated.path}: no masks of a {views} image of the {split.name} table; see config.data.views"
+            )
     if not len(studies):
         raise InputError(f"the {split.name} split has no {views} image; see config.data.views")
     return studies
 
 
 def _row(studies: Studies, i: int, size: int, annotated: Segmentations | None) -> dict[str, np.ndarray]:
-    """The columns of one study; for an unreadable image without masks, black pixels and the reason in `left_out`."""
-    path = studies.paths[i]
-    try:
-        image = read_grey(path)
-    except InputError as error:
-        if annotated is not None:
-            raise
-        reason = np.array(str(error).encode()[:_REASON], f"S{_REASON}")
-        return {
-            "images": np.zeros((size, size), np.uint8),
-            "sizes": np.zeros(2, np.int32),
-            "left_out": reason,
-        }
-    row = {
-        "images": fit_image(image, size),
-        "sizes": np.array(image.shape, np.int32),
+    """The columns of one study; for an unreadable image without masks, black pixels and the reason in `left_out`.
+
+    An image that `annotated` does not list has all-zero masks.
+    """
+    image_id, path = studies.ids[i], studies.paths[i]
+    listed = annotated is not None and image_id in annotated
+    row: dict[str, np.ndarray] = {
+        "images": np.zeros((size, size), np.uint8),
+        "sizes": np.zeros(2, np.int32),
         "left_out": np.array(b"", f"S{_REASON}"),
     }
     if annotated is not None:
-        annotated.check_size(studies.ids[i], image.shape, path)
-        row["masks"] = pack_masks(fit_mask(annotated.masks(studies.ids[i]), size))
+        row["masks"] = np.zeros((size, size, annotated.taxonomy.planes), np.uint8)
+    try:
+        image = read_grey(path)
+    except InputError as error:
+        if listed:
+            raise
+        return row | {"left_out": np.array(str(error).encode()[:_REASON], f"S{_REASON}")}
+    row |= {"images": fit_image(image, size), "sizes": np.array(image.shape, np.int32)}
+    if annotated is not None and listed:
+        annotated.check_size(image_id, image.shape, path)
+        row["masks"] = pack_masks(fit_mask(annotated.masks(image_id), size))
     return row
 
 

@@ -36,12 +36,13 @@ def score_segmentation(
 ) -> None:
     """Predict the test images, undo the letterbox, and count pixels against the radiologists' masks.
 
-    Two yardsticks are counted alike: the second reader, and a centred box as large as a task's mean mask on the expert
-    training images.
+    All test images are predicted; pixels are counted on those that the segmentations file lists. Two yardsticks are
+    counted alike: the second reader, and a centred box as large as a task's mean mask on the expert training images.
 
     Args:
-      part: receives `predictions.json` (CheXlocalize's format), `counts.npz` for `evaluation.iou.load_counts`, and with
-        `pseudo` the predictions `weak_masks.npy` [M,S,S,P] (bit-planes) of its first images.
+      part: receives `predictions.json` (CheXlocalize's format, all test images), `counts.npz` for
+        `evaluation.iou.load_counts` (the listed images, in the order of `test`), and with `pseudo` the predictions
+        `weak_masks.npy` [M,S,S,P] (bit-planes) of its first images.
       batch_size: images at a time.
       model: a saved segmentation.
       test: prepared test set.
@@ -68,26 +69,24 @@ def score_segmentation(
         for image_id, (height, width), one in zip(images.ids, images.sizes, maps, strict=True):
             yield image_id, (int(height), int(width)), one
 
-    def judge(one: tuple) -> tuple[str, Codes, dict[str, Counts]]:
+    def judge(one: tuple) -> tuple[str, Codes, dict[str, Counts] | None]:
         image_id, size, maps = one
         # A task at a time: ten maps of a radiograph at full size take 260 MB, and several images are in work at once.
-        codes: dict[str, Codes] = {
-            "model": {t: encode(unfit_map(maps[..., k], size) > limits[k]) for k, t in enumerate(tasks)},
-            "box": {t: encode(centred_boxes(size, shares[[k]])[..., 0]) for k, t in enumerate(tasks)},
-        }
+        model = {t: encode(unfit_map(maps[..., k], size) > limits[k]) for k, t in enumerate(tasks)}
+        if image_id not in truth:
+            return image_id, model, None
+        box = {t: encode(centred_boxes(size, shares[[k]])[..., 0]) for k, t in enumerate(tasks)}
+        codes: dict[str, Codes] = {"model": model, "box": box}
         if reader is not None:
             codes["reader"] = _listed(reader, image_id, size)
         reference, known = _listed(truth, image_id, size), truth.known(image_id)
         tables = {name: [code_counts(masks[t], reference[t]) for t in tasks] for name, masks in codes.items()}
-        return (
-            image_id,
-            codes["model"],
-            {n: Counts(*np.transpose(rows)).where(known) for n, rows in tables.items()},
-        )
+        return image_id, model, {n: Counts(*np.transpose(rows)).where(known) for n, rows in tables.items()}
 
     def predictions() -> Iterator[tuple[str, Codes]]:
         for image_id, masks, tables in map_ahead(judge, probabilities(), distance=16):
-            counted.append(tables)
+            if tables is not None:
+                counted.append(tables)
             yield image_id, masks
 
     write_segmentations(part / "predictions.json", predictions(), images.taxonomy)

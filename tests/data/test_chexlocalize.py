@@ -228,7 +228,9 @@ def test_tasks_that_are_not_listed_are_unknown_where_the_task_set_says_so(tmp_pa
     path = in_file(tmp_path / "s.json", {"a": {"Edema": GOOD}})
     found = read_segmentations(path, taxonomy)
     assert found.known("a").tolist() == [True, False]
+    assert not found.known("not listed").any()
     assert read_segmentations(path).known("a").all()
+    assert read_segmentations(path).known("not listed").all()
     write_segmentations(tmp_path / "again.json", {"a": {"Edema": GOOD}}, taxonomy)
     assert json.loads((tmp_path / "again.json").read_text()) == {"a": {"Edema": GOOD}}
 

@@ -147,6 +147,22 @@ def test_take(tmp_path):
     assert len(studies.take([])) == 0
 
 
+@pytest.mark.parametrize(
+    ("paths", "patients"),
+    [
+        (["patient00001/study1/view1", "patient00001/study2/view1"], ["patient00001", "patient00001"]),
+        (["p7/visit1/view1", "p7/visit2/view1", "p8/visit1/view1"], ["p7", "p7", "p8"]),
+        (["images/valid/a", "images/valid/b"], ["images_valid_a_frontal", "images_valid_b_frontal"]),
+    ],
+)
+def test_the_patient_of_an_image(tmp_path, paths, patients):
+    path = tmp_path / "valid.csv"
+    chexpert.write_labels(
+        path, [{"Path": f"{path}_frontal.jpg"} for path in paths], columns=chexpert.TEST_COLUMNS
+    )
+    assert chexpert.read_labels(path, root=tmp_path).patients == tuple(patients)
+
+
 UNSURE = np.array([[1, 0, -1, NAN] + [-1] * 10], np.float32)
 
 

@@ -21,6 +21,7 @@ def prepared() -> Prepared:
         taxonomy=CHEXPERT,
         masks=pack_masks(draw.random((4, 8, 8, 10)) < 0.5),
         known=draw.random((4, 10)) < 0.7,
+        listed=np.array([True, False, True, False]),
     )
 
 
@@ -34,6 +35,7 @@ def test_round_trip_on_disk(prepared, tmp_path, masked):
     assert loaded.ids == prepared.ids
     assert loaded.size == 8
     assert loaded.taxonomy == CHEXPERT
+    assert loaded.listed.tolist() == ([True, False, True, False] if masked else [False] * 4)
     for name in ("images", "labels", "sizes", "known"):
         np.testing.assert_array_equal(getattr(loaded, name)[:], getattr(prepared, name))
     assert (loaded.masks is None) == (not masked)
@@ -70,7 +72,7 @@ def test_has_mask_is_true_for_known_masks_with_a_pixel(prepared):
 def test_take_keeps_the_arrays_aligned(prepared):
     few = prepared.take([2, 0])
     assert few.ids == (prepared.ids[2], prepared.ids[0])
-    for name in ("images", "labels", "sizes", "masks", "known"):
+    for name in ("images", "labels", "sizes", "masks", "known", "listed"):
         np.testing.assert_array_equal(getattr(few, name), getattr(prepared, name)[[2, 0]])
 
 

@@ -51,7 +51,8 @@ def data(tmp_path_factory):
 def finish(config, data, folder) -> Results:
     """Synthetic runs: the truth's masks without random pixels; mixtures keep more of them than p = 0 and p = 1."""
     truth, reader = data.sources.test.segmentations, data.sources.second_reader
-    records, names = {}, Prepared.load(data.test).ids
+    test = Prepared.load(data.test)
+    records, names = {}, test.take(np.flatnonzero(test.listed)).ids
     for number, trial in enumerate(trials(config)):
         rng = np.random.default_rng(number)
         kept = {0.0: 0.3, 1.0: 0.5}.get(trial.setting.p, 0.7) + 0.02 * trial.number

@@ -7,7 +7,7 @@ from chexseg_jax.phantom.reader import second_reading
 
 
 def test_the_second_reader_disagrees_as_much_as_radiologists(tree):
-    """Pooled IoU on 80 images; the figures of the module docstring come from 150 at 192 px."""
+    """Pooled IoU on the images with a finding of 80; the figures of the module docstring come from 150 at 192 px."""
     truth = read_segmentations(tree / "gt_segmentations_test.json")
     reading = read_segmentations(tree / "hb_segmentations_test.json")
     assert truth.ids == reading.ids

@@ -54,10 +54,11 @@ def test_the_layout_is_that_of_a_download(tree):
 def test_masks_agree_with_images_labels_and_outlines(tree, name, file):
     masks = read_segmentations(tree / f"gt_segmentations_{name}.json")
     outlines = read_annotations(tree / f"gt_annotations_{name}.json")
-    rows = table(tree / file)
-    assert len(masks) == len(outlines) == len(rows)
-    for row in rows:
-        image_id = "_".join(row["Path"].removesuffix(".jpg").split("/")[2:])
+    rows = {"_".join(row["Path"].removesuffix(".jpg").split("/")[2:]): row for row in table(tree / file)}
+    assert list(masks.entries) == list(outlines)
+    for image_id, row in rows.items():
+        if image_id not in masks:
+            continue
         with Image.open(tree / row["Path"]) as image:
             assert image.mode == "L"
             assert masks.size(image_id) == outlines[image_id].size == image.size[::-1]
@@ -66,6 +67,21 @@ def test_masks_agree_with_images_labels_and_outlines(tree, name, file):
             pixels.any((0, 1)), [row[CHEXPERT.label(task)] == "1.0" for task in CHEXPERT.tasks]
         )
         np.testing.assert_array_equal(pixels, outlines[image_id].masks())
+
+
+@pytest.mark.parametrize(("name", "file"), [("val", "valid.csv"), ("test", "test_labels.csv")])
+def test_the_files_list_the_images_with_a_finding_and_no_others(tree, name, file):
+    rows = table(tree / file)
+    with_finding = {
+        "_".join(row["Path"].removesuffix(".jpg").split("/")[2:])
+        for row in rows
+        if any(row[CHEXPERT.label(task)] == "1.0" for task in CHEXPERT.tasks)
+    }
+    assert 0 < len(with_finding) < len(rows)
+    assert set(read_segmentations(tree / f"gt_segmentations_{name}.json").ids) == with_finding
+    assert set(read_annotations(tree / f"gt_annotations_{name}.json")) == with_finding
+    if name == "test":  # the second reader knew the image labels
+        assert set(read_segmentations(tree / "hb_segmentations_test.json").ids) == with_finding
 
 
 def test_train_has_exact_masks_and_noisy_labels(tree):

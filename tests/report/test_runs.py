@@ -147,6 +147,27 @@ def test_a_segmentation_run(tmp_path, sources, prepared, made):
         assert (run / name).stat().st_size > 0
 
 
+def test_an_image_that_is_not_listed_is_shown_and_not_scored(tmp_path, sources, prepared, made):
+    """The counts are of the first four images; the masks file does not list the fifth."""
+    five = prepared.take([0, 1, 2, 3, 0])
+    five = replace(
+        five, ids=(*IDS, "image4"), listed=np.arange(5) < 4, known=five.known & (np.arange(5) < 4)[:, None]
+    )
+    five.save(artifact(tmp_path / "test"))
+    masks = dict.fromkeys((*IDS, "image4"), np.ones((SIZE, SIZE, 3), bool))
+    write_segmentations(made.scores / "predictions.json", masks, TAXONOMY)
+    run = report_segmentation(tmp_path, semi.get_config("p=0.9"), sources, test=tmp_path / "test", made=made)
+    text, data = (run / "report.md").read_text(), embedded((run / "report.html").read_text())
+    assert "\n4 test images at full size." in text
+    assert "the test images that the segmentations file does not list (1 of 5)" in text
+    assert "4 pairs of image and task of 12 were not annotated" in text
+    assert [image["id"] for image in data["images"]] == [*IDS, "image4"]
+    *scored, other = data["images"]
+    assert all(image["scores"]["prediction"][-1] is not None for image in scored)
+    assert other["scores"] == dict.fromkeys(("prediction", "second reader"), [None] * 4)
+    assert set(other["masks"]["prediction"]) == {"0", "1", "2"}
+
+
 @pytest.mark.parametrize(
     ("threshold", "values", "words"),
     [("tuned", 0.15, "the best by mean IoU"), ("otsu", None, "Otsu's rule"), ("0.4", 0.4, "maps: fixed.")],

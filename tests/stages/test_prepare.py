@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from chexseg_jax.artifact import Store
 from chexseg_jax.data.chexlocalize import empty
 from chexseg_jax.data.images import fit_image, read_grey
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.sources import open_sources
 from chexseg_jax.stages import prepare as stage
@@ -124,3 +126,60 @@ def test_what_processes_left_out_in_their_shares_counts_together(sources, tmp_pa
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
         with pytest.raises(error, match=told):
             made(tmp_path, share, sources.train)
+
+
+@pytest.mark.parametrize("missing", ["empty", "unknown"])
+def test_images_that_the_masks_file_does_not_list_stay(missing, download, tmp_path):
+    """All rows of the table; those without masks have empty or unknown ones, as the task set says."""
+    taxonomy = CHEXPERT.to_dict() | {"missing": missing}
+    lines = [f"{key} = {json.dumps(taxonomy[key])}" for key in ("labels", "tasks", "missing")]
+    label_of = '[label_of]\n"Airspace Opacity" = "Lung Opacity"'
+    (download / "tasks.toml").write_text("\n".join([*lines, label_of]))
+    dropped = unlist(download / "gt_segmentations_val.json")
+    split = open_sources(Store(tmp_path), ConfigDict({"root": str(download)})).valid
+    prepared = Prepared.load(made(tmp_path, SETTINGS, split))
+    assert prepared.ids == split.studies.ids
+    np.testing.assert_array_equal(prepared.listed, [i in split.segmentations for i in prepared.ids])
+    row = prepared.ids.index(dropped)
+    assert not prepared.listed[row]
+    assert not prepared.masks[row].any()
+    assert prepared.images[row].any()
+    np.testing.assert_array_equal(prepared.known.all(1), prepared.listed | (missing == "empty"))
+    np.testing.assert_array_equal(prepared.known.any(1), prepared.listed | (missing == "empty"))
+
+
+def test_only_an_unreadable_image_without_masks_is_left_out(download, tmp_path):
+    dropped = unlist(download / "gt_segmentations_val.json")
+    split = open_sources(Store(tmp_path), ConfigDict({"root": str(download)})).valid
+    path = dict(zip(split.studies.ids, split.studies.paths, strict=True))
+    path[dropped].unlink()
+    with pytest.raises(InputError, match=r"more than 0.0% of the 8 valid images cannot be read"):
+        made(tmp_path, SETTINGS, split)
+    folder = made(tmp_path, settings(max_missing=0.2), split)
+    assert list(json.loads((folder / "left_out.json").read_text())) == [dropped]
+    prepared = Prepared.load(folder)
+    assert set(split.studies.ids) - set(prepared.ids) == {dropped}
+    assert len(prepared.listed) == 7
+    path[split.segmentations.ids[0]].write_bytes(b"")
+    with pytest.raises(InputError, match=split.segmentations.ids[0].replace("_", "/", 2)):
+        made(tmp_path / "again", settings(max_missing=0.9), split)
+
+
+def test_a_split_without_masks_of_the_wanted_views_is_refused(sources, tmp_path):
+    studies, masks = sources.valid.studies, sources.valid.segmentations
+    studies = replace(studies, frontal=np.arange(len(studies)) > 0)  # the only lateral view is the first
+    others = {name: entry for name, entry in masks.entries.items() if name != studies.ids[0]}
+    split = replace(sources.valid, studies=studies, segmentations=replace(masks, entries=others))
+    with pytest.raises(
+        InputError, match=r"no masks of a lateral image of the valid table; see config\.data\.views"
+    ):
+        made(tmp_path, settings(views="lateral"), split)
+
+
+def unlist(file) -> str:
+    """Remove the first image from a segmentations file."""
+    masks = json.loads(file.read_text())
+    first = next(iter(masks))
+    del masks[first]
+    file.write_text(json.dumps(masks))
+    return first

@@ -1,8 +1,19 @@
-import numpy as np
+import json
+from types import SimpleNamespace
 
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from chexseg_jax.artifact import Store
 from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.prepared import Prepared
+from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.evaluation.iou import counts, load_counts
+from chexseg_jax.sources import open_sources
+from chexseg_jax.stages import scores as stage
+from chexseg_jax.stages.prepare import prepare
+from chexseg_jax.training.inference import make_inference
 
 
 def test_counts_of_a_run_are_those_of_its_masks(tiny_run):
@@ -13,6 +24,7 @@ def test_counts_of_a_run_are_those_of_its_masks(tiny_run):
     (data,) = workdir.glob("artifacts/phantom-*/data")
     truth, reader = (read_segmentations(data / f"{whose}_segmentations_test.json") for whose in ("gt", "hb"))
     prepared = Prepared.load(next(workdir.glob("artifacts/prepare-test-*")))
+    prepared = prepared.take(np.flatnonzero(prepared.listed))
     for name, masks in (("model", read_segmentations(scores / "predictions.json")), ("reader", reader)):
         expected = [counts(masks.masks(i), truth.masks(i)) for i in prepared.ids]
         np.testing.assert_array_equal(found[name], np.stack(expected, 1))
@@ -22,3 +34,39 @@ def test_counts_of_a_run_are_those_of_its_masks(tiny_run):
     height, width = prepared.sizes[0]
     one = box.predicted[0, 2] / (height * width)
     np.testing.assert_allclose(box.predicted[:, 2] / prepared.sizes.prod(1), one, atol=0.05)
+
+
+def test_all_test_images_are_predicted_and_the_listed_ones_counted(download, tmp_path, monkeypatch):
+    file = download / "gt_segmentations_test.json"
+    masks = json.loads(file.read_text())
+    masks.pop(next(iter(masks)))
+    file.write_text(json.dumps(masks))
+    split = open_sources(Store(tmp_path), ConfigDict({"root": str(download)})).test
+    config = ConfigDict({"size": 32, "views": "both", "max_missing": 0.0})
+    (tmp_path / "test").mkdir()
+    prepare(tmp_path / "test", config=config, split=split)
+    model = SimpleNamespace(
+        module=None, variables={}, normalisation=None, thresholds=dict.fromkeys(CHEXPERT.tasks, 0.4)
+    )
+    infer = make_inference(lambda _, batch: jnp.repeat(batch["image"][..., None] / 255, 10, -1))
+    monkeypatch.setattr(stage, "restore", lambda _: model)
+    monkeypatch.setattr(stage, "probabilities_of", lambda *_: infer)
+    stage.score_segmentation(
+        tmp_path,
+        batch_size=2,
+        model=tmp_path,
+        test=tmp_path / "test",
+        split=split,
+        expert=tmp_path / "test",
+        train_rows=np.arange(2),
+        pseudo=None,
+    )
+    predictions = read_segmentations(tmp_path / "predictions.json")
+    assert set(predictions.ids) == set(split.studies.ids)
+    listed = [image_id for image_id in split.studies.ids if image_id in masks]
+    assert len(listed) == len(masks) < len(predictions)
+    pairs = [(predictions.masks(i), split.segmentations.masks(i)) for i in listed]
+    expected = np.stack([counts(*pair) for pair in pairs], 1)
+    np.testing.assert_array_equal(load_counts(tmp_path)["model"], expected)
+    # What is predicted on the other images is no false positive.
+    assert all(predictions.masks(image_id).any() for image_id in predictions.ids)
