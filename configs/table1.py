@@ -7,8 +7,8 @@
 p in {0, .2, .4, .6, .8, .85, .9, 1} x {CAM, IRNet} x 3 trials, each with its own 100 pseudo-masks; and Table 2's best
 weak models, the paper's first column (shared with configs/table2.py in one work directory).
 The paper's mean IoU: p = 0 .142 (CAM), .156 (IRNet); p = .9 .270, .267; p = 1 .246.
-At the paper's scale configs/semi.py:p=0.9,trial=1 is one of its runs and reuses its stages; on a laptop the
-segmentations here have half the steps.
+Segmentations run the paper's 20 epochs; --config.segmentation.steps=N gives all of them N updates instead.
+At the paper's scale configs/semi.py:p=0.9,trial=1 is one of its runs and reuses its stages.
 """
 
 from configs import base
