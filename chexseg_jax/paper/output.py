@@ -38,7 +38,7 @@ def write_paper(
         say(f"{config.name}: no finished run, so no table in {folder}{outdated}")
         return
     notes, contents = _notes(config, sources, results, missing), _tables(config, sources, results)
-    tables.write_tables(folder / "tables", config.name, contents, notes, results, sources)
+    tables.write_tables(folder / "tables", config, contents, notes, results, sources)
     gallery = open_gallery(test, sources, results)
     pictures = _figures(folder / "figures", config, sources, results, gallery)
     title = f"{config.name}, {config.scale} scale ({sources.title})"
@@ -66,7 +66,7 @@ def _notes(config: ConfigDict, sources: Sources, results: Results, missing: Mapp
         "IoU: sum of intersections over sum of unions of all test images; the mean is over the pathologies with a test "
         "mask. Brackets hold 95 % intervals: over trials by Student's t in Tables 1 and 2; in comparisons by a paired "
         f"bootstrap over test images ({config.scores.bootstrap} replicates, seed 0). The paper's numbers are on "
-        "CheXpert, not on this data; compare their shape.",
+        "CheXpert, not on this data, and its mean is over its ten pathologies; compare their shape.",
     ]
     if sources.reader_note:
         notes.append(sources.reader_note)
