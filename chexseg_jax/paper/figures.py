@@ -1,7 +1,9 @@
 """Figures 2 to 5, laid out as in the paper, each as PNG and PDF."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BAR_COLOURS = {"reader": "#3b3b3b", "semi": "#0072b2", "weak": "#e69f00"}
+_EXPERT_COLOUR = "#b0b0b0"
 _SHADES = ("#9ecae1", "#4292c6", "#08519c", "#08306b")
 #: Some colours are pale.
 _EDGE: dict[str, Any] = {"edgecolor": "#333", "linewidth": 0.6}
@@ -78,30 +81,44 @@ def draw_figure2(
     return _save(figure, folder, 2, title, caption)
 
 
-def draw_figure3(folder: Path, config: ConfigDict, results: Results, title: str) -> Picture:
-    """Mean IoU by initialisation, number and kind of pseudo-masks, beside the paper's."""
-    (p,), papers, inits = config.grid.p, load_papers(), config.grid.init
+def draw_figure3(
+    folder: Path, config: ConfigDict, results: Results, title: str, absent: Collection[Setting] = ()
+) -> Picture:
+    """Mean IoU by initialisation beside the paper's: expert masks alone, then pseudo-masks by their number and kind.
+
+    `absent` are the settings that need public weights, which are not on this machine.
+    """
+    papers, inits = load_papers(), config.grid.init
+    (p,) = set(config.grid.p) - {1}
     counts = sorted({*config.grid.count, *(s.count for s, _ in papers if s.p == p)})
-    panels = {
-        LABELLERS[pseudo].title: {
-            count: [Setting(float(p), init, pseudo, count) for init in inits] for count in counts
-        }
-        for pseudo in config.grid.pseudo
-    }
+    panels: dict[str, dict[int, list[Setting]]] = {}
+    if 1 in config.grid.p:
+        panels["expert masks (p = 1)"] = {0: [Setting.of(1.0, init, "", 0) for init in inits]}
+    for pseudo in config.grid.pseudo:
+        bars = {count: [Setting(float(p), init, pseudo, count) for init in inits] for count in counts}
+        panels[f"{LABELLERS[pseudo].title} (p = {p:g})"] = bars
     figure = figures.new_figure(3.4 * len(panels) + 1, 3.8)
-    axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    axes = np.atleast_1d(figure.subplots(1, len(panels)))
+    weak = axes[len(panels) - len(config.grid.pseudo) :]
+    for axis in weak[1:]:
+        axis.sharey(weak[0])
+        axis.tick_params(labelleft=False)
     keys: dict[str, Any] = {}
-    for axis, (heading, settings) in zip(axes, panels.items(), strict=True):
-        keys |= _draw_bars(axis, config, results, papers, settings)
+    for letter, axis, (heading, settings) in zip(ascii_lowercase, axes, panels.items(), strict=False):
+        keys |= _draw_bars(axis, config, results, papers, settings, absent)
         axis.set_xticks(range(len(inits)), [INIT_TITLES[init] for init in inits], fontsize=8)
-        axis.set_title(heading, fontsize=9)
-        axis.set_ylim(bottom=0)
+        axis.set_title(f"({letter}) {heading}", fontsize=9)
         axis.grid(alpha=0.25, axis="y")
-    axes[0].set_ylabel("mean IoU, pooled")
-    _draw_legend(figure, keys, ncols=3)
+    for axis in dict.fromkeys(
+        (axes[0], weak[0])
+    ):  # after the last panel is drawn: this ends the automatic scale
+        axis.set_ylim(bottom=0)
+        axis.set_ylabel("mean IoU, pooled")
+    _draw_legend(figure, keys, ncols=4)
     caption = (
-        "Mean IoU of weakly supervised models by initialisation, kind and number of pseudo-masks. Bars: 95 % intervals "
-        "over trials (Student's t). Open markers: the paper's, on CheXpert, with its 95 % intervals."
+        "Mean IoU by initialisation: fully supervised models, and weakly supervised ones by kind and number of "
+        "pseudo-masks (on a scale of their own). Bars: 95 % intervals over trials (Student's t). Open markers: the "
+        "paper's, on CheXpert, with its 95 % intervals."
     )
     return _save(figure, folder, 3, title, caption)
 
@@ -112,6 +129,7 @@ def _draw_bars(
     results: Results,
     papers: Papers,
     settings: Mapping[int, Sequence[Setting]],
+    absent: Collection[Setting],
 ) -> dict[str, Any]:
     """Draw groups of bars, ours, with the paper's as open markers; return the legend's entries.
 
@@ -120,26 +138,36 @@ def _draw_bars(
       config: of the table.
       results, papers: ours and the paper's.
       settings: number of pseudo-masks -> a bar for each group; a number that only the paper has leaves its place empty.
+      absent: see `draw_figure3`.
     """
-    width = 0.8 / len(settings)
+    width = 0.8 / max(len(settings), 2)
     theirs = [count for count, bars in settings.items() if any((s, "mean") in papers for s in bars)]
+    colours = {0: _EXPERT_COLOUR} | dict(zip(config.grid.count, itertools.cycle(_SHADES), strict=False))
     keys: dict[str, Any] = {}
     for j, (count, bars) in enumerate(settings.items()):
+        masks = f"{count} pseudo-masks" if count else "expert masks"
         for i, setting in enumerate(bars):
             at = i + (j - (len(settings) - 1) / 2) * width
             if setting in results:
                 middle, low, high = (float(end[-1]) for end in results.over_trials(setting))
                 error = None if np.isnan(low) else [[middle - low], [high - middle]]
-                style = {"color": _SHADES[config.grid.count.index(count) % len(_SHADES)], **_EDGE}
-                bar = axis.bar(at, middle, width, yerr=error, capsize=2, **style)
-                keys[f"{count} pseudo-masks"] = bar
-            elif count in config.grid.count:
-                axis.text(at, 0, "none", rotation=90, ha="center", va="bottom", fontsize=6, color="#555")
+                bar = axis.bar(at, middle, width, yerr=error, capsize=2, color=colours[count], **_EDGE)
+                keys[masks] = bar
+            elif count in colours:
+                style: dict[str, Any] = {
+                    "rotation": 90,
+                    "ha": "center",
+                    "va": "bottom",
+                    "fontsize": 6,
+                    "color": "#555",
+                }
+                axis.text(at, 0, " absent" if setting in absent else " none", **style)
             if paper := papers.get((setting, "mean")):
-                style = {"marker": _MARKERS[theirs.index(count) % len(_MARKERS)], **_PAPER_STYLE}
+                marker = _MARKERS[theirs.index(count) % len(_MARKERS)] if count else "^"
                 at += 0.28 * width if setting in results else 0  # beside our interval
                 half = np.nan_to_num(paper.half_width)
-                keys[f"paper (CheXpert), {count}"] = axis.errorbar(at, paper.iou, half, ls="", **style)
+                handle = axis.errorbar(at, paper.iou, half, ls="", marker=marker, **_PAPER_STYLE)
+                keys[f"paper (CheXpert), {masks}"] = handle
     return keys
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -23,8 +23,17 @@ from chexseg_jax.sources import Sources
 PAPER = "the paper, CheXpert"
 
 
-def table1(config: ConfigDict, results: Results, tasks: Sequence[str]) -> list[Table]:
-    """Mean IoU over p beside the paper's, for each kind of pseudo-masks; then the IoU of each task."""
+def table1(
+    config: ConfigDict, results: Results, tasks: Sequence[str], absent: Collection[Setting] = ()
+) -> list[Table]:
+    """Mean IoU over p beside the paper's, for each kind of pseudo-masks; then the IoU of each task.
+
+    Args:
+      config: of the table.
+      results: of the finished runs.
+      tasks: of the data.
+      absent: settings that need public weights, which are not on this machine.
+    """
     (init,), (count,) = config.grid.init, config.grid.count
     titles = {pseudo: LABELLERS[pseudo].title for pseudo in config.grid.pseudo}
     more, papers = more_masks(config), load_papers()
@@ -33,7 +42,7 @@ def table1(config: ConfigDict, results: Results, tasks: Sequence[str]) -> list[T
     rows = []
     for name, (p, many) in zip(names, mixtures, strict=True):
         settings = [Setting.of(p, init, pseudo, many) for pseudo in titles]
-        ours = (_mean(results, setting, config.trials) for setting in settings)
+        ours = (_mean(results, setting, config.trials, absent) for setting in settings)
         theirs = (papers.get((counterpart(config, papers, setting), "mean")) for setting in settings)
         rows.append([name, *ours, *(_iou(paper) for paper in theirs)])
     mean = Table(
@@ -69,23 +78,42 @@ def more_masks(config: ConfigDict) -> int:
     return 0 if listed else config.weak_count
 
 
-def table2(config: ConfigDict, results: Results) -> list[Table]:
-    """Mean IoU of weakly supervised models by initialisation, number and kind of pseudo-masks, beside the paper's."""
-    (p,), kinds, papers = config.grid.p, config.grid.pseudo, load_papers()
+def table2(config: ConfigDict, results: Results, absent: Collection[Setting] = ()) -> list[Table]:
+    """Mean IoU by initialisation beside the paper's: expert masks alone, then pseudo-masks by their number and kind.
+
+    Args:
+      config: of the table.
+      results: of the finished runs.
+      absent: see `table1`.
+    """
+    kinds, papers = config.grid.pseudo, load_papers()
+    (p,) = set(config.grid.p) - {1}
+
+    def ours(setting: Setting) -> str:
+        return _mean(results, setting, config.trials, absent)
+
+    def theirs(setting: Setting) -> str:
+        return _plus_minus(papers.get((setting, "mean")))
+
+    tables = []
+    if 1 in config.grid.p:
+        settings = [Setting.of(1.0, init, "", 0) for init in config.grid.init]
+        full = [[INIT_TITLES[setting.init], ours(setting), theirs(setting)] for setting in settings]
+        title = f"Table 2, fully supervised models (p = 1; Figure 3 a). Mean IoU, {config.trials} trials. "
+        title += "A dash: not in the paper's tables."
+        tables.append(Table(["initialisation", "expert masks", f"expert masks ({PAPER})"], full, title))
     counts = sorted({*config.grid.count, *(s.count for s, _ in papers if s.p == p)})
     rows = []
     for init, count in itertools.product(config.grid.init, counts):
         settings = [Setting(float(p), init, pseudo, count) for pseudo in kinds]
-        ours = (_mean(results, setting, config.trials) for setting in settings)
-        theirs = (_plus_minus(papers.get((setting, "mean"))) for setting in settings)
-        rows.append([INIT_TITLES[init], f"{count}", *ours, *theirs])
+        rows.append([INIT_TITLES[init], f"{count}", *map(ours, settings), *map(theirs, settings)])
     titles = [LABELLERS[pseudo].title for pseudo in kinds]
     header = ["initialisation", "pseudo-masks", *titles, *(f"{title} ({PAPER})" for title in titles)]
     title = (
-        f"Table 2. Mean IoU of weakly supervised models (p = {p:g}), {config.trials} trials; of the paper's, ± half "
-        "its 95 % interval. A dash: no such model here, or in the paper."
+        f"Table 2, weakly supervised models (p = {p:g}). Mean IoU, {config.trials} trials; of the paper's, ± half its "
+        "95 % interval. A dash: no such model here, or in the paper."
     )
-    return [Table(header, rows, title)]
+    return [*tables, Table(header, rows, title)]
 
 
 def comparisons(results: Results, *, replicates: int) -> list[Table]:
@@ -212,10 +240,10 @@ def _percent(share: float, sign: str = "") -> str:
     return f"{share:{sign}.1%}".replace("%", " %")
 
 
-def _mean(results: Results, setting: Setting, trials: int) -> str:
+def _mean(results: Results, setting: Setting, trials: int, absent: Collection[Setting]) -> str:
     """A mean IoU over trials, with their number if some are missing."""
     if setting not in results:
-        return "-"
+        return "absent" if setting in absent else "-"
     cell = _cell(results.over_trials(setting))
     return cell if (n := len(results[setting])) == trials else f"{cell} (n = {n})"
 

@@ -241,9 +241,15 @@ def test_table_2_by_initialisation(data, tmp_path):
     for setting in list(results):
         if setting.init == "imagenet":
             del results[setting]
-    write_paper(tmp_path, config, data.sources, data.test, results, {"imagenet": "no weights"})
+    absent = {trial: "no weights" for trial in trials(config) if trial.setting.init == "imagenet"}
+    write_paper(tmp_path, config, data.sources, data.test, results, {}, absent)
     text = re.sub(" +", " ", (tmp_path / "tables" / "table2.md").read_text())
-    assert "| ImageNet | 20 | - | - |" in text
+    assert "| ImageNet | 20 | absent | absent | - | - |" in text
+    assert "| ImageNet | 100 | - | - | 0.082 ± 0.00396 | 0.081 ± 0.00245 |" in text
+    assert "| ImageNet | absent | - |" in text
+    assert re.search(r"\| CheXpert \| 0\.\d+ \[.*\] \| 0.246 \|", text)
+    assert re.search(r"\| random \| 0\.\d+ \[.*\] \| - \|", text)
+    assert "**Absent.** Runs absent: 10 (no weights): p=0,cam,20,imagenet; " in text
     assert "| CheXpert | 20000 | - | - | 0.142 ± 0.00095 | 0.156 ± 0.00000 |" in text
     assert re.search(r"\| CheXpert \| 20 \| 0\.\d+ \[.*\] \| 0\.\d+ \[.*\] \| - \| - \|", text)
     assert r"0.132 $\pm$ 0.00687" in (tmp_path / "tables" / "table2.tex").read_text()
