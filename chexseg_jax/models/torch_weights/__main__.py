@@ -121,9 +121,7 @@ def import_weights(
     if file.dropped:
         say(f"not the network's, dropped ({len(file.dropped)}): {', '.join(file.dropped)}")
     if file.repeated:
-        say(
-            f"further names of these tensors, equal to them ({len(file.repeated)}): {', '.join(file.repeated)}"
-        )
+        say(f"{len(file.repeated)} further names of these tensors, equal to them")
     _check_flags(source, file.card, name, tasks=tasks, stride_on=stride_on)
     network = create(name, num_classes=0)
     empty = file.card.get("num_classes") == 0 and network.head is not None
