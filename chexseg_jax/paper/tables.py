@@ -137,7 +137,7 @@ def comparisons(results: Results, *, replicates: int) -> list[Table]:
         share, *ends = map(float, closed)
         relative = "" if np.isnan(share) else _percent(share)
         rows.append([name, interval(share, *ends), relative, "57.2 %"])
-    header = ["the best models (by test mean IoU, as in the paper)", "value", "relative", "the paper's"]
+    header = ["the best models (by test mean IoU, as in the paper)", "value", "relative", PAPER]
     return [Table(header, rows, "Comparisons.")] if rows else []
 
 
