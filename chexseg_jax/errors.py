@@ -14,6 +14,10 @@ class DamagedError(InputError):
     """A file that this program wrote and this process cannot read; other processes may have read it."""
 
 
+class MissingWeightsError(InputError):
+    """Public weights are neither on this machine nor to be had from here; a table goes on without them."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a library's exception, or its type if the message is empty."""
     return str(error).strip().split("\n")[0][:200] or type(error).__name__

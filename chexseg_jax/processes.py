@@ -17,7 +17,7 @@ import jax
 from jax._src.distributed import global_state
 
 from chexseg_jax import progress
-from chexseg_jax.errors import InputError, tell
+from chexseg_jax.errors import InputError, MissingWeightsError, tell
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -127,24 +127,26 @@ def on_first(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     The others wait at the coordination service: a collective would occupy their devices, and time out.
 
     Raises:
-      InputError: on the others, if `work` fails on process 0, which raises the original error.
+      InputError: on the others, if `work` fails on process 0, which raises the original error; a MissingWeightsError is
+        one on all.
     """
     if jax.process_count() == 1:
         return work(*args, **kwargs)
     key = f"chexseg/on_first/{next(_calls)}"
     if jax.process_index() > 0:
-        value, failure = pickle.loads(_service().blocking_key_value_get_bytes(key, _PATIENCE_MS))
+        value, failure, kind = pickle.loads(_service().blocking_key_value_get_bytes(key, _PATIENCE_MS))
         if failure:
-            raise InputError(f"process 0 ended with {failure}")
+            raise kind(f"process 0 ended with {failure}")
         return value
-    value, failure = None, None
+    value, failure, kind = None, None, InputError
     try:
         value = work(*args, **kwargs)
     except BaseException as error:
         failure = f"{type(error).__name__}: {error}"
+        kind = MissingWeightsError if isinstance(error, MissingWeightsError) else InputError
         raise
     finally:
-        _service().key_value_set_bytes(key, pickle.dumps((value, failure)))
+        _service().key_value_set_bytes(key, pickle.dumps((value, failure, kind)))
     return value
 
 

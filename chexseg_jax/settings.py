@@ -89,13 +89,15 @@ def trials(config: ConfigDict) -> list[Trial]:
     for key, values in {"grid.count": grid.count, "trials": [config.trials]}.items():
         if not all(isinstance(value, int) and value > 0 for value in values):
             raise InputError(f"config.{key}={values} must be whole numbers of at least 1")
-    single = ("init", "count") if config.kind == "table1" else ("p",)
+    single = ("init", "count") if config.kind == "table1" else ()
     for key, values in grid.items():
         if not values or (key in single and len(values) > 1):
             number = "exactly one value" if key in single else "at least one value"
             raise InputError(f"config.grid.{key}={tuple(values)}: {config.kind} needs {number}")
-    if config.kind == "table2" and 1 in grid.p:
-        raise InputError("config.grid.p: table2 compares pseudo-masks, which models of p = 1 do not use")
+    if config.kind == "table2" and len(set(grid.p) - {1}) != 1:
+        raise InputError(
+            f"config.grid.p={tuple(grid.p)}: table2 needs exactly one value below 1, and may have 1"
+        )
     combinations = list(itertools.product(grid.p, grid.init, grid.pseudo, grid.count))
     if config.weak_count:
         combinations += itertools.product((0.0,), grid.init, grid.pseudo, (config.weak_count,))

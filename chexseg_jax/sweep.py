@@ -14,15 +14,18 @@ import jax
 from filelock import FileLock
 from ml_collections import ConfigDict
 
-from chexseg_jax.errors import DamagedError, InputError, first_line
+from chexseg_jax.errors import DamagedError, InputError, MissingWeightsError, first_line
 from chexseg_jax.experiment import Run
 from chexseg_jax.files import written_aside
-from chexseg_jax.paper.output import write_paper
+from chexseg_jax.paper.output import describe_absent, write_paper
 from chexseg_jax.paper.results import Results
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
 from chexseg_jax.report.runs import Made, open_run
 from chexseg_jax.settings import Trial, trials
+
+#: Outcomes of a run without a result, and the folders of their notes.
+_FAILED, _ABSENT = "failed", "absent"
 
 
 def run(config: ConfigDict, workdir: Path) -> Path:
@@ -30,18 +33,19 @@ def run(config: ConfigDict, workdir: Path) -> Path:
 
     Several processes may run one table, each with its own `config.shard`; shared stages are computed once. The last
     process to end finds all runs finished and writes the whole table. A run that fails is reported with its traceback
-    and the next one starts; the same command tries it again.
+    and the next one starts; the same command tries it again. So it does with a run that needs ImageNet's weights where
+    there are none, but such a run is no failure: the table names it as absent.
 
     Args:
       config: made by configs/table1.py or table2.py.
       workdir: see `experiment.run`.
 
     Returns:
-      The table's folder below `workdir/runs`: `report.html`, `tables/`, `figures/`, and `failed/`, one file for each
-      run that failed.
+      The table's folder below `workdir/runs`: `report.html`, `tables/`, `figures/`, and `failed/` and `absent/`, one
+      file for each run that failed or is absent.
 
     Raises:
-      InputError: at the end if runs failed; at once for a wrong shard or grid.
+      InputError: at the end if runs failed, or if all are absent; at once for a wrong shard or grid.
     """
     index, count = parse_shard(config.shard)
     planned = trials(config)
@@ -59,13 +63,19 @@ def run(config: ConfigDict, workdir: Path) -> Path:
         minutes = (time.monotonic() - start) / max(done, 1) * left / 60
         estimate = f", about {minutes:.0f} minutes" if done else ""
         say(f"{config.name}: {left} of {len(mine)} runs to go{estimate}; now {trial.name}")
-        if reason := _attempt(_single(table, trial), trial.name):
+        kind, reason = _attempt(_single(table, trial), trial.name)
+        if kind:
+            say(f"{config.name}: {trial.name} {kind}: {reason}")
+        if kind == _FAILED:
             failed[trial.name] = reason
-            say(f"{config.name}: {trial.name} failed: {reason}")
-        on_first(_note_failure, folder, trial, reason)
-    on_first(_write, folder, table, planned)
+        on_first(_note_outcome, folder, trial, kind, reason)
+    absent = on_first(_write, folder, table, planned)
+    for line in describe_absent(absent):
+        say(f"{config.name}: {line}")
     if failed:
         raise InputError(f"{len(failed)} of {len(mine)} runs failed: {'; '.join(_grouped(failed))}")
+    if len(absent) == len(planned):
+        raise InputError(f"all {len(planned)} runs are absent: {'; '.join(dict.fromkeys(absent.values()))}")
     return folder
 
 
@@ -100,44 +110,51 @@ def _single(table: Run, trial: Trial) -> Run:
     return replace(table, config=trial.config(table.config))
 
 
-def _attempt(one: Run, name: str) -> str:
-    """Make a run; return why it failed, or ""."""
+def _attempt(one: Run, name: str) -> tuple[str, str]:
+    """Make a run; return ("", ""), or `_FAILED` or `_ABSENT` and the reason."""
     try:
         one.segmentation()
+    except MissingWeightsError as error:
+        return _ABSENT, str(error)
     except Exception as error:
         shared = isinstance(error, InputError) and not isinstance(error, DamagedError)
         if jax.process_count() > 1 and not shared:
             raise  # the other processes did not fail, and would wait for this one
         if isinstance(error, InputError):
-            return str(error)
+            return _FAILED, str(error)
         traceback.print_exc()
-        return f"{type(error).__name__}: {first_line(error)}"
-    return ""
+        return _FAILED, f"{type(error).__name__}: {first_line(error)}"
+    return "", ""
 
 
-def _failure(folder: Path, trial: Trial) -> Path:
-    return folder / "failed" / f"{trial.name}.txt"
+def _note(folder: Path, trial: Trial, kind: str) -> Path:
+    return folder / kind / f"{trial.name}.txt"
 
 
-def _note_failure(folder: Path, trial: Trial, reason: str) -> None:
-    """Record why a run failed, for the final report, or that it no longer does."""
-    if not reason:
-        _failure(folder, trial).unlink(missing_ok=True)
-        return
-    with written_aside(_failure(folder, trial)) as file:
-        file.write(reason)
+def _note_outcome(folder: Path, trial: Trial, kind: str, reason: str) -> None:
+    """Record why a run has no result, for the final report, or that it has one."""
+    for other in {_FAILED, _ABSENT} - {kind}:
+        _note(folder, trial, other).unlink(missing_ok=True)
+    if kind:
+        with written_aside(_note(folder, trial, kind)) as file:
+            file.write(reason)
 
 
-def _write(folder: Path, table: Run, planned: list[Trial]) -> None:
+def _write(folder: Path, table: Run, planned: list[Trial]) -> dict[Trial, str]:
+    """Write the table from the finished runs; return the absent ones, each with its reason."""
     with FileLock(folder / ".lock"):  # two shards may end together
         finished = finished_runs(table, planned)
         runs = {(*trial,): {"model": m.model.name, "scores": m.scores.name} for trial, m in finished.items()}
         results = Results.load(table.store.folder, runs)
-        missing = {}
+        missing, absent = {}, {}
         for trial in (trial for trial in planned if trial not in finished):
-            note = _failure(folder, trial)
-            missing[trial.name] = note.read_text() if note.exists() else "not run yet"
-        write_paper(folder, table.config, table.data.sources, table.data.test, results, missing)
+            failure, absence = _note(folder, trial, _FAILED), _note(folder, trial, _ABSENT)
+            if absence.exists():
+                absent[trial] = absence.read_text()
+            else:
+                missing[trial.name] = failure.read_text() if failure.exists() else "not run yet"
+        write_paper(folder, table.config, table.data.sources, table.data.test, results, missing, absent)
+    return absent
 
 
 def _grouped(failed: Mapping[str, str]) -> list[str]:

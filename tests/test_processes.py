@@ -3,12 +3,14 @@
 This file is also the program that they run: `python test_processes.py OUTPUT SESSION [PORT PROCESS]`.
 """
 
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -21,7 +23,7 @@ from chexseg_jax.artifact import Store
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import Examples
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, MissingWeightsError
 from chexseg_jax.models.deeplab import ASPP
 from chexseg_jax.models.layers import BatchNorm, Conv, Kit, max_pool, resize_bilinear
 from chexseg_jax.models.moco import Embedder
@@ -324,6 +326,26 @@ def test_processes_that_jax_cannot_join_are_an_error():
 )
 def test_each_process_uses_its_own_gpus(environment, own):
     assert processes.own_devices(environment) == own
+
+
+@pytest.mark.parametrize("kind", [InputError, MissingWeightsError])
+def test_missing_weights_are_missing_in_all_processes(kind, monkeypatch):
+    values = {}
+    service = SimpleNamespace(
+        key_value_set_bytes=values.__setitem__, blocking_key_value_get_bytes=lambda key, _: values[key]
+    )
+
+    def work():
+        raise kind("none")
+
+    monkeypatch.setattr(processes, "_service", lambda: service)
+    monkeypatch.setattr(processes, "_calls", itertools.repeat(0))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for process, message in enumerate(("none", f"process 0 ended with {kind.__name__}: none")):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        with pytest.raises(kind, match=f"^{message}$") as error:
+            processes.on_first(work)
+        assert type(error.value) is kind
 
 
 if __name__ == "__main__":

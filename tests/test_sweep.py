@@ -1,7 +1,9 @@
 """Tables as many runs: the stages that they share, and runs that fail."""
 
 import json
+import re
 import shutil
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,6 +13,7 @@ from chexseg_jax import sweep
 from chexseg_jax.errors import InputError
 from chexseg_jax.experiment import Run
 from chexseg_jax.settings import Setting, Trial, trials
+from chexseg_jax.stages import imagenet
 from configs import semi, table1, table2, weak
 
 
@@ -25,8 +28,10 @@ def test_table_1_is_the_papers_grid():
 
 def test_table_2_is_the_papers_grid():
     planned = trials(table2.get_config("scale=paper"))
-    assert len(planned) == len(set(planned)) == 3 * 4 * 2 * 3
-    assert {trial.setting.p for trial in planned} == {0}
+    assert len(planned) == len(set(planned)) == 3 * 4 * (2 * 3 + 1)
+    full = {trial.setting for trial in planned if trial.setting.p == 1}
+    assert full == {Setting(1.0, init, "", 0) for init in ("chexpert", "moco", "imagenet", "random")}
+    assert {trial.setting.p for trial in planned} == {0, 1}
 
 
 def test_a_run_of_a_table_is_the_run_of_its_own_config():
@@ -61,6 +66,14 @@ def test_a_wrong_grid_is_refused(key, value, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("p", [(), (1.0,), (0.0, 0.9), (0.0, 0.9, 1.0)])
+def test_table_2_has_one_p_below_1(p):
+    config = table2.get_config("")
+    config.grid.p = p
+    with pytest.raises(InputError, match=r"config.grid.p=\(.*\): table2 needs (exactly one|at least one)"):
+        trials(config)
+
+
 @pytest.mark.parametrize("text", ["1", "0/2", "3/2", "a/b", "1/", "-1/2", "1/2/3"])
 def test_a_wrong_shard_is_refused(text):
     with pytest.raises(InputError, match="must be i/n"):
@@ -70,11 +83,16 @@ def test_a_wrong_shard_is_refused(text):
 @pytest.fixture(scope="module")
 def config(tiny_config):
     """Table 1 with p in {.9, 1} and Grad-CAMs, of the sizes of `tiny_config`, so that it reuses its artifacts."""
-    config = table1.get_config("smoke")
+    config = shrunk(table1.get_config("smoke"), tiny_config)
+    config.grid.p = (0.9, 1.0)
+    return config
+
+
+def shrunk(config, tiny_config):
     with config.unlocked():
         for section in ("phantom", "data", "classifier", "encoder", "segmentation", "scores"):
             config[section] = tiny_config[section]
-    config.grid.update(p=(0.9, 1.0), pseudo=("cam",), count=(6,))
+    config.grid.update(pseudo=("cam",), count=(6,))
     config.update(weak_count=0, trials=2)
     return config
 
@@ -169,6 +187,61 @@ def test_a_failed_run_is_named_and_the_others_complete(table, config, stub, caps
     sweep.run(config, workdir)
     assert started == [(1, 0), (1, 1)]
     assert not list((folder / "failed").iterdir())
+
+
+@pytest.fixture
+def without_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(imagenet, "CACHE", tmp_path / "cache")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+
+
+@pytest.mark.usefixtures("without_weights")
+def test_runs_without_imagenets_weights_are_absent_and_the_table_succeeds(table, tiny_config, stub, capsys):
+    workdir, _ = table
+    started, failures = stub
+    config = shrunk(table2.get_config("smoke"), tiny_config)
+    config.grid.init = ("chexpert", "imagenet")
+    folder = sweep.run(config, workdir)
+    assert started == [(0, 0), (0, 1)]  # those of p = 1 are Table 1's
+    last = capsys.readouterr().err.splitlines()[-1]
+    reason = "no ImageNet weights of a resnet18 on this machine; download https://"
+    assert f"Runs absent: 4 ({reason}" in last
+    assert last.endswith("): p=0,cam,6,imagenet; p=1,imagenet")
+    text = re.sub(" +", " ", (folder / "tables" / "table2.md").read_text())
+    assert f"**Absent.** Runs absent: 4 ({reason}" in text
+    assert "| ImageNet | 6 | absent | - |" in text
+    assert "| ImageNet | absent | - |" in text
+    assert "Runs missing" not in text
+    assert reason in (folder / "report.html").read_text()
+    assert len(list((folder / "absent").iterdir())) == 4
+
+    failures[(1, 0)] = InputError("no such file")  # another run's failure still counts
+    config.seed = 4
+    with pytest.raises(InputError, match=r"^1 of 8 runs failed: p=1,chexpert,trial=0: no such file$"):
+        sweep.run(config, workdir)
+
+
+@pytest.mark.usefixtures("without_weights")
+def test_a_table_of_absent_runs_alone_is_an_error(table, tiny_config, stub):
+    workdir, _ = table
+    config = shrunk(table2.get_config("smoke"), tiny_config)
+    config.grid.init = ("imagenet",)
+    for shard in ("1/2", "2/2"):
+        config.shard = shard
+        if shard == "1/2":  # the other shard may have finished some
+            sweep.run(config, workdir)
+            continue
+        with pytest.raises(InputError, match=r"^all 4 runs are absent: no ImageNet weights of a resnet18"):
+            sweep.run(config, workdir)
+
+
+@pytest.mark.usefixtures("without_weights")
+def test_a_wrong_path_of_weights_is_a_failure(table, tiny_config, stub, tmp_path):
+    workdir, _ = table
+    config = shrunk(table2.get_config(f"smoke,weights={tmp_path / 'typo.pth'}"), tiny_config)
+    config.grid.init = ("chexpert", "imagenet")
+    with pytest.raises(InputError, match=r"^4 of 8 runs failed: .*typo.pth: no such file or folder"):
+        sweep.run(config, workdir)
 
 
 def test_shards_do_all_runs_once(table, config, stub):

@@ -1,14 +1,17 @@
 """Figures 2 to 5, laid out as in the paper, each as PNG and PDF."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from chexseg_jax.evaluation import iou
-from chexseg_jax.paper.results import Results, papers
+from chexseg_jax.paper.numbers import MIXTURE_COUNT, WEAK_COUNT, Papers, load_papers
+from chexseg_jax.paper.results import Results
 from chexseg_jax.paper.tables import more_masks
 from chexseg_jax.pseudo import LABELLERS
 from chexseg_jax.report import figures
@@ -21,10 +24,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BAR_COLOURS = {"reader": "#3b3b3b", "semi": "#0072b2", "weak": "#e69f00"}
+_EXPERT_COLOUR = "#b0b0b0"
 _SHADES = ("#9ecae1", "#4292c6", "#08519c", "#08306b")
 #: Some colours are pale.
 _EDGE: dict[str, Any] = {"edgecolor": "#333", "linewidth": 0.6}
 _MARKERS = "osDvPX"
+#: The paper's numbers among bars.
+_PAPER_STYLE: dict[str, Any] = {
+    "color": "black",
+    "mfc": "white",
+    "ms": 4.5,
+    "mew": 0.9,
+    "lw": 0.9,
+    "zorder": 3,
+}
 #: Shown beside the mean in Figure 2, a large organ, a part of the lungs and a thin structure, or the next ones that the
 #: test set has.
 _PREFERRED = ("Cardiomegaly", "Airspace Opacity", "Support Devices")
@@ -34,12 +47,13 @@ _OVERLAY_IMAGES = 5
 def draw_figure2(
     folder: Path, config: ConfigDict, results: Results, tasks: Sequence[str], title: str
 ) -> Picture:
-    """IoU over p: the mean and three tasks, with intervals over trials."""
+    """IoU over p: the mean and three tasks, with intervals over trials, beside the paper's."""
     (init,), (count,), more = config.grid.init, config.grid.count, more_masks(config)
     candidates = [task for task in dict.fromkeys((*_PREFERRED, *tasks)) if task in _present(results, tasks)]
-    shown = {"mean IoU": -1} | {task: tasks.index(task) for task in candidates[:3]}
+    shown = {"mean": -1} | {task: tasks.index(task) for task in candidates[:3]}
     figure = figures.new_figure(3.1 * len(shown), 3.5)
     axes = np.atleast_1d(figure.subplots(1, len(shown)))
+    papers = load_papers()
     for axis, (name, k) in zip(axes, shown.items(), strict=True):
         for beside, pseudo in enumerate(config.grid.pseudo, start=1):
             labeller, marker = LABELLERS[pseudo], _MARKERS[list(LABELLERS).index(pseudo) % len(_MARKERS)]
@@ -47,60 +61,121 @@ def draw_figure2(
             curve = [Setting.of(p, init, pseudo, count) for p in sorted(config.grid.p)]
             _plot_intervals(axis, results, curve, k, label=labeller.title, **style)
             # With other pseudo-masks, so not part of the curve; shifted so that both points at p = 0 are visible.
-            weak = [Setting.of(0.0, init, pseudo, more)]
-            _plot_intervals(axis, results, weak, k, shift=-0.04 * beside, ls="", **style | {"marker": "^"})
-            if k == -1:
-                numbers = {s.p: miou for s, miou in papers().items() if s.pseudo in ("", pseudo)}
-                style |= {"label": f"the paper (CheXpert), {labeller.title}", "mfc": "none", "alpha": 0.6}
-                axis.plot(list(numbers), list(numbers.values()), ls="", ms=5, **style)
-        axis.set_title(name, fontsize=9)
+            weak, shift = [Setting.of(0.0, init, pseudo, more)], -0.04 * beside
+            _plot_intervals(axis, results, weak, k, shift=shift, ls="", **style | {"marker": "^"})
+            _plot_papers(axis, papers, name, init, pseudo, shift=shift, **style)
+        axis.set_title("mean IoU" if k == -1 else name, fontsize=9)
         axis.set_xlabel("p, probability of an expert example", fontsize=8)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("IoU, pooled")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    _draw_legend(figure, dict(zip(labels, handles, strict=True)), ncols=4)
     drawn = any(Setting.of(0.0, init, pseudo, more) in results for pseudo in config.grid.pseudo)
-    triangles = f"Triangles, beside p = 0: {more} pseudo-masks. " if drawn else ""
+    triangles = f"Filled triangles, beside p = 0: {more} pseudo-masks. " if drawn else ""
     caption = (
         f"IoU by the probability p of an expert example: {', '.join(('the mean', *candidates[:3]))}; {count} "
         f"pseudo-masks. {triangles}Bars: 95 % intervals over trials (Student's t). Open markers: the paper's, on "
-        "CheXpert; those at p = 0 have 20000 pseudo-masks."
+        f"CheXpert, with {MIXTURE_COUNT} pseudo-masks; open triangles: with {WEAK_COUNT}."
     )
     return _save(figure, folder, 2, title, caption)
 
 
-def draw_figure3(folder: Path, config: ConfigDict, results: Results, title: str) -> Picture:
-    """Mean IoU of weakly supervised models: bars by initialisation, number and kind of pseudo-masks."""
-    (p,), counts, inits = config.grid.p, config.grid.count, config.grid.init
-    figure = figures.new_figure(3.4 * len(config.grid.pseudo) + 1, 3.5)
-    axes = np.atleast_1d(figure.subplots(1, len(config.grid.pseudo), sharey=True))
-    width = 0.8 / len(counts)
-    keys = {}
-    for axis, pseudo in zip(axes, config.grid.pseudo, strict=True):
-        for j, count in enumerate(counts):
-            for i, init in enumerate(inits):
-                setting = Setting(p, init, pseudo, count)
-                at = i + (j - (len(counts) - 1) / 2) * width
-                if setting not in results:
-                    axis.text(at, 0, "none", rotation=90, ha="center", va="bottom", fontsize=6, color="#555")
-                    continue
-                middle, low, high = (float(end[-1]) for end in results.over_trials(setting))
-                error = None if np.isnan(low) else [[middle - low], [high - middle]]
-                colour = _SHADES[j % len(_SHADES)]
-                bar = axis.bar(at, middle, width, yerr=error, capsize=2, color=colour, **_EDGE)
-                keys[f"{count} pseudo-masks"] = bar
+def draw_figure3(
+    folder: Path, config: ConfigDict, results: Results, title: str, absent: Collection[Setting] = ()
+) -> Picture:
+    """Mean IoU by initialisation beside the paper's: expert masks alone, then pseudo-masks by their number and kind.
+
+    `absent` are the settings that need public weights, which are not on this machine.
+    """
+    papers, inits = load_papers(), config.grid.init
+    (p,) = set(config.grid.p) - {1}
+    counts = sorted({*config.grid.count, *(s.count for s, _ in papers if s.p == p)})
+    panels: dict[str, dict[int, list[Setting]]] = {}
+    if 1 in config.grid.p:
+        panels["expert masks (p = 1)"] = {0: [Setting.of(1.0, init, "", 0) for init in inits]}
+    for pseudo in config.grid.pseudo:
+        bars = {count: [Setting(float(p), init, pseudo, count) for init in inits] for count in counts}
+        panels[f"{LABELLERS[pseudo].title} (p = {p:g})"] = bars
+    figure = figures.new_figure(3.4 * len(panels) + 1, 3.8)
+    axes = np.atleast_1d(figure.subplots(1, len(panels)))
+    weak = axes[len(panels) - len(config.grid.pseudo) :]
+    for axis in weak[1:]:
+        axis.sharey(weak[0])
+        axis.tick_params(labelleft=False)
+    keys: dict[str, Any] = {}
+    for letter, axis, (heading, settings) in zip(ascii_lowercase, axes, panels.items(), strict=False):
+        keys |= _draw_bars(axis, config, results, papers, settings, absent)
         axis.set_xticks(range(len(inits)), [INIT_TITLES[init] for init in inits], fontsize=8)
-        axis.set_title(LABELLERS[pseudo].title, fontsize=9)
-        axis.set_ylim(bottom=0)
+        axis.set_title(f"({letter}) {heading}", fontsize=9)
         axis.grid(alpha=0.25, axis="y")
-    axes[0].set_ylabel("mean IoU, pooled")
-    if keys:
-        figure.legend(keys.values(), keys, loc="outside lower center", ncols=len(keys), fontsize=8)
+    for axis in dict.fromkeys(
+        (axes[0], weak[0])
+    ):  # after the last panel is drawn: this ends the automatic scale
+        axis.set_ylim(bottom=0)
+        axis.set_ylabel("mean IoU, pooled")
+    _draw_legend(figure, keys, ncols=4)
     caption = (
-        "Mean IoU of weakly supervised models by initialisation, kind and number of pseudo-masks. Bars: 95 % intervals "
-        "over trials (Student's t)."
+        "Mean IoU by initialisation: fully supervised models, and weakly supervised ones by kind and number of "
+        "pseudo-masks (on a scale of their own). Bars: 95 % intervals over trials (Student's t). Open markers: the "
+        "paper's, on CheXpert, with its 95 % intervals."
     )
     return _save(figure, folder, 3, title, caption)
+
+
+def _draw_bars(
+    axis: "Axes",
+    config: ConfigDict,
+    results: Results,
+    papers: Papers,
+    settings: Mapping[int, Sequence[Setting]],
+    absent: Collection[Setting],
+) -> dict[str, Any]:
+    """Draw groups of bars, ours, with the paper's as open markers; return the legend's entries.
+
+    Args:
+      axis: to draw on.
+      config: of the table.
+      results, papers: ours and the paper's.
+      settings: number of pseudo-masks -> a bar for each group; a number that only the paper has leaves its place empty.
+      absent: see `draw_figure3`.
+    """
+    width = 0.8 / max(len(settings), 2)
+    theirs = [count for count, bars in settings.items() if any((s, "mean") in papers for s in bars)]
+    colours = {0: _EXPERT_COLOUR} | dict(zip(config.grid.count, itertools.cycle(_SHADES), strict=False))
+    keys: dict[str, Any] = {}
+    for j, (count, bars) in enumerate(settings.items()):
+        masks = f"{count} pseudo-masks" if count else "expert masks"
+        for i, setting in enumerate(bars):
+            at = i + (j - (len(settings) - 1) / 2) * width
+            if setting in results:
+                middle, low, high = (float(end[-1]) for end in results.over_trials(setting))
+                error = None if np.isnan(low) else [[middle - low], [high - middle]]
+                bar = axis.bar(at, middle, width, yerr=error, capsize=2, color=colours[count], **_EDGE)
+                keys[masks] = bar
+            elif count in colours:
+                style: dict[str, Any] = {
+                    "rotation": 90,
+                    "ha": "center",
+                    "va": "bottom",
+                    "fontsize": 6,
+                    "color": "#555",
+                }
+                axis.text(at, 0, " absent" if setting in absent else " none", **style)
+            if paper := papers.get((setting, "mean")):
+                marker = _MARKERS[theirs.index(count) % len(_MARKERS)] if count else "^"
+                at += 0.28 * width if setting in results else 0  # beside our interval
+                half = np.nan_to_num(paper.half_width)
+                handle = axis.errorbar(at, paper.iou, half, ls="", marker=marker, **_PAPER_STYLE)
+                keys[f"paper (CheXpert), {masks}"] = handle
+    return keys
+
+
+def _draw_legend(figure: "Figure", keys: Mapping[str, Any], *, ncols: int) -> None:
+    """Draw a legend below the figure, ours before the paper's."""
+    labels = sorted(keys, key=lambda label: label.startswith("paper"))
+    handles = [keys[label] for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=8)
 
 
 def draw_figure4(folder: Path, gallery: Gallery, title: str) -> Picture:
@@ -156,6 +231,22 @@ def _plot_intervals(
         error = np.nan_to_num(np.stack([middle - low, high - middle]))
         at = [setting.p + shift for setting in finished]
         axis.errorbar(at, middle, error, ms=3.5, lw=1.4, capsize=2.5, **style)
+
+
+def _plot_papers(
+    axis: "Axes", papers: Papers, task: str, init: str, pseudo: str, *, shift: float, **style: Any
+) -> None:
+    """Plot the paper's IoU over p as open markers, and that of its weak model with more pseudo-masks as a triangle."""
+    curve = {
+        setting.p: paper.iou
+        for (setting, name), paper in papers.items()
+        if name == task and setting == Setting.of(setting.p, init, pseudo, MIXTURE_COUNT)
+    }
+    style |= {"ls": "", "mfc": "none", "ms": 5, "mew": 0.9, "alpha": 0.75}
+    label = f"paper (CheXpert), {LABELLERS[pseudo].title}"
+    axis.plot([*curve], [*curve.values()], label=label if curve else None, **style)
+    if weak := papers.get((Setting(0.0, init, pseudo, WEAK_COUNT), task)):
+        axis.plot(shift, weak.iou, **style | {"marker": "^"})
 
 
 def _present(results: Results, tasks: Sequence[str]) -> list[str]:

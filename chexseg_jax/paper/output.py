@@ -1,7 +1,8 @@
 """A table's folder: `tables/`, `figures/` and `report.html`, from the finished runs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from ml_collections import ConfigDict
 
@@ -11,6 +12,7 @@ from chexseg_jax.progress import say
 from chexseg_jax.report.gallery import Gallery
 from chexseg_jax.report.tables import Table
 from chexseg_jax.report.writer import Picture, Report, Section, write_page
+from chexseg_jax.settings import Setting, Trial
 from chexseg_jax.sources import Sources
 
 
@@ -21,6 +23,7 @@ def write_paper(
     test: Path,
     results: Results,
     missing: Mapping[str, str],
+    absent: Mapping[Trial, str] = MappingProxyType({}),
 ) -> None:
     """Write a table's tables, figures and page; the same finished runs give the same bytes.
 
@@ -31,20 +34,36 @@ def write_paper(
       test: the prepared test set.
       results: of the finished runs.
       missing: name of each other run -> why it is missing.
+      absent: runs that need public weights, which are not on this machine -> where to get them.
     """
     if not results:
         exists = (folder / "report.html").exists()
         outdated = "; the existing report.html is outdated" if exists else ""
         say(f"{config.name}: no finished run, so no table in {folder}{outdated}")
         return
-    notes, contents = _notes(config, sources, results, missing), _tables(config, sources, results)
-    tables.write_tables(folder / "tables", config.name, contents, notes, results, sources)
+    settings = frozenset(trial.setting for trial in absent)
+    notes = [
+        *_notes(config, sources, results, missing),
+        *map("**Absent.** {}.".format, describe_absent(absent)),
+    ]
+    contents = _tables(config, sources, results, settings)
+    tables.write_tables(folder / "tables", config, contents, notes, results, sources)
     gallery = open_gallery(test, sources, results)
-    pictures = _figures(folder / "figures", config, sources, results, gallery)
+    pictures = _figures(folder / "figures", config, sources, results, gallery, settings)
     title = f"{config.name}, {config.scale} scale ({sources.title})"
     sections = [Section("Tables", contents), Section("Figures", pictures)]
     write_page(folder / "report.html", Report(title, notes, sections), gallery)
     say(f"{config.name}: {folder / 'report.html'}")
+
+
+def describe_absent(absent: Mapping[Trial, str]) -> list[str]:
+    """One line a reason: how many runs are absent for it, their settings, and the fix."""
+    lines = []
+    for reason in dict.fromkeys(absent.values()):
+        runs = [trial for trial in absent if absent[trial] == reason]
+        titles = dict.fromkeys(trial.setting.title for trial in runs)
+        lines.append(f"Runs absent: {len(runs)} ({reason}): {'; '.join(titles)}")
+    return lines
 
 
 def open_gallery(test: Path, sources: Sources, results: Results) -> Gallery:
@@ -66,7 +85,8 @@ def _notes(config: ConfigDict, sources: Sources, results: Results, missing: Mapp
         "IoU: sum of intersections over sum of unions of all test images in the segmentations file; the mean is over "
         "the pathologies with a test mask. Brackets hold 95 % intervals: over trials by Student's t in Tables 1 and 2; "
         f"in comparisons by a paired bootstrap over these images ({config.scores.bootstrap} replicates, seed 0). The "
-        "paper's numbers are on CheXpert, not on this data; compare their shape.",
+        "paper's numbers are on CheXpert, not on this data, and its mean is over its ten pathologies; compare their "
+        "shape.",
     ]
     if sources.reader_note:
         notes.append(sources.reader_note)
@@ -86,11 +106,13 @@ def _notes(config: ConfigDict, sources: Sources, results: Results, missing: Mapp
     return notes
 
 
-def _tables(config: ConfigDict, sources: Sources, results: Results) -> list[Table]:
+def _tables(
+    config: ConfigDict, sources: Sources, results: Results, absent: Collection[Setting]
+) -> list[Table]:
     tasks, replicates = sources.taxonomy.tasks, config.scores.bootstrap
     first = config.kind == "table1"
     return [
-        *(tables.table1(config, results, tasks) if first else tables.table2(config, results)),
+        *(tables.table1(config, results, tasks, absent) if first else tables.table2(config, results, absent)),
         *tables.comparisons(results, replicates=replicates),
         tables.yardsticks(results, replicates=replicates),
         tables.compared(results, tasks, replicates=replicates),
@@ -98,14 +120,19 @@ def _tables(config: ConfigDict, sources: Sources, results: Results) -> list[Tabl
 
 
 def _figures(
-    folder: Path, config: ConfigDict, sources: Sources, results: Results, gallery: Gallery
+    folder: Path,
+    config: ConfigDict,
+    sources: Sources,
+    results: Results,
+    gallery: Gallery,
+    absent: Collection[Setting],
 ) -> list[Picture]:
     folder.mkdir(exist_ok=True)
     tasks, title = sources.taxonomy.tasks, sources.title
     return [
         figures.draw_figure2(folder, config, results, tasks, title)
         if config.kind == "table1"
-        else figures.draw_figure3(folder, config, results, title),
+        else figures.draw_figure3(folder, config, results, title, absent),
         figures.draw_figure4(folder, gallery, title),
         figures.draw_figure5(folder, results, tasks, title, replicates=config.scores.bootstrap),
     ]

@@ -1,6 +1,5 @@
 """Scores of a table's finished runs: for each setting its trials."""
 
-import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,12 +81,3 @@ class Results(dict[Setting, tuple[Run, ...]]):
         """Counts of `box` and, if any, `reader`: the same in all runs."""
         first = next(iter(self.values()))[0]
         return {name: counts for name, counts in first.counts.items() if name != "model"}
-
-
-def papers() -> dict[Setting, float]:
-    """The mean IoU that the paper prints, on the radiologists' masks of CheXpert; as far as we have its numbers."""
-    with (Path(__file__).parent / "numbers.csv").open(newline="") as file:
-        return {
-            Setting(float(row["p"]), row["init"], row["pseudo"], int(row["pseudo_masks"])): float(row["miou"])
-            for row in csv.DictReader(file)
-        }

@@ -1,54 +1,75 @@
 """Tables 1 and 2 and the comparisons, as Markdown, CSV and LaTeX."""
 
 import csv
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from chexseg_jax.evaluation import bootstrap, iou
 from chexseg_jax.files import written_aside
-from chexseg_jax.paper.results import Results, papers
+from chexseg_jax.paper.numbers import MIXTURE_COUNT, WEAK_COUNT, Number, Papers, load_papers
+from chexseg_jax.paper.results import Results
 from chexseg_jax.pseudo import LABELLERS
 from chexseg_jax.report.tables import Table, interval, latex, number
 from chexseg_jax.report.writer import to_markdown
 from chexseg_jax.settings import INIT_TITLES, Setting
 from chexseg_jax.sources import Sources
 
+#: Every number of the paper's stands below or beside these words.
+PAPER = "the paper, CheXpert"
 
-def table1(config: ConfigDict, results: Results, tasks: Sequence[str]) -> list[Table]:
-    """Mean IoU over p beside the paper's, for each kind of pseudo-masks; then the IoU of each task."""
+
+def table1(
+    config: ConfigDict, results: Results, tasks: Sequence[str], absent: Collection[Setting] = ()
+) -> list[Table]:
+    """Mean IoU over p beside the paper's, for each kind of pseudo-masks; then the IoU of each task.
+
+    Args:
+      config: of the table.
+      results: of the finished runs.
+      tasks: of the data.
+      absent: settings that need public weights, which are not on this machine.
+    """
     (init,), (count,) = config.grid.init, config.grid.count
     titles = {pseudo: LABELLERS[pseudo].title for pseudo in config.grid.pseudo}
-    more = more_masks(config)
+    more, papers = more_masks(config), load_papers()
     mixtures = [(0.0, more)] * (more > 0) + [(float(p), count) for p in config.grid.p]
     names = [f"p = {p:g}{f', {many} masks' if many != count else ''}" for p, many in mixtures]
-    numbers = {(s.p, s.pseudo): miou for s, miou in papers().items()}
-
-    def paper(p: float, many: int, pseudo: str) -> str:
-        # The paper's p = 0 is its best weak model, with 20,000 pseudo-masks: it stands beside our weak model with more.
-        beside_more = p == 0 and many == count and more not in (0, count)
-        return "" if beside_more else number(numbers.get((p, pseudo if p < 1 else "")))
-
-    rows = [
-        [
-            name,
-            *(_mean(results, Setting.of(p, init, pseudo, many), config.trials) for pseudo in titles),
-            *(paper(p, many, pseudo) for pseudo in titles),
-        ]
-        for name, (p, many) in zip(names, mixtures, strict=True)
-    ]
+    rows = []
+    for name, (p, many) in zip(names, mixtures, strict=True):
+        settings = [Setting.of(p, init, pseudo, many) for pseudo in titles]
+        ours = (_mean(results, setting, config.trials, absent) for setting in settings)
+        theirs = (papers.get((counterpart(config, papers, setting), "mean")) for setting in settings)
+        rows.append([name, *ours, *(_iou(paper) for paper in theirs)])
     mean = Table(
-        ["mixture", *titles.values(), *(f"the paper, {title}" for title in titles.values())],
+        ["mixture", *titles.values(), *(f"{title} ({PAPER})" for title in titles.values())],
         rows,
         f"Table 1. Mean IoU by the probability p of an expert example; {count} pseudo-masks unless stated, "
-        f"{config.trials} trials.",
+        f"{config.trials} trials. {_paper_counts(more, count)}",
     )
-    return [mean] + [
-        _by_task(results, [Setting.of(p, init, pseudo, many) for p, many in mixtures], names, tasks, title)
-        for pseudo, title in titles.items()
-    ]
+    by_task = []
+    for pseudo, title in titles.items():
+        columns = {
+            name: Setting.of(p, init, pseudo, many) for name, (p, many) in zip(names, mixtures, strict=True)
+        }
+        by_task.append(_by_task(config, results, columns, tasks, f"IoU of each pathology, {title}."))
+    return [mean, *by_task]
+
+
+def counterpart(config: ConfigDict, papers: Papers, setting: Setting) -> Setting:
+    """The paper's model that stands beside one of ours; the paper may lack it.
+
+    The same model; or, in Table 1, where a small data set has fewer pseudo-masks, the one with the paper's number: 100,
+    and 20,000 beside the weak models with more.
+    """
+    if config.kind == "table2" or setting.p == 1 or (setting, "mean") in papers:
+        return setting
+    more = setting.p == 0 and setting.count not in config.grid.count
+    return setting._replace(count=WEAK_COUNT if more else MIXTURE_COUNT)
 
 
 def more_masks(config: ConfigDict) -> int:
@@ -57,25 +78,42 @@ def more_masks(config: ConfigDict) -> int:
     return 0 if listed else config.weak_count
 
 
-def table2(config: ConfigDict, results: Results) -> list[Table]:
-    """Mean IoU of weakly supervised models by initialisation, number and kind of pseudo-masks."""
-    (p,), kinds = config.grid.p, config.grid.pseudo
-    rows = [
-        [
-            INIT_TITLES[init],
-            f"{count}",
-            *(_mean(results, Setting(p, init, pseudo, count), config.trials) for pseudo in kinds),
-        ]
-        for init in config.grid.init
-        for count in config.grid.count
-    ]
-    paper = papers()
-    for setting in sorted({s._replace(pseudo="") for s in paper if s.p == p}):
-        numbers = (number(paper.get(setting._replace(pseudo=pseudo))) for pseudo in kinds)
-        rows.append([f"the paper, {INIT_TITLES[setting.init]}", str(setting.count), *numbers])
-    header = ["initialisation", "pseudo-masks", *(LABELLERS[pseudo].title for pseudo in kinds)]
-    title = f"Table 2. Mean IoU of weakly supervised models (p = {p:g}), {config.trials} trials."
-    return [Table(header, rows, title)]
+def table2(config: ConfigDict, results: Results, absent: Collection[Setting] = ()) -> list[Table]:
+    """Mean IoU by initialisation beside the paper's: expert masks alone, then pseudo-masks by their number and kind.
+
+    Args:
+      config: of the table.
+      results: of the finished runs.
+      absent: see `table1`.
+    """
+    kinds, papers = config.grid.pseudo, load_papers()
+    (p,) = set(config.grid.p) - {1}
+
+    def ours(setting: Setting) -> str:
+        return _mean(results, setting, config.trials, absent)
+
+    def theirs(setting: Setting) -> str:
+        return _plus_minus(papers.get((setting, "mean")))
+
+    tables = []
+    if 1 in config.grid.p:
+        settings = [Setting.of(1.0, init, "", 0) for init in config.grid.init]
+        full = [[INIT_TITLES[setting.init], ours(setting), theirs(setting)] for setting in settings]
+        title = f"Table 2, fully supervised models (p = 1; Figure 3 a). Mean IoU, {config.trials} trials. "
+        title += "A dash: not in the paper's tables."
+        tables.append(Table(["initialisation", "expert masks", f"expert masks ({PAPER})"], full, title))
+    counts = sorted({*config.grid.count, *(s.count for s, _ in papers if s.p == p)})
+    rows = []
+    for init, count in itertools.product(config.grid.init, counts):
+        settings = [Setting(float(p), init, pseudo, count) for pseudo in kinds]
+        rows.append([INIT_TITLES[init], f"{count}", *map(ours, settings), *map(theirs, settings)])
+    titles = [LABELLERS[pseudo].title for pseudo in kinds]
+    header = ["initialisation", "pseudo-masks", *titles, *(f"{title} ({PAPER})" for title in titles)]
+    title = (
+        f"Table 2, weakly supervised models (p = {p:g}). Mean IoU, {config.trials} trials; of the paper's, ± half its "
+        "95 % interval. A dash: no such model here, or in the paper."
+    )
+    return [*tables, Table(header, rows, title)]
 
 
 def comparisons(results: Results, *, replicates: int) -> list[Table]:
@@ -99,7 +137,7 @@ def comparisons(results: Results, *, replicates: int) -> list[Table]:
         share, *ends = map(float, closed)
         relative = "" if np.isnan(share) else _percent(share)
         rows.append([name, interval(share, *ends), relative, "57.2 %"])
-    header = ["the best models (by test mean IoU, as in the paper)", "value", "relative", "the paper's"]
+    header = ["the best models (by test mean IoU, as in the paper)", "value", "relative", PAPER]
     return [Table(header, rows, "Comparisons.")] if rows else []
 
 
@@ -148,38 +186,49 @@ def shape(config: ConfigDict, results: Results) -> list[str]:
 
 def write_tables(
     folder: Path,
-    name: str,
+    config: ConfigDict,
     tables: Sequence[Table],
     notes: Sequence[str],
     results: Results,
     sources: Sources,
 ) -> None:
-    """Write `name.md` and `name.tex` for people, and `name.csv` with one line per setting, trial and task.
+    """Write `NAME.md` and `NAME.tex` for people, and `NAME.csv` with one line per setting, trial and task.
 
     Args:
-      folder, name: of the files.
+      folder: of the files.
+      config: of the table; its name is that of the files.
       tables, notes: the content of the Markdown.
       results: of the finished runs.
       sources: the data; its title stands below each LaTeX table and in each line of the CSV.
     """
-    with written_aside(folder / f"{name}.md") as file:
+    with written_aside(folder / f"{config.name}.md") as file:
         file.write(to_markdown([*notes, *tables]))
     tex = [
         line for t in tables for line in (f"% {t.title}", *latex(t.header, t.rows, below=sources.title), "")
     ]
-    with written_aside(folder / f"{name}.tex") as file:
+    with written_aside(folder / f"{config.name}.tex") as file:
         file.write("\n".join(tex))
-    with written_aside(folder / f"{name}.csv") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*Setting._fields, "trial", "pathology", "pooled_iou", "per_image_iou", "data"])
-        for setting, runs in results.items():
-            for run in runs:
-                counts = run.counts["model"]
-                per_image = iou.mean(iou.per_image(counts), axis=0)
-                scores = (bootstrap.with_mean(values) for values in (iou.pooled(counts), per_image))
-                for task, *values in zip((*sources.taxonomy.tasks, "mean"), *scores, strict=True):
-                    numbers = ("" if np.isnan(v) else f"{v:.6f}" for v in values)
-                    writer.writerow([*setting, run.number, task, *numbers, sources.title])
+    with written_aside(folder / f"{config.name}.csv") as file:
+        _write_csv(file, config, results, sources)
+
+
+def _write_csv(file: TextIO, config: ConfigDict, results: Results, sources: Sources) -> None:
+    writer, papers = csv.writer(file, lineterminator="\n"), load_papers()
+    ours = [*Setting._fields, "trial", "pathology", "pooled_iou", "per_image_iou", "data"]
+    writer.writerow(
+        [*ours, "paper_chexpert_pooled_iou", "paper_chexpert_ci95_half_width", "paper_chexpert_count"]
+    )
+    for setting, runs in results.items():
+        beside = counterpart(config, papers, setting)
+        for run in runs:
+            counts = run.counts["model"]
+            per_image = iou.mean(iou.per_image(counts), axis=0)
+            scores = (bootstrap.with_mean(values) for values in (iou.pooled(counts), per_image))
+            for task, *values in zip((*sources.taxonomy.tasks, "mean"), *scores, strict=True):
+                numbers = ("" if np.isnan(v) else f"{v:.6f}" for v in values)
+                paper = papers.get((beside, task))
+                theirs = [f"{paper.iou:.3f}", _half_width(paper), beside.count] if paper else [""] * 3
+                writer.writerow([*setting, run.number, task, *numbers, sources.title, *theirs])
 
 
 def _cell(ends: bootstrap.Interval, k: int = -1) -> str:
@@ -191,21 +240,47 @@ def _percent(share: float, sign: str = "") -> str:
     return f"{share:{sign}.1%}".replace("%", " %")
 
 
-def _mean(results: Results, setting: Setting, trials: int) -> str:
+def _mean(results: Results, setting: Setting, trials: int, absent: Collection[Setting]) -> str:
     """A mean IoU over trials, with their number if some are missing."""
     if setting not in results:
-        return "-"
+        return "absent" if setting in absent else "-"
     cell = _cell(results.over_trials(setting))
     return cell if (n := len(results[setting])) == trials else f"{cell} (n = {n})"
 
 
+def _iou(paper: Number | None) -> str:
+    return number(paper.iou if paper else None)
+
+
+def _half_width(paper: Number) -> str:
+    return "" if np.isnan(paper.half_width) else f"{paper.half_width:.5f}"
+
+
+def _plus_minus(paper: Number | None) -> str:
+    """`0.129 ± 0.00036`, with the paper's digits; a dash for None."""
+    ends = _half_width(paper) if paper else ""
+    return _iou(paper) + (f" ± {ends}" if ends else "")
+
+
+def _paper_counts(more: int, count: int) -> str:
+    """The sentence below Table 1 that says how many pseudo-masks the paper's models have."""
+    beside = f"beside our {more}" if more not in (0, count) else ""
+    return f"The paper's models have {MIXTURE_COUNT}{f', and {WEAK_COUNT} {beside}' if beside else ''}."
+
+
 def _by_task(
-    results: Results, settings: Sequence[Setting], names: Sequence[str], tasks: Sequence[str], title: str
+    config: ConfigDict, results: Results, columns: Mapping[str, Setting], tasks: Sequence[str], title: str
 ) -> Table:
-    nothing = np.full(len(tasks) + 1, np.nan)
-    columns = [results.over_trials(s).estimate if s in results else nothing for s in settings]
-    rows = [
-        [name, *(number(float(column[k])) for column in columns)]
-        for k, name in enumerate((*tasks, "**mean**"))
-    ]
-    return Table(["pathology", *names], rows, f"IoU of each pathology, {title}.")
+    """Two rows a task, ours and the paper's; a task that the paper does not have gets one."""
+    nothing, papers = np.full(len(tasks) + 1, np.nan), load_papers()
+    known = {task for _, task in papers}
+    ours = [results.over_trials(s).estimate if s in results else nothing for s in columns.values()]
+    rows = []
+    for k, task in enumerate((*tasks, "mean")):
+        name = "**mean**" if k == len(tasks) else task
+        rows.append([name, *(number(float(column[k])) for column in ours)])
+        if task in known:
+            theirs = (papers.get((counterpart(config, papers, s), task)) for s in columns.values())
+            rows.append([f"{task} ({PAPER})", *(_iou(paper) for paper in theirs)])
+    foreign = "" if known.issuperset(tasks) else " Pathologies with one row are not among the paper's."
+    return Table(["pathology", *columns], rows, title + foreign)

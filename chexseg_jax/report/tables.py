@@ -64,9 +64,14 @@ def latex(header: Sequence[str], rows: Sequence[Sequence[str]], *, below: str) -
 
 
 #: LaTeX's special characters that a backslash does not escape.
-_LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "±": r"$\pm$",
+}
 
 
 def _latex_cell(text: str) -> str:
-    text = re.sub(r"[\\^~&%$#_{}]", lambda m: _LATEX.get(m[0], f"\\{m[0]}"), text)
+    text = re.sub(r"[\\^~±&%$#_{}]", lambda m: _LATEX.get(m[0], f"\\{m[0]}"), text)
     return re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text)

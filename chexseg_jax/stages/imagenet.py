@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from chexseg_jax.errors import InputError, first_line
+from chexseg_jax.errors import InputError, MissingWeightsError, first_line
 from chexseg_jax.models.normalisation import IMAGENET
 from chexseg_jax.models.torch_weights import files, from_torch
 from chexseg_jax.progress import say
@@ -70,7 +70,8 @@ def find_weights(weights: str, model: str) -> WeightsFile:
       model: resnet18, resnet50 or densenet121.
 
     Raises:
-      InputError: for weights that cannot be found: one line that says what to download and where to put it.
+      MissingWeightsError: if `weights` is "" and neither the cache nor the hub has them.
+      InputError: for `weights` that do not exist. Both errors say what to download and where to put it.
     """
     fix = (
         f"download {_DOWNLOADS[model]} into {CACHE}, or give weights=FILE, "
@@ -93,12 +94,12 @@ def find_weights(weights: str, model: str) -> WeightsFile:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
-        raise InputError(f"no ImageNet weights of a {model} on this machine; {fix}") from None
+        raise MissingWeightsError(f"no ImageNet weights of a {model} on this machine; {fix}") from None
     name = _HUB.format(model=model)
     try:
         return _digested(Path(hf_hub_download(name, "model.safetensors")))
     except Exception as error:  # the network, a proxy or the hub may raise anything
-        raise InputError(f"{name}: download failed ({first_line(error)}); {fix}") from None
+        raise MissingWeightsError(f"{name}: download failed ({first_line(error)}); {fix}") from None
 
 
 def _digested(path: Path) -> WeightsFile:

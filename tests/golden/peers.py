@@ -72,3 +72,26 @@ def distance(ours: jax.Array, theirs: jax.Array) -> float:
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def published_irnet(state: dict) -> dict:
+    """The `state_dict()` of the published `AffinityDisplacementLoss`, which registers its modules several times."""
+    stages = [
+        {"0": "resnet50.conv1", "1": "resnet50.bn1"},
+        *({"0": f"resnet50.layer{i}"} for i in range(1, 5)),
+    ]
+    modules = {"mean_shift": "fc_dp7.4"}
+    for i, stage in enumerate(stages):
+        modules |= {
+            f"{where}.{at}": own for where in (f"stage{i + 1}", f"backbone.{i}") for at, own in stage.items()
+        }
+    modules |= {f"edge_layers.{i}": f"fc_edge{i + 1}" for i in range(6)}
+    modules |= {f"dp_layers.{i}": f"fc_dp{i + 1}" for i in range(7)}
+    copies = {
+        alias + key.removeprefix(own): value
+        for alias, own in modules.items()
+        for key, value in state.items()
+        if key.startswith(f"{own}.")
+    }
+    buffers = {f"path_indices{i}": np.zeros((3, i + 2, 9), np.int64) for i in range(4)}
+    return {"disp_target": np.zeros((1, 2, 34, 1), np.float32)} | buffers | state | copies

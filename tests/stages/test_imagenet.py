@@ -7,7 +7,7 @@ from golden.peers import peer
 from safetensors.numpy import save_file
 
 import chexseg_jax
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, MissingWeightsError
 from chexseg_jax.models.normalisation import IMAGENET
 from chexseg_jax.stages import imagenet
 
@@ -59,6 +59,7 @@ def test_torchvisions_cache_is_looked_at(weights):
 def test_without_weights_one_line_says_what_to_download_and_where_to_put_it(given, reason, weights):
     with pytest.raises(InputError) as told:
         imagenet.find_weights(given.format(weights), "resnet50")
+    assert isinstance(told.value, MissingWeightsError) == (not given)  # a wrong path is the user's to correct
     for part in (reason, "https://download.pytorch.org/models/resnet50-0676ba61.pth", str(imagenet.CACHE)):
         assert part in str(told.value)
 
@@ -87,5 +88,5 @@ def test_the_hub_is_asked_last_and_its_failure_is_one_line(monkeypatch, weights)
     monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download))
     assert imagenet.find_weights("", "resnet18").path.exists()
     assert asked == [("timm/resnet18.tv_in1k", "model.safetensors")]
-    with pytest.raises(InputError, match=r"download failed \(no route\); download"):
+    with pytest.raises(MissingWeightsError, match=r"download failed \(no route\); download"):
         imagenet.find_weights("", "resnet50")

@@ -120,6 +120,8 @@ def import_weights(
     say(f"{source}: {len(file.state)} tensors, {file.source}")
     if file.dropped:
         say(f"not the network's, dropped ({len(file.dropped)}): {', '.join(file.dropped)}")
+    if file.repeated:
+        say(f"{len(file.repeated)} further names of these tensors, equal to them")
     _check_flags(source, file.card, name, tasks=tasks, stride_on=stride_on)
     network = create(name, num_classes=0)
     empty = file.card.get("num_classes") == 0 and network.head is not None

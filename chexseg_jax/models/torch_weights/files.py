@@ -8,7 +8,7 @@ The reader recognises these sources by their tensors' names:
 | torchvision's oldest DenseNet files            | `denselayer1.norm.1` for `denselayer1.norm1`       |
 | DataParallel, Lightning (`state_dict`)         | below `module.`, `model.`, `model.model.`...       |
 | MoCo (`state_dict`), MoCo-CXR                  | below `module.encoder_q.`; `fc` is its projection  |
-| the published IRNet                            | trunk and branches a second time, in module lists  |
+| the published IRNet                            | several for a tensor; see `published_irnet`        |
 """
 
 import json
@@ -25,14 +25,15 @@ from safetensors.numpy import load_file, save_file
 
 from chexseg_jax.errors import InputError, first_line
 from chexseg_jax.files import written_aside
+from chexseg_jax.models.torch_weights.published_irnet import is_published_irnet, own_tensors
 
 #: Endings of pickled files, which only torch reads and writes.
 PICKLED = (".pth", ".pt", ".ckpt", ".tar", ".bin")
 ENDINGS = (".safetensors", ".npz", *PICKLED)
+#: Source of a file whose tensors have their own names.
+_PLAIN = "torchvision or segmentation-models-pytorch"
 #: Wrappers that training code puts around a network, from the outside in.
 _WRAPPERS = re.compile(r"((?:module|model|net|network|encoder_q)\.)*")
-#: Modules that the published IRNet registers a second time.
-_ALIASES = re.compile(r"(stage[1-5]|backbone|edge_layers|dp_layers)\.")
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,17 @@ class TorchFile:
 
     Attributes:
       state: tensors under the network's own names.
-      source: "torchvision or segmentation-models-pytorch", "Lightning" or "MoCo", with the prefix that was removed.
+      source: "torchvision or segmentation-models-pytorch", "Lightning", "MoCo" or "the published IRNet", with the
+        prefix that was removed.
       dropped: names that belong to the training or to a projection head, not to the network.
+      repeated: further names of tensors in `state`.
       card: the JSON beside the file (its `normalisation`...), {} if there is none.
     """
 
     state: dict[str, np.ndarray]
     source: str
     dropped: tuple[str, ...]
+    repeated: tuple[str, ...]
     card: dict[str, Any]
 
 
@@ -58,7 +62,8 @@ def read(path: str | Path) -> TorchFile:
     A pickled file is read with `weights_only=True`: one that would run code is refused.
 
     Raises:
-      InputError: for a file that is missing, truncated, of another kind, or without tensors.
+      InputError: for a file that is missing, truncated, of another kind, or without tensors; for an IRNet whose copies
+        of a tensor differ.
     """
     path = Path(path)
     if not path.is_file():
@@ -92,7 +97,14 @@ def read(path: str | Path) -> TorchFile:
     if not state:
         raise InputError(f"{path}: holds no named tensors; save the model's state_dict()")
     state, source, dropped = _own_names(state, lightning=trained and "pytorch-lightning_version" in content)
-    return TorchFile(state, source, dropped, _read_card(path))
+    repeated: tuple[str, ...] = ()
+    if is_published_irnet(state):
+        try:
+            state, repeated, no_weights = own_tensors(state)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        source, dropped = source.replace(_PLAIN, "the published IRNet"), (*dropped, *no_weights)
+    return TorchFile(state, source, dropped, repeated, _read_card(path))
 
 
 def write(path: str | Path, state: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
@@ -175,16 +187,15 @@ def _own_names(
     prefix = max(
         (p for p in set(prefixes) if not moco or p.endswith("encoder_q.")), key=prefixes.count, default=""
     )
-    irnet = any(key.removeprefix(prefix).startswith("resnet50.") for key in state)
     own, dropped = {}, []
     for key, value in state.items():
         name = key.removeprefix(prefix)
         training = key.removeprefix("module.").startswith(("encoder_k.", "queue"))
-        if (moco and (training or name.startswith("fc."))) or (irnet and _ALIASES.match(name)):
+        if moco and (training or name.startswith("fc.")):
             dropped.append(key)
         else:
             own[re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name)] = value
-    kind = "MoCo" if moco else "Lightning" if lightning else "torchvision or segmentation-models-pytorch"
+    kind = "MoCo" if moco else "Lightning" if lightning else _PLAIN
     return own, f"{kind}, names below {prefix!r}" if prefix else kind, tuple(dropped)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from golden.peers import distance, images, irn, jit, nchw, peer
+from golden.peers import distance, images, irn, jit, nchw, peer, published_irnet
 from safetensors.numpy import save_file
 
 import chexseg_jax
@@ -46,14 +46,6 @@ def moco(state: dict) -> dict:
     return below("module.encoder_q.", encoder | head) | twins
 
 
-def irnet(state: dict) -> dict:
-    again = {
-        "stage1.0.weight": state["resnet50.conv1.weight"],
-        "edge_layers.0.0.weight": state["fc_edge1.0.weight"],
-    }
-    return state | again | {"backbone.0.0.weight": state["resnet50.conv1.weight"]}
-
-
 SOURCES = {
     "torchvision": ("resnet18", dict, IMAGENET),
     "torchvision's oldest": ("densenet121", old_densenet, IMAGENET),
@@ -61,7 +53,14 @@ SOURCES = {
     "MoCo": ("resnet18", moco, IMAGENET),
     "smp 0.6": ("deeplabv3plus_resnet18", dict, IMAGENET),
     "the fork of smp 0.1": ("deeplabv3plus_resnet18", lambda s: below("module.", s), IMAGENET),
-    "IRNet": ("irnet", irnet, IMAGENET),
+    "IRNet's network": ("irnet", dict, IMAGENET),
+    "IRNet": ("irnet", published_irnet, IMAGENET),
+    "DataParallel IRNet": ("irnet", lambda s: below("module.", published_irnet(s)), IMAGENET),
+    "IRNet, by its aliases": (
+        "irnet",
+        lambda s: {k: v for k, v in published_irnet(s).items() if k not in s},
+        IMAGENET,
+    ),
 }
 
 
@@ -94,8 +93,9 @@ def test_each_source_gives_the_reference_numbers(source, ending, tmp_path, monke
     model = check(name, tmp_path / "out", headless=source == "MoCo")
     assert model.normalisation == normalisation
     printed = capsys.readouterr().err
-    assert ("dropped" in printed) == (source in ("MoCo", "IRNet"))
-    assert ("give --tasks chexseg" in printed) == (source not in ("MoCo", "IRNet"))  # which have no outputs
+    irnet = name == "irnet"
+    assert ("dropped" in printed) == (source == "MoCo" or (irnet and source != "IRNet's network"))
+    assert ("give --tasks chexseg" in printed) == (source != "MoCo" and not irnet)  # which have no outputs
 
 
 def test_a_lightning_checkpoint(tmp_path, monkeypatch):
