@@ -34,7 +34,7 @@ def main(_: list[str]) -> None:
     processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     workdir = Path(_WORKDIR.value).expanduser()  # the shell does not expand a tilde after =
     make_folder(workdir, "--workdir")
-    if not jax.config.jax_compilation_cache_dir:  # of the variable JAX_COMPILATION_CACHE_DIR
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "xla_cache"))
     # Cache even programs that compile fast: many small ones make a slow start.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from chexseg_jax.artifact import Store
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.split import split_expert
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, MissingWeightsError
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
 from chexseg_jax.pseudo import LABELLERS, Images
@@ -71,16 +71,17 @@ def require_weights(config: ConfigDict) -> None:
     """Find the ImageNet weights of a single run before hours of work.
 
     Raises:
-      InputError: naming every network without, what to download and where to put it.
+      MissingWeightsError: naming every network without, what to download and where to put it.
+      InputError: for a wrong `weights=`.
     """
     missing = []
     for model, instead in imagenet_networks(config).items():
         try:
             find_weights(config.imagenet.weights, model)
-        except InputError as error:
+        except MissingWeightsError as error:
             missing.append(f"{error}, or give {instead}")
     if missing:
-        raise InputError("; ".join(missing))
+        raise MissingWeightsError("; ".join(missing))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "chexseg_jax"
 
-GROUND = {"errors", "files", "progress", "processes"}
+GROUND = {"errors", "files", "progress", "processes", "streams"}
 NETWORKS = GROUND | {"data", "models"}
 TRAINED = NETWORKS | {"training", "saved_model", "saliency", "artifact"}
 #: Each room (a folder, or a file of the top level) and the rooms that it may import. `__main__.py` files are doors:
@@ -17,6 +17,7 @@ TRAINED = NETWORKS | {"training", "saved_model", "saliency", "artifact"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
+    "streams": set(),
     "files": {"errors"},
     "processes": {"errors", "progress"},
     "config_args": {"errors"},

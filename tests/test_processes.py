@@ -43,7 +43,6 @@ ROOT = Path(__file__).parents[1]
 STEPS, BATCH, SIZE, ROWS, LABELS, TASKS = 20, 16, 32, 40, 14, 10
 TRAININGS = ("classifier", "segmentation", "irnet", "moco")
 #: Flags for fast compilation; execution is slower, but short.
-QUICK = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 RNG = np.random.default_rng(0)
 KINDS = RNG.integers(0, 3, (ROWS, SIZE // 4, SIZE // 4, TASKS))
 ARRAYS = {
@@ -191,9 +190,6 @@ def session(directory: Path, which: str) -> dict:
 def launch(directory: Path, *runs: tuple[str, ...]) -> list[dict]:
     """Run programs at once, each with a session and its way to join the others; return their observations."""
     environment = os.environ | {
-        "XLA_FLAGS": os.environ["XLA_FLAGS"] + QUICK,
-        "JAX_COMPILATION_CACHE_DIR": str(directory / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     }
     outputs = [directory / "-".join(run) for run in runs]

@@ -90,7 +90,7 @@ def find_weights(weights: str, model: str) -> WeightsFile:
     if candidates:
         return _digested(candidates[0])
     if weights:
-        raise InputError(f"weights={weights}: no file in it begins with {model}; {fix}")
+        raise MissingWeightsError(f"weights={weights}: no file in it begins with {model}; {fix}")
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
