@@ -1,12 +1,7 @@
 """The optimizers of the four trainings, with their published settings."""
 
 from functools import lru_cache
-from itertools import pairwise
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 
@@ -29,7 +24,7 @@ def adam(
     else:
         after = optax.constant_schedule(learning_rate)
     schedule = optax.join_schedules([rise, after], [warmup_steps]) if rise else after
-    return _vectors_joined(optax.adam(schedule, b1=0.9, b2=0.999))
+    return optax.adam(schedule, b1=0.9, b2=0.999)
 
 
 def sgd(
@@ -56,28 +51,3 @@ def sgd_cosine(
     """
     schedule = optax.cosine_decay_schedule(learning_rate, steps)
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=momentum))
-
-
-def _vectors_joined(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner`, which treats every number alike, on the same parameters with all vectors joined to one.
-
-    Two of three parameters of a DenseNet are BatchNorm's vectors, and an update of each is traced, compiled and started
-    on its own: joined, tracing its step and loading the program took 7.0 s in the place of 8.0.
-    """
-
-    def join(tree: Any) -> tuple[list[jax.Array], jax.Array]:
-        leaves = jax.tree.leaves(tree)
-        vectors = [leaf.ravel() for leaf in leaves if leaf.ndim < 2]
-        return [leaf for leaf in leaves if leaf.ndim > 1], jnp.concatenate([*vectors, jnp.zeros(0)])
-
-    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        (others, joined), state = inner.update(
-            join(gradients), state, None if params is None else join(params)
-        )
-        leaves, structure = jax.tree.flatten(gradients)
-        ends = np.cumsum([0, *(leaf.size for leaf in leaves if leaf.ndim < 2)])
-        vectors, others = iter(joined[a:b] for a, b in pairwise(ends)), iter(others)
-        parts = [next(vectors).reshape(leaf.shape) if leaf.ndim < 2 else next(others) for leaf in leaves]
-        return jax.tree.unflatten(structure, parts), state
-
-    return optax.GradientTransformation(lambda params: inner.init(join(params)), update)
