@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from chexseg_jax import experiment
 from chexseg_jax.artifact import Store
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.experiment import Run
@@ -233,6 +234,21 @@ def test_a_trial_of_one_seed_is_no_trial_of_another(plan):
     for stage in ("train_segmentation", "make_pseudo_masks"):
         assert one[stage][0].path != other[stage][0].path
     assert one["train_segmentation"][0].seed != other["train_segmentation"][0].seed
+
+
+def test_a_run_at_the_papers_scale_reaches_its_report(prepared, tiny_config, tmp_path):
+    """docs/protocol.md has the command at full size."""
+    config = semi.get_config(f"{prepared[1]},count=4,classifier_start=random,encoder_start=random")
+    config.data.update(size=32, validation=0.25)
+    for name in ("classifier", "encoder"):
+        with config.unlocked():
+            config[name] = tiny_config[name].copy_and_resolve_references()
+    config.segmentation.update(steps=2, batch_size=4, checkpoint_every=2)
+    run = experiment.run(config, tmp_path)
+    assert "paper scale" in (run / "report.md").read_text()
+    (weak,) = (tmp_path / "artifacts").glob("prepare-train-*")
+    views = {name.rsplit("_", 1)[-1] for name in Prepared.load(weak).ids}
+    assert views == {"frontal", "lateral"}
 
 
 def test_the_prepared_set_is_at_the_papers_size(plan, prepared):

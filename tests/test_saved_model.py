@@ -12,7 +12,7 @@ from chexseg_jax.data.images import fit_image
 from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.normalisation import IMAGENET, normalise
-from chexseg_jax.saved_model import save_model
+from chexseg_jax.saved_model import initialise_from, save_model
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,16 @@ def test_predict_takes_radiographs_of_any_size(saved):
     assert probabilities.shape == (2, 14)
     logits, _ = module.apply(variables, normalise(jnp.asarray(images[1][None]), IMAGENET))
     np.testing.assert_allclose(probabilities[1], jax.nn.sigmoid(logits)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_classifier_of_other_classes_gives_its_weights_but_for_the_head(saved):
+    directory, _, variables = saved
+    other = models.create("resnet18", num_classes=3, output_stride=16)
+    params, state = initialise_from(chexseg_jax.restore(directory), other, 32)(jax.random.key(1))
+    assert params["fc"]["bias"].shape == (3,)
+    for tree, old in ((params, variables["params"]), (state["batch_stats"], variables["batch_stats"])):
+        same = {name: value for name, value in tree.items() if name != "fc"}
+        assert jax.tree.all(jax.tree.map(np.array_equal, same, {name: old[name] for name in same}))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from chexseg_jax.paper import figures, tables
 from chexseg_jax.paper.results import Results
 from chexseg_jax.progress import say
 from chexseg_jax.report.gallery import Gallery
+from chexseg_jax.report.protocol import describe_protocol
 from chexseg_jax.report.tables import Table
 from chexseg_jax.report.writer import Picture, Report, Section, write_page
 from chexseg_jax.settings import Setting, Trial
@@ -82,6 +83,7 @@ def open_gallery(test: Path, sources: Sources, results: Results) -> Gallery:
 def _notes(config: ConfigDict, sources: Sources, results: Results, missing: Mapping[str, str]) -> list[str]:
     notes = [
         sources.note,
+        describe_protocol(config),
         "IoU: sum of intersections over sum of unions of all test images in the segmentations file; the mean is over "
         "the pathologies with a test mask. Brackets hold 95 % intervals: over trials by Student's t in Tables 1 and 2; "
         f"in comparisons by a paired bootstrap over these images ({config.scores.bootstrap} replicates, seed 0). The "

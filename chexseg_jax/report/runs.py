@@ -25,6 +25,7 @@ from chexseg_jax.progress import say
 from chexseg_jax.pseudo import LABELLERS
 from chexseg_jax.report import figures
 from chexseg_jax.report.gallery import TRUTH, Gallery
+from chexseg_jax.report.protocol import describe_protocol
 from chexseg_jax.report.score_table import score_table
 from chexseg_jax.report.tables import Table, number
 from chexseg_jax.report.writer import Listing, Picture, Report, Section, write_report
@@ -185,7 +186,9 @@ def _write_run(
     _link(run / "model", model)
     common = [_training_section(run, trainings), _provenance_section(config, sources, made)]
     title = f"{config.name}: {title}, seed {config.seed}, {config.scale} scale"
-    write_report(run, Report(title, [sources.note, *notes], [*sections, *common]), gallery)
+    write_report(
+        run, Report(title, [sources.note, describe_protocol(config), *notes], [*sections, *common]), gallery
+    )
     say(f"report: {run / 'report.md'}")
 
 

@@ -66,6 +66,16 @@ def test_the_seed_decides():
     assert not np.array_equal(drawn(0.5, 200, seed=3), drawn(0.5, 200, seed=4))
 
 
+def test_expert_and_weak_examples_come_in_orders_of_their_own():
+    first_epochs = []
+    for p in (0.0, 1.0):
+        stream = mixture(Numbered(1, 40), Numbered(0, 40), p=p, seed=0)
+        first_epochs.append([int(stream[i]["row"]) for i in range(40)])
+    weak, expert = first_epochs
+    assert sorted(weak) == sorted(expert)
+    assert weak != expert
+
+
 @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
 def test_p_outside_the_unit_interval_is_refused(p):
     with pytest.raises(InputError, match=r"outside \[0, 1\]"):

@@ -70,7 +70,13 @@ def test_the_checkpoint_is_chosen_over_the_whole_table(valid, brightness, tmp_pa
     config |= {"warmup_share": 0.0, "decay": False, "augment": False, "checkpoint_every": 1}
     with pytest.raises(KeyboardInterrupt):
         train_classifier(
-            tmp_path, config=ConfigDict(config), uncertainty="ignore", weak=folder, expert=folder, seed=0
+            tmp_path,
+            config=ConfigDict(config),
+            uncertainty="ignore",
+            weak=folder,
+            expert=folder,
+            start=None,
+            seed=0,
         )
     assert chosen["auroc"] == pytest.approx(np.nanmean(by_hand(studies)))
     assert len(Prepared.load(folder)) == len(studies)

@@ -1,0 +1,37 @@
+"""What a reader of scores has to know of a run's protocol: the weights that it started from, and its clock."""
+
+from ml_collections import ConfigDict
+
+_STARTS = {"imagenet": "ImageNet", "random": "random weights", "chexpert": "a classifier trained here"}
+
+
+def describe_protocol(config: ConfigDict) -> str:
+    """One paragraph for the report of a run or of a table."""
+    table = config.kind.startswith("table")
+    inits = tuple(config.grid.init) if table else (config.init,) if config.kind == "segmentation" else ()
+    labellers = tuple(config.grid.pseudo) if table else tuple(filter(None, (config.pseudo,)))
+    starts = {}
+    if labellers or config.kind == "classifier":
+        starts["the saliency classifier"] = config.classifier.start
+    if "chexpert" in inits:
+        starts["the CheXpert encoder"] = config.encoder.start
+    if "moco" in inits or config.kind == "moco":
+        starts["MoCo"] = config.moco.start
+    if "irnet" in labellers:
+        starts["IRNet's trunk"] = config.trunk_init
+    parts = [f"{name} from {_STARTS[start]}" for name, start in starts.items()]
+    text = f"Starts: {', '.join(parts)}." if parts else ""
+    return f"{text} {describe_clock(config)}".strip() if inits else text
+
+
+def describe_clock(config: ConfigDict) -> str:
+    """How long the segmentations train."""
+    one = config.segmentation
+    if one.steps:
+        return (
+            f"Clock: {one.steps} updates for each segmentation, whatever its images (`segmentation.steps`)."
+        )
+    return (
+        f"Clock: {one.epochs:g} epochs of each segmentation's expert and pseudo-masked images together, the published "
+        "rule, so models with more images have more updates (`segmentation.epochs`)."
+    )
