@@ -23,6 +23,7 @@ from pycocotools import mask as coco
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.files import written_aside
+from chexseg_jax.progress import say
 
 #: A larger size is a mistake, not a radiograph; below it every run length fits pycocotools' integers.
 MAX_PIXELS = 1 << 28
@@ -108,12 +109,14 @@ class Segmentations:
 def read_segmentations(path: str | Path, taxonomy: Taxonomy = CHEXPERT) -> Segmentations:
     """Read a segmentations JSON; every run-length code is validated without decoding it.
 
+    An image with an empty object, as CheXlocalize's human benchmark has some, counts as not listed; a line says so.
+
     Raises:
       InputError: naming file, image and task, for a missing file, malformed JSON, an image listed twice, an unknown
         task, sizes that differ within an image, or a code that does not fill its size.
     """
     path = Path(path)
-    entries = {}
+    entries, without = {}, []
     for image_id, listed in _read_object(path).items():
         entry: dict[str, Rle] = {}
         for task, code in _by_task(listed, f"{path}: {image_id}", taxonomy).items():
@@ -125,11 +128,13 @@ def read_segmentations(path: str | Path, taxonomy: Taxonomy = CHEXPERT) -> Segme
                     f"{where}: size {entry[task]['size']} differs from the {first} of the same image's "
                     f"{next(iter(entry))}; all masks of an image have its size"
                 )
-        if not entry:
-            raise InputError(
-                f"{path}: {image_id} lists no mask; leave out an image without findings, or list an all-zero mask"
-            )
-        entries[image_id] = entry
+        if entry:
+            entries[image_id] = entry
+        else:
+            without.append(image_id)
+    if without:
+        some = ", ".join(without[:3]) + ", ..." * (len(without) > 3)
+        say(f"{path.name}: {len(without)} images list no mask, and count as not listed: {some}")
     return Segmentations(path, entries, taxonomy)
 
 

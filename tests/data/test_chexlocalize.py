@@ -156,7 +156,6 @@ GOOD = encode(np.eye(4, dtype=bool))
         ("{}", "expected an object of image ids"),
         ('{"a": {"Edema": 1}, "a": {"Edema": 2}}', "'a' is listed twice"),
         ({"a": []}, "a: expected an object of tasks"),
-        ({"a": {}}, "a lists no mask"),
         ({"a": {"Oedema": GOOD}}, "a: unknown task 'Oedema'"),
         ({"a": {"Lung Opacity": GOOD, "Airspace Opacity": GOOD}}, "under two names"),
         ({"a": {"Edema": "mask"}}, "a, Edema: expected COCO run lengths"),
@@ -305,3 +304,10 @@ def test_the_nih_masks_are_read(shared, split):
     found = read_segmentations(shared / f"nih_cxr/gt_segmentations_{split}.json")
     assert {found.size(image_id) for image_id in found.ids} == {(512, 512)}
     assert sum(found.mask(image_id, "Consolidation").any() for image_id in found.ids) > 5
+
+
+def test_an_image_that_lists_no_mask_is_not_listed_and_is_named(tmp_path, capsys):
+    code = encode(np.ones((2, 3), bool))
+    (tmp_path / "hb.json").write_text(json.dumps({"a": {}, "b": {"Edema": code}}))
+    assert read_segmentations(tmp_path / "hb.json").ids == ("b",)
+    assert "hb.json: 1 images list no mask, and count as not listed: a" in capsys.readouterr().err
