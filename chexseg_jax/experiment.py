@@ -1,5 +1,6 @@
 """One run: the chain of stages behind a configuration, from radiographs to a report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from chexseg_jax.artifact import Store
+from chexseg_jax.data.layout import check_layout
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.split import split_expert
 from chexseg_jax.errors import InputError, MissingWeightsError
@@ -67,21 +69,27 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     raise InputError(f"config.kind={config.kind!r} must be one of classifier, moco, segmentation")
 
 
-def require_weights(config: ConfigDict) -> None:
-    """Find the ImageNet weights of a single run before hours of work.
+def require_weights(runs: Sequence[ConfigDict]) -> None:
+    """Find the ImageNet weights of single runs before hours of work.
 
     Raises:
-      MissingWeightsError: naming every network without, what to download and where to put it.
+      MissingWeightsError: if no run has all of its weights, naming every network without, what to download and where
+        to put it.
       InputError: for a wrong `weights=`.
     """
-    missing = []
-    for model, instead in imagenet_networks(config).items():
-        try:
-            find_weights(config.imagenet.weights, model)
-        except MissingWeightsError as error:
-            missing.append(f"{error}, or give {instead}")
-    if missing:
-        raise MissingWeightsError("; ".join(missing))
+    absent: dict[str, None] = {}
+    for config in runs:
+        missing = []
+        for model, instead in imagenet_networks(config).items():
+            try:
+                find_weights(config.imagenet.weights, model)
+            except MissingWeightsError as error:
+                missing.append(f"{error}, or give {instead}")
+        if not missing:
+            return
+        absent |= dict.fromkeys(missing)
+    every = f"all {len(runs)} runs are absent: " if len(runs) > 1 else ""
+    raise MissingWeightsError(f"{every}{'; '.join(absent)}")
 
 
 @dataclass(frozen=True)
@@ -147,11 +155,15 @@ class Run:
     profile: Profile
 
     @classmethod
-    def open(cls, config: ConfigDict, workdir: Path) -> "Run":
+    def open(cls, config: ConfigDict, workdir: Path, runs: Sequence[ConfigDict] = ()) -> "Run":
         """Check the configuration and open the data; train nothing.
 
+        Args:
+          config, workdir: see `run`.
+          runs: of a table, the configurations of its single runs.
+
         Raises:
-          InputError: see `settings.check` and `open_sources`.
+          InputError: see `settings.check`, `open_sources` and `require_weights`.
         """
         check(config)
         if config.kind not in (
@@ -159,7 +171,9 @@ class Run:
             "moco",
         ):  # else segmentation, the last training, would fail after hours
             check_divides(config.segmentation.batch_size, data_mesh(), name="config.segmentation.batch_size=")
-        on_first(require_weights, config)
+        if config.root:
+            check_layout(Path(config.root).expanduser())
+        on_first(require_weights, runs or [config])
         profile = Profile.parse(**config.profile)
         config = ConfigDict({key: value for key, value in config.items() if key not in ("profile", "shard")})
         where = config.root or "the phantom (synthetic radiographs, made here)"

@@ -15,7 +15,7 @@ from filelock import FileLock
 from ml_collections import ConfigDict
 
 from chexseg_jax.errors import DamagedError, InputError, MissingWeightsError, first_line
-from chexseg_jax.experiment import Run, require_weights
+from chexseg_jax.experiment import Run
 from chexseg_jax.files import written_aside
 from chexseg_jax.paper.output import describe_absent, write_paper
 from chexseg_jax.paper.results import Results
@@ -49,8 +49,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     """
     index, count = parse_shard(config.shard)
     planned = trials(config)
-    on_first(_require_weights, config, planned)
-    table = Run.open(config, workdir)
+    table = Run.open(config, workdir, [trial.config(config) for trial in planned])
     folder = on_first(open_run, workdir, table.config)
     mine = planned[index - 1 :: count]
     shard = f", shard {index} of {count} has {len(mine)}" if count > 1 else ""
@@ -76,18 +75,6 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     if failed:
         raise InputError(f"{len(failed)} of {len(mine)} runs failed: {'; '.join(_grouped(failed))}")
     return folder
-
-
-def _require_weights(config: ConfigDict, planned: list[Trial]) -> None:
-    """Stop before any work if a path is wrong, or if every run lacks ImageNet's weights."""
-    reasons = []
-    for trial in planned:
-        try:
-            require_weights(trial.config(config))
-        except MissingWeightsError as error:
-            reasons.append(str(error))
-    if len(reasons) == len(planned):
-        raise InputError(f"all {len(planned)} runs are absent: {'; '.join(dict.fromkeys(reasons))}")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

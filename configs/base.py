@@ -281,7 +281,8 @@ def table(
     with config.unlocked():
         config.grid.update(p=p, init=init, count=count)
     config.weak_count = weak_count
-    config.segmentation.update(steps=0, checkpoint_every=100)  # the paper's epochs
+    if config.scale == "laptop":  # the paper's epochs, where a single run counts steps
+        config.segmentation.update(steps=0, checkpoint_every=100)
     if args.smoke:
         shrink(config)
     return config

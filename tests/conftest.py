@@ -56,12 +56,17 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_config():
     """`configs/semi.py:p=0.9` with everything small: what is tested on it is not how well it segments."""
+    from tiny import Tiny
+
+    from chexseg_jax.models.zoo import ENCODERS
     from configs import semi
+
+    ENCODERS["tiny"] = Tiny
 
     config = semi.get_config("p=0.9,count=6")
     config.phantom.update(train=16, valid=16, test=6, size=64)
     config.data.size = 32
-    small = {"model": "resnet18", "batch_size": 4, "epochs": 1.0, "checkpoint_every": 2}
+    small = {"model": "tiny", "batch_size": 4, "epochs": 1.0, "checkpoint_every": 2}
     with config.unlocked():
         config.classifier.options = config.encoder.options
     config.classifier.update(small)

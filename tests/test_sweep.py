@@ -204,7 +204,7 @@ def test_runs_without_imagenets_weights_are_absent_and_the_table_succeeds(table,
     folder = sweep.run(config, workdir)
     assert started == [(0, 0), (0, 1)]  # those of p = 1 are Table 1's
     last = capsys.readouterr().err.splitlines()[-1]
-    reason = "no ImageNet weights of a resnet18 on this machine; download https://"
+    reason = "no ImageNet weights of a tiny on this machine; give weights=FILE"
     assert f"Runs absent: 4 ({reason}" in last
     assert last.endswith("): p=0,cam,6,imagenet; p=1,imagenet")
     text = re.sub(" +", " ", (folder / "tables" / "table2.md").read_text())
@@ -225,7 +225,7 @@ def test_runs_without_imagenets_weights_are_absent_and_the_table_succeeds(table,
 def test_a_table_of_absent_runs_alone_stops_before_any_work(tiny_config, stub, tmp_path):
     config = shrunk(table2.get_config("smoke"), tiny_config)
     config.grid.init = ("imagenet",)
-    with pytest.raises(InputError, match=r"^all 4 runs are absent: no ImageNet weights of a resnet18"):
+    with pytest.raises(InputError, match=r"^all 4 runs are absent: no ImageNet weights of a tiny"):
         sweep.run(config, tmp_path / "work")
     assert not (tmp_path / "work").exists()
 

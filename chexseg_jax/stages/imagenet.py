@@ -70,12 +70,14 @@ def find_weights(weights: str, model: str) -> WeightsFile:
       model: resnet18, resnet50 or densenet121.
 
     Raises:
-      MissingWeightsError: if `weights` is "" and neither the cache nor the hub has them.
+      MissingWeightsError: if `weights` is a folder without the network, or "" and neither the cache nor the hub has it.
       InputError: for `weights` that do not exist. Both errors say what to download and where to put it.
     """
     fix = (
         f"download {_DOWNLOADS[model]} into {CACHE}, or give weights=FILE, "
         f"or pip install huggingface_hub where there is a network"
+        if model in _DOWNLOADS
+        else "give weights=FILE"
     )
     folder = Path(weights or CACHE).expanduser()
     if folder.is_file():

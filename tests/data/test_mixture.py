@@ -21,7 +21,7 @@ class Numbered:
 
 
 def drawn(
-    p: float, count: int, seed: int = 0, experts: int = 15, weak: int = 40
+    p: float, count: int, seed: int = 0, experts: int = 300, weak: int = 400
 ) -> tuple[np.ndarray, np.ndarray]:
     stream = mixture(Numbered(1, experts), Numbered(0, weak), p=p, seed=seed)
     rows = [stream[i] for i in range(count)]
@@ -43,12 +43,12 @@ def test_draws_are_independent_from_element_to_element():
 
 def test_within_a_source_every_example_is_as_likely():
     source, row = drawn(0.5, 8000)
-    for which, count in ((1, 15), (0, 40)):
+    for which, count in ((1, 300), (0, 400)):
         assert chisquare(np.bincount(row[source == which], minlength=count)).pvalue > 1e-4
 
 
 def test_a_small_source_never_runs_dry():
-    source, row = drawn(0.9, 3000, experts=2, weak=3)
+    source, row = drawn(0.9, 100, experts=2, weak=3)
     assert set(row[source == 1]) == {0, 1}
     assert set(row[source == 0]) == {0, 1, 2}
 

@@ -1,0 +1,44 @@
+"""An encoder that compiles in a second, for tests of everything around it: `encoder.model = "tiny"`."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from chexseg_jax.models.layers import BatchNorm, Conv
+
+
+class Tiny(nn.Module):
+    """Patches of 4x4 pixels, then two convolutions, each with its normalisation."""
+
+    num_classes: int
+    output_stride: int = 16
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    remat: bool = False
+
+    head = "fc"
+    stem = "conv1"
+
+    def setup(self):
+        self.conv1 = Conv(16, 5, 4)
+        self.conv2 = Conv(24, 3, 2)
+        self.conv3 = Conv(32, 3, 2)
+        self.norms = [BatchNorm(self.axis_name) for _ in range(3)]
+        if self.num_classes:
+            self.fc = nn.Dense(self.num_classes)
+
+    def stages(self, images, train=False):
+        maps, x = {}, images.astype(self.dtype)
+        for stride, conv, norm in zip(
+            (4, 8, 16), (self.conv1, self.conv2, self.conv3), self.norms, strict=True
+        ):
+            x = maps[stride] = norm(conv(x), train, relu=True)
+        return maps
+
+    def classify(self, features):
+        return self.fc(features.mean((1, 2))).astype(jnp.float32) if self.num_classes else None
+
+    def __call__(self, images, train=False):
+        features = self.stages(images, train)[16]
+        return self.classify(features), {"features": features}
