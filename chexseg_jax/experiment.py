@@ -70,26 +70,25 @@ def run(config: ConfigDict, workdir: Path) -> Path:
 
 
 def require_weights(runs: Sequence[ConfigDict]) -> None:
-    """Find the ImageNet weights of single runs before hours of work.
+    """Find the ImageNet weights of the single runs of one configuration, before hours of work.
 
     Raises:
       MissingWeightsError: if no run has all of its weights, naming every network without, what to download and where
         to put it.
       InputError: for a wrong `weights=`.
     """
-    absent: dict[str, None] = {}
-    for config in runs:
-        missing = []
-        for model, instead in imagenet_networks(config).items():
-            try:
-                find_weights(config.imagenet.weights, model)
-            except MissingWeightsError as error:
-                missing.append(f"{error}, or give {instead}")
-        if not missing:
-            return
-        absent |= dict.fromkeys(missing)
-    every = f"all {len(runs)} runs are absent: " if len(runs) > 1 else ""
-    raise MissingWeightsError(f"{every}{'; '.join(absent)}")
+    needs = [imagenet_networks(config) for config in runs]
+    missing = {}
+    for model, instead in {
+        model: instead for networks in needs for model, instead in networks.items()
+    }.items():
+        try:
+            find_weights(runs[0].imagenet.weights, model)
+        except MissingWeightsError as error:
+            missing[model] = f"{error}, or give {instead}"
+    if all(missing.keys() & networks.keys() for networks in needs):
+        every = f"all {len(runs)} runs are absent: " if len(runs) > 1 else ""
+        raise MissingWeightsError(f"{every}{'; '.join(missing.values())}")
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,6 @@ def test_imagenet_weights_bring_their_normalisation_and_stride(tiny_run, tiny_co
     run = experiment.run(same(config, tiny_config), workdir)
     card = json.loads((run / "model" / "model.json").read_text())
     assert (card["normalisation"]["mean"], card["options"]["stride_on"]) == (list(IMAGENET.mean), "conv1")
-    model = chexseg_jax.restore(run)
     config.imagenet.weights = str(tmp_path / "none")
     with pytest.raises(InputError, match=r"none: no such file or folder; download https://"):
         experiment.run(config, workdir)
