@@ -18,8 +18,12 @@ from chexseg_jax.settings import Setting, Trial, imagenet_networks
 LAPTOP: dict[str, Any] = {
     # validation: expert images held out to choose checkpoints, a share in (0, 1) or a number.
     "data": {"size": 128, "views": "frontal", "validation": 0.25},
-    "start": "random",  # of classifiers and MoCo
-    "trunk": "chexpert",  # of IRNet
+    "starts": {
+        "classifier_start": "random",
+        "encoder_start": "random",
+        "moco_start": "random",
+        "trunk": "chexpert",
+    },
     "training": {  # of the classifiers
         "batch_size": 8,
         "learning_rate": 1e-3,
@@ -61,8 +65,12 @@ LAPTOP: dict[str, Any] = {
 
 PAPER: dict[str, Any] = {
     "data": {"size": 320, "views": "both", "validation": 40.0},
-    "start": "imagenet",
-    "trunk": "imagenet",
+    "starts": {
+        "classifier_start": "imagenet",
+        "encoder_start": "imagenet",
+        "moco_start": "imagenet",
+        "trunk": "imagenet",
+    },
     "training": {
         "batch_size": 16,
         "learning_rate": 1e-4,
@@ -148,10 +156,9 @@ def arguments(arg: str | None, **more: Argument) -> ConfigDict:
 
 
 def _start(args: ConfigDict, argument: str) -> str:
-    chosen, scale = args.get(argument, "auto"), _SCALES[args.scale]
-    if chosen != "auto":
-        return chosen
-    return scale["trunk" if argument == "trunk" else "start"]
+    """What a network starts from: as said, or the scale's default."""
+    chosen = args.get(argument, "auto")
+    return _SCALES[args.scale]["starts"][argument] if chosen == "auto" else chosen
 
 
 def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
