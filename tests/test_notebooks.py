@@ -7,12 +7,21 @@ import nbformat
 import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+#: The encoder of the test's run, in the notebook's process.
+TINY = f"""
+import sys
+sys.path[:0] = {[str(NOTEBOOKS.parent), str(NOTEBOOKS.parent / "tests")]}
+from chexseg_jax.models import ENCODERS
+from tiny import Tiny
+ENCODERS["tiny"] = Tiny
+"""
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tiny_run, tmp_path):
     """With `../work`, where its reader's runs are, made that of the test; its last picture is there."""
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(TINY))
     (tmp_path / "work").symlink_to(tiny_run[0])
     (tmp_path / "notebooks").mkdir()
     nbclient.NotebookClient(
