@@ -104,7 +104,7 @@ def _stages(store: Store, count: int) -> Iterator[str]:
     )
     labels = {"uncertainty": uncertainty, "weak": weak, "expert": expert, "seed": 0}
     yield f"classifier DenseNet121, {STEPS} steps"
-    classifier = store.make("classifier", train_classifier, config=config.classifier, **labels)
+    classifier = store.make("classifier", train_classifier, config=config.classifier, start=None, **labels)
     yield f"MoCo ResNet18, {STEPS} steps"
     store.make("moco", pretrain_moco, config=config.moco, model="resnet18", images=weak, start=None, seed=0)
     yield "Grad-CAM"

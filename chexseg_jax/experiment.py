@@ -1,5 +1,6 @@
 """One run: the chain of stages behind a configuration, from radiographs to a report."""
 
+from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -79,9 +80,7 @@ def require_weights(runs: Sequence[ConfigDict]) -> None:
     """
     needs = [imagenet_networks(config) for config in runs]
     missing = {}
-    for model, instead in {
-        model: instead for networks in needs for model, instead in networks.items()
-    }.items():
+    for model, instead in ChainMap(*needs).items():
         try:
             find_weights(runs[0].imagenet.weights, model)
         except MissingWeightsError as error:
@@ -283,8 +282,8 @@ class Run:
             pseudo, steps, trainings = self._pseudo_masks(classifier)
         else:
             pseudo, steps, trainings = None, {}, ()
-        models, masks = [self._train(pseudo, start, round=0)], [pseudo]
-        for number in range(config.refreshes if pseudo else 0):
+        models, masks = [self._train(pseudo, start, refresh=0)], [pseudo]
+        for number in range(1, (config.refreshes if pseudo else 0) + 1):
             refreshed = self.store.make(
                 "refreshed-masks",
                 refresh_pseudo_masks,
@@ -295,7 +294,7 @@ class Run:
                 gate=config.pseudo_masks.gate,
             )
             masks.append(refreshed)
-            models.append(self._train(refreshed, models[-1], round=number + 1))
+            models.append(self._train(refreshed, models[-1], refresh=number))
         scores = self.store.make(
             "scores",
             score_segmentation,
@@ -354,7 +353,7 @@ class Run:
         seed = stream(self.config.seed, "pseudo-masks", self.config.trial)
         return Images(weak, draw_pseudo_set(positives, count=count, seed=seed))
 
-    def _train(self, pseudo: Path | None, start: Path | None, *, round: int) -> Path:
+    def _train(self, pseudo: Path | None, start: Path | None, *, refresh: int) -> Path:
         config, (train_rows, validation_rows) = self.config, self.data.expert_rows
         return self.store.make(
             "segmentation",
@@ -369,5 +368,5 @@ class Run:
             validation_rows=validation_rows,
             pseudo=pseudo,
             start=start,
-            seed=stream(config.seed, "segmentation", config.trial, round),
+            seed=stream(config.seed, "segmentation", config.trial, refresh),
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chexseg_jax.errors import InputError, MissingWeightsError, first_line
+from chexseg_jax.models import create
 from chexseg_jax.models.normalisation import IMAGENET
 from chexseg_jax.models.torch_weights import files, from_torch
 from chexseg_jax.progress import say
@@ -53,7 +54,7 @@ def import_imagenet(part: Path, *, model: str, weights: WeightsFile, stride_on: 
         part,
         variables,
         name=model,
-        num_classes=len(variables["params"]["fc"]["bias"]),
+        num_classes=len(variables["params"][create(model, num_classes=0).head]["bias"]),
         options={"stride_on": stride_on} if model.startswith("resnet") else {},
         size=size,
         tasks=(),

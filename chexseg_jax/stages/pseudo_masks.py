@@ -109,7 +109,7 @@ def make_pseudo_masks(
 def degenerate_tasks(
     thresholds: Float64[np.ndarray, " K"] | None, quality: Mapping[str, Mapping[str, Any]], taxonomy: Taxonomy
 ) -> dict[str, str]:
-    """The tasks whose threshold fails to segment anything, each with the reason.
+    """The tasks whose thresholded maps say little about where a finding lies, each with the reason.
 
     Args:
       thresholds: of the tasks; None for one a map.
@@ -125,7 +125,7 @@ def degenerate_tasks(
         if ours is None:
             continue
         if thresholds is not None and thresholds[k] in (GRID[0], GRID[-1]):
-            reasons[task] = f"the best threshold, {thresholds[k]:g}, is an end of the grid"
+            reasons[task] = f"the threshold, {thresholds[k]:g}, is an end of the grid"
         elif ours < box:
             reasons[task] = (
                 f"its masks have IoU {ours:.3f} on expert images, a centred box of equal area {box:.3f}"

@@ -43,6 +43,21 @@ def test_a_file_becomes_a_model_that_restore_opens(weights, tmp_path):
     assert len(set(found)) == 1  # the content names the artifact, not the path
 
 
+def test_the_networks_name_their_heads_differently(tmp_path):
+    """The saliency classifier's ImageNet weights; its head is `classifier`, a ResNet's is `fc`."""
+    file = tmp_path / "densenet121-a639ec97.safetensors"
+    save_file(peer("densenet121").state, file)
+    model = imported(tmp_path / "model", file, "densenet121")
+    assert (model.config.name, model.config.num_classes, dict(model.config.options)) == (
+        "densenet121",
+        14,
+        {},
+    )
+    np.testing.assert_array_equal(
+        model.variables["params"]["classifier"]["bias"], peer("densenet121").state["classifier.bias"]
+    )
+
+
 def test_torchvisions_cache_is_looked_at(weights):
     weights.rename(imagenet.CACHE)
     assert imagenet.find_weights("", "resnet18").path.name == "resnet18-f37072fd.safetensors"

@@ -5,18 +5,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from golden.peers import peer
+from ml_collections import ConfigDict
 
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
-from chexseg_jax.data.prepared import Examples
+from chexseg_jax.data.prepared import Examples, Prepared
+from chexseg_jax.data.taxonomy import CHEXPERT as TAXONOMY
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.layers import BatchNorm, Conv
 from chexseg_jax.models.moco import Embedder
-from chexseg_jax.models.normalisation import CHEXPERT
+from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET
+from chexseg_jax.saved_model import restore, save_model
+from chexseg_jax.stages import moco
 from chexseg_jax.stages.moco import moco_init, moco_loss
 from chexseg_jax.training import optim
 from chexseg_jax.training.loop import fit
 from chexseg_jax.training.sharding import data_mesh
+from chexseg_jax.training.state import TrainState
 
 BATCH, QUEUE = 16, 64
 ROWS, COLUMNS = np.mgrid[:16, :16]
@@ -96,3 +102,39 @@ def test_it_learns_to_tell_images_apart(tmp_path):
 def test_half_a_group_on_a_device_or_one_in_all_is_refused(devices, tmp_path):
     with pytest.raises(InputError, match="norm_group=16"):
         train(tmp_path, 1, norm_group=16, devices=devices)
+
+
+def test_a_start_brings_its_weights_normalisation_and_stride(tmp_path, monkeypatch):
+    def untrained(_, *, init, **__):
+        params, model_state = init(jax.random.key(0))
+        return TrainState(0, params, model_state, None)
+
+    monkeypatch.setattr(moco, "fit", untrained)
+    folders = [tmp_path / name for name in ("start", "images", "encoder")]
+    for folder in folders:
+        folder.mkdir()
+    start, images, encoder = folders
+    old = peer("resnet18")
+    card = {"name": "resnet18", "num_classes": 14, "options": {"stride_on": "conv1"}, "size": 16}
+    save_model(start, old.variables, tasks=(), normalisation=IMAGENET, **card)
+    count = len(IMAGES)
+    labels, sizes = np.zeros((count, len(TAXONOMY.labels)), np.float32), np.full((count, 2), 16, np.int32)
+    Prepared(tuple(map(str, range(count))), IMAGES, labels, sizes, TAXONOMY).save(images)
+    config = {"options": {}, "batch_size": 16, "epochs": 1.0, "learning_rate": 0.03, "momentum": 0.9}
+    config |= {
+        "weight_decay": 0.0,
+        "queue": 32,
+        "key_momentum": 0.9,
+        "temperature": 0.2,
+        "crop": 0.5,
+        "size": 16,
+    }
+    config |= {"norm_group": 2, "checkpoint_every": 10}
+    moco.pretrain_moco(
+        encoder, config=ConfigDict(config), model="resnet18", images=images, start=start, seed=0
+    )
+    made = restore(encoder)
+    assert made.normalisation == IMAGENET
+    assert made.config.options.stride_on == "conv1"
+    for layer, value in made.variables["params"].items():
+        jax.tree.map(np.testing.assert_array_equal, value, old.variables["params"][layer])
