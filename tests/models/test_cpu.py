@@ -26,11 +26,14 @@ def output_and_gradients(function, *arguments):
         (7, 5, 2, 1),
     ],
 )
-def test_dense_equals_the_convolution_op_and_so_do_its_gradients(size, features, stride, dilation):
+@pytest.mark.parametrize("lowering", [cpu.dense, cpu.gathered])
+def test_products_equal_the_convolution_op_and_so_do_their_gradients(
+    lowering, size, features, stride, dilation
+):
     x, kernel = normal(2, 9, 7, 4), normal(size, size, 4, features, seed=2)
     ours, op = (
         output_and_gradients(lambda x, k, f=function: f(x, k, stride, dilation), x, kernel)
-        for function in (cpu.dense, cpu.convolution_op)
+        for function in (lowering, cpu.convolution_op)
     )
     for a, b in zip(ours, op, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
