@@ -7,7 +7,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from chexseg_jax import experiment, processes, sweep
+from chexseg_jax import experiment, processes, settings, sweep
 from chexseg_jax.artifact import config_digest
 from chexseg_jax.config_args import parse_flags
 from chexseg_jax.errors import InputError, run_command
@@ -44,7 +44,7 @@ def main(_: list[str]) -> None:
                 f"process {jax.process_index()} has another configuration than process 0; start configurations that "
                 "differ, such as shards, as separate jobs"
             )
-        (sweep if config.kind.startswith("table") else experiment).run(config, workdir)
+        (sweep if config.kind in settings.TABLES else experiment).run(config, workdir)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Print the mean test mIoU over seeds for each setting (encoder, initialisation, p, pseudo-masks) in a work directory.
 
-Only runs of the paper's recipe and of trial 0 count; benchmarks/recipe.py compares trials and recipes.
+Only runs of trial 0 count.
 
     for p in 0 0.9 1; do for s in 0 1 2; do python launch.py --config=configs/semi.py:p=$p,seed=$s; done; done
     python benchmarks/segmentation_table.py work > benchmarks/results/phantom_mixture.md
@@ -27,7 +27,7 @@ def main() -> None:
     runs, shared, seen = defaultdict(dict), {}, {}
     for path in sorted(Path(sys.argv[1]).glob("runs/*/scores.json")):
         config = json.loads((path.parent / "config.json").read_text())
-        if config.get("trial") or config.get("refreshes"):
+        if config.get("trial"):
             continue
         training = [config["root"], config["data"], config["segmentation"]]
         shared.setdefault(json.dumps(training, sort_keys=True), path.parent)

@@ -113,7 +113,7 @@ def _flag_error(error: BaseException, argv: list[str]) -> str:
     flag = next(
         (f for a in argv if (f := a.partition("=")[0]).endswith(f".{setting}")), f"--config.{setting}"
     )
-    return f"{flag}: no such setting; arguments, such as recipe=plus, go after the colon"
+    return f"{flag}: no such setting; arguments, such as init=moco, go after the colon"
 
 
 def _value(key: str, text: str | None, default: Argument) -> float | int | str | bool:

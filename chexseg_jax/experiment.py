@@ -29,7 +29,6 @@ from chexseg_jax.stages.pseudo_masks import (
     draw_positives,
     draw_pseudo_set,
     make_pseudo_masks,
-    refresh_pseudo_masks,
 )
 from chexseg_jax.stages.scores import score_segmentation
 from chexseg_jax.stages.segmentation import train_segmentation
@@ -97,7 +96,7 @@ class Data:
     Attributes:
       sources: their origin.
       weak, expert, test: artifacts of `prepare`.
-      validation, split_seed: of the split of the expert images, see `split_expert`.
+      validation, split_seed: of the split of all expert images, see `split_expert`.
     """
 
     sources: Sources
@@ -121,16 +120,20 @@ class Data:
         return cls(sources, weak, expert, test, config.data.validation, config.split_seed)
 
     @cached_property
-    def expert_rows(self) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " V"]]:
-        """The training and the validation rows of the expert images that the segmentations file lists."""
-        expert, studies = Prepared.load(self.expert), self.sources.valid.studies
-        rows = np.flatnonzero(expert.listed)
-        listed, patients = expert.take(rows), dict(zip(studies.ids, studies.patients, strict=True))
+    def listed(self) -> Int[np.ndarray, " N"]:
+        """The rows of the expert images that the segmentations file lists."""
+        return np.flatnonzero(Prepared.load(self.expert).listed)
+
+    def split(self, rows: Int[np.ndarray, " M"]) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " V"]]:
+        """The training and the validation rows among all listed expert images, or among some of them."""
+        some, studies = Prepared.load(self.expert).take(rows), self.sources.valid.studies
+        patients = dict(zip(studies.ids, studies.patients, strict=True))
+        as_given = self.validation < 1 or len(rows) == len(self.listed)
         train, validation = split_expert(
-            listed.has_mask(),
-            [patients[image_id] for image_id in listed.ids],
-            [listed.taxonomy.tasks.index(task) for task in listed.taxonomy.common],
-            validation=self.validation,
+            some.has_mask(),
+            [patients[image_id] for image_id in some.ids],
+            [some.taxonomy.tasks.index(task) for task in some.taxonomy.common],
+            validation=self.validation if as_given else self.validation / len(self.listed),
             seed=self.split_seed,
         )
         return rows[train], rows[validation]
@@ -269,6 +272,17 @@ class Run:
         """
         return replace(self, store=self.store.plan()).segmentation()
 
+    @cached_property
+    def expert_rows(self) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " V"]]:
+        """The training and the validation rows of the expert images: of all, or of those that this trial has."""
+        listed, number = self.data.listed, self.config.experts
+        if number > len(listed):
+            raise InputError(f"config.experts={number}: only {len(listed)} images have expert masks")
+        if number:  # the draws of a trial are nested: a smaller number is a part of a larger one
+            seed = stream(self.config.seed, "experts", self.config.trial)
+            listed = np.sort(np.random.default_rng(seed).permutation(listed)[:number])
+        return self.data.split(listed)
+
     def segmentation(self) -> Made:
         """All artifacts that lead to a segmentation's scores."""
         config, data = self.config, self.data
@@ -282,31 +296,19 @@ class Run:
             pseudo, steps, trainings = self._pseudo_masks(classifier)
         else:
             pseudo, steps, trainings = None, {}, ()
-        models, masks = [self._train(pseudo, start, refresh=0)], [pseudo]
-        for number in range(1, (config.refreshes if pseudo else 0) + 1):
-            refreshed = self.store.make(
-                "refreshed-masks",
-                refresh_pseudo_masks,
-                collective=True,
-                model=models[-1],
-                pseudo=masks[-1],
-                uncertainty=config.data.uncertainty,
-                gate=config.pseudo_masks.gate,
-            )
-            masks.append(refreshed)
-            models.append(self._train(refreshed, models[-1], refresh=number))
+        model = self._train(pseudo, start)
         scores = self.store.make(
             "scores",
             score_segmentation,
             batch_size=config.scores.batch_size,
-            model=models[-1],
+            model=model,
             test=data.test,
             split=data.sources.test,
             expert=data.expert,
-            train_rows=data.expert_rows[0],
+            train_rows=self.expert_rows[0],
             pseudo=pseudo,
         )
-        return Made(judged, (*judged, *trainings, *models), steps, pseudo, masks[1:], models[-1], scores)
+        return Made(judged, (*judged, *trainings, model), steps, pseudo, model, scores)
 
     @property
     def _judges(self) -> dict[str, Path]:
@@ -326,7 +328,7 @@ class Run:
         """The pseudo-masks, the maps that led to them by title, and the networks trained on the way."""
         config, data = self.config, self.data
         labeller = LABELLERS[config.pseudo]
-        sets = {"weak": self._pseudo_set(), "expert": Images(data.expert, data.expert_rows[0])}
+        sets = {"weak": self._pseudo_set(), "expert": Images(data.expert, self.expert_rows[0])}
         saliency = labeller.maps(self, classifier, sets)
         pseudo = self.store.make(
             "pseudo-masks",
@@ -341,7 +343,7 @@ class Run:
             weak_rows=sets["weak"].rows,
             weak_maps=saliency.maps["weak"],
             expert=data.expert,
-            expert_rows=data.expert_rows[0],
+            expert_rows=self.expert_rows[0],
             expert_maps=saliency.maps["expert"],
         )
         return pseudo, dict(saliency.steps), tuple(saliency.trainings)
@@ -353,8 +355,10 @@ class Run:
         seed = stream(self.config.seed, "pseudo-masks", self.config.trial)
         return Images(weak, draw_pseudo_set(positives, count=count, seed=seed))
 
-    def _train(self, pseudo: Path | None, start: Path | None, *, refresh: int) -> Path:
-        config, (train_rows, validation_rows) = self.config, self.data.expert_rows
+    def _train(self, pseudo: Path | None, start: Path | None) -> Path:
+        config, (train_rows, validation_rows) = self.config, self.expert_rows
+        both = config.clock == "steps"  # as many as with both sets, whichever are drawn from
+        epoch = len(train_rows) * (both or config.p > 0) + config.pseudo_count * (both or config.p < 1)
         return self.store.make(
             "segmentation",
             train_segmentation,
@@ -368,5 +372,6 @@ class Run:
             validation_rows=validation_rows,
             pseudo=pseudo,
             start=start,
-            seed=stream(config.seed, "segmentation", config.trial, refresh),
+            epoch=epoch,
+            seed=stream(config.seed, "segmentation", config.trial),
         )

@@ -15,24 +15,41 @@ INIT_TITLES = {"random": "random", "imagenet": "ImageNet", "moco": "MoCo-CXR", "
 
 
 class Setting(NamedTuple):
-    """What a table varies: share of expert examples, initialisation, labeller and number of pseudo-masks."""
+    """What a table varies.
+
+    Attributes:
+      p: probability of an expert example.
+      init: initialisation of the encoder.
+      pseudo: labeller; "" at p = 1.
+      count: number of pseudo-masks; at p = 1 that of the mixture whose steps are taken over, else 0.
+      experts: number of expert images, those for validation included; 0 for all.
+      clock: epochs, counted over the images of the own sets as published, or steps, as many as 0 < p < 1 has.
+    """
 
     p: float
     init: str
     pseudo: str
     count: int  # type: ignore[assignment]  # hides tuple.count
+    experts: int = 0
+    clock: str = "epochs"
 
     @classmethod
-    def of(cls, p: float | int, init: str, pseudo: str, count: int) -> "Setting":
-        """A setting without pseudo-masks for p = 1, whatever the last two arguments are."""
+    def of(
+        cls, p: float | int, init: str, pseudo: str, count: int, experts: int = 0, clock: str = "epochs"
+    ) -> "Setting":
+        """A setting without what makes no difference: at p = 1 the pseudo-masks, at 0 < p < 1 the clock."""
         p = float(p)  # the value is part of a run's name, where 0 and 0.0 would differ
-        return cls(p, init, pseudo, count) if p < 1 else cls(1.0, init, "", 0)
+        if p == 1:
+            pseudo, count = "", count if clock == "steps" else 0
+        return cls(p, init, pseudo, count, experts, "epochs" if 0 < p < 1 else clock)
 
     @property
     def title(self) -> str:
         """Such as `p=0.9,cam,100,chexpert`."""
         masks = (self.pseudo, self.count) if self.pseudo else ()
-        return ",".join(map(str, (f"p={self.p:g}", *masks, self.init)))
+        experts = (f"experts={self.experts}",) if self.experts else ()
+        clock = ("clock=steps",) if self.clock == "steps" else ()
+        return ",".join(map(str, (f"p={self.p:g}", *masks, self.init, *experts, *clock)))
 
     @property
     def words(self) -> str:
@@ -42,7 +59,18 @@ class Setting(NamedTuple):
         )
         share = f"p = {self.p:g}" if 0 < self.p < 1 else ""
         masks = f"{self.count} {LABELLERS[self.pseudo].title} pseudo-masks" if self.pseudo else ""
-        return ", ".join(filter(None, (kind, share, masks, f"{INIT_TITLES[self.init]} encoder")))
+        experts = f"{self.experts} expert images" if self.experts else ""
+        clock = "as many steps as 0 < p < 1" if self.clock == "steps" else ""
+        encoder = f"{INIT_TITLES[self.init]} encoder"
+        return ", ".join(filter(None, (kind, share, masks, encoder, experts, clock)))
+
+
+#: The kinds of tables, each with the lists of its grid that have one value.
+TABLES: dict[str, tuple[str, ...]] = {
+    "table1": ("init", "count", "experts"),
+    "table2": ("experts", "clock"),
+    "label_efficiency": ("init", "pseudo", "count"),
+}
 
 
 class Trial(NamedTuple):
@@ -65,6 +93,8 @@ class Trial(NamedTuple):
             "pseudo": self.setting.pseudo,
             "pseudo_count": self.setting.count,
             "trial": self.number,
+            "experts": self.setting.experts,
+            "clock": self.setting.clock,
         }
         return ConfigDict(dict(table.items()) | own)
 
@@ -75,21 +105,30 @@ def trials(config: ConfigDict) -> list[Trial]:
     Models of expert masks alone (p = 1) occur once for all labellers and counts.
 
     Args:
-      config: `kind`, `grid` (lists of `p`, `init`, `pseudo`, `count`), `weak_count` (0 for none), `trials`.
+      config: `kind`, `grid` (lists of `p`, `init`, `pseudo`, `count`, `experts`, `clock`), `weak_count` (0 for none),
+        `trials`.
 
     Raises:
       InputError: for a value out of range, or lists that the table has no rows and columns for.
     """
     grid = config.grid
-    for key, known in {"init": [*INIT_TITLES], "pseudo": [*LABELLERS]}.items():
+    for key, known in {
+        "init": [*INIT_TITLES],
+        "pseudo": [*LABELLERS],
+        "clock": ["epochs", "steps"],
+    }.items():
         if wrong := sorted(set(grid[key]) - set(known)):
             raise InputError(f"config.grid.{key}={wrong[0]!r} must be one of {', '.join(known)}")
     if not all(isinstance(p, int | float) and 0 <= p <= 1 for p in grid.p):
         raise InputError(f"config.grid.p={tuple(grid.p)} must be probabilities in [0, 1]")
-    for key, values in {"grid.count": grid.count, "trials": [config.trials]}.items():
-        if not all(isinstance(value, int) and value > 0 for value in values):
-            raise InputError(f"config.{key}={values} must be whole numbers of at least 1")
-    single = ("init", "count") if config.kind == "table1" else ()
+    for key, values, least in (
+        ("grid.count", grid.count, 1),
+        ("trials", [config.trials], 1),
+        ("grid.experts", grid.experts, 0),
+    ):
+        if not all(isinstance(value, int) and value >= least for value in values):
+            raise InputError(f"config.{key}={values} must be whole numbers of at least {least}")
+    single = TABLES[config.kind]
     for key, values in grid.items():
         if not values or (key in single and len(values) > 1):
             number = "exactly one value" if key in single else "at least one value"
@@ -98,9 +137,13 @@ def trials(config: ConfigDict) -> list[Trial]:
         raise InputError(
             f"config.grid.p={tuple(grid.p)}: table2 needs exactly one value below 1, and may have 1"
         )
-    combinations = list(itertools.product(grid.p, grid.init, grid.pseudo, grid.count))
+    combinations = list(
+        itertools.product(grid.p, grid.init, grid.pseudo, grid.count, grid.experts, grid.clock)
+    )
     if config.weak_count:
-        combinations += itertools.product((0.0,), grid.init, grid.pseudo, (config.weak_count,))
+        combinations += itertools.product(
+            (0.0,), grid.init, grid.pseudo, (config.weak_count,), (0,), ("epochs",)
+        )
     settings = dict.fromkeys(Setting.of(*values) for values in combinations)
     return [Trial(setting, number) for number in range(config.trials) for setting in settings]
 
@@ -149,13 +192,13 @@ def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
         return f"at least {least}", lambda value: value >= least
 
     trainings = ("classifier", "encoder", "trunk", "moco", "irnet", "segmentation")
-    uses_irnet = "irnet" in (config.pseudo, *(config.grid.pseudo if config.kind.startswith("table") else ()))
-    least_size = (
-        8 * config.irnet.radius - 4
-    )  # a pair's pixels lie up to the radius apart, on a map of a quarter
+    uses_irnet = "irnet" in (config.pseudo, *(config.grid.pseudo if config.kind in TABLES else ()))
+    # A pair's pixels lie up to the radius apart, on a map of a quarter.
+    least_size = 8 * config.irnet.radius - 4
     return [
         ("init", *one_of(*INIT_TITLES)),
         ("pseudo", *one_of("", *LABELLERS)),
+        ("clock", *one_of("epochs", "steps")),
         ("trunk_init", *one_of("chexpert", "imagenet")),
         ("data.views", *one_of("frontal", "lateral", "both")),
         ("imagenet.stride_on", *one_of("conv1", "conv2")),
@@ -163,7 +206,7 @@ def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
         *((f"{name}.start", *one_of("random", "imagenet")) for name in trainings[:4]),
         ("trunk.model", *one_of("resnet50")),
         ("p", "a probability in [0, 1]", lambda p: 0 <= p <= 1),
-        *((name, *at_least(0)) for name in ("seed", "split_seed", "trial", "refreshes", "weak_count")),
+        *((name, *at_least(0)) for name in ("seed", "split_seed", "trial", "experts", "weak_count")),
         *((name, *at_least(0)) for name in ("irnet.count", "segmentation.steps")),
         (
             "data.validation",

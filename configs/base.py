@@ -124,7 +124,7 @@ MOCO: dict[str, Argument] = {"encoder": OneOf("resnet18", "resnet50"), "moco_sta
 SEGMENTATION: dict[str, Argument] = {
     "init": OneOf(*INITS),
     "trial": 0,
-    "recipe": OneOf("paper", "plus"),
+    "experts": 0,
     "encoder_start": START,
     **MOCO,
 }
@@ -140,7 +140,7 @@ P = Within(0.9, 0.0, 1.0)
 TABLE: dict[str, Argument] = {
     key: value
     for key, value in {**SEGMENTATION, **PSEUDO}.items()
-    if key not in ("init", "trial", "pseudo", "count")
+    if key not in ("init", "trial", "pseudo", "count", "experts")
 }
 
 
@@ -171,10 +171,14 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
             "seed": args.seed,
             "root": args.root,
             "scale": args.scale,
-            # The run, see settings.Setting. refreshes: how often it retrains on its own predictions.
-            **{"p": 1.0, "init": "chexpert", "pseudo": "", "pseudo_count": 0, "trial": 0, "refreshes": 0},
+            # The run, see settings.Setting.
+            **{"p": 1.0, "init": "chexpert", "pseudo": "", "pseudo_count": 0, "trial": 0},
+            **{"experts": 0, "clock": "epochs"},
             # A table: its grid of runs; shard i/n takes every n-th run from the i-th.
-            "grid": {"p": (), "init": (), "pseudo": tuple(LABELLERS), "count": ()},
+            "grid": {
+                **{"p": (), "init": (), "pseudo": tuple(LABELLERS), "count": ()},
+                **{"experts": (0,), "clock": ("epochs",)},
+            },
             **{"weak_count": 0, "trials": 3, "shard": "1/1"},
             # steps "10:15" traces steps 10 to 15 of each training; hlo dumps its program. See docs/profiling.md.
             "profile": {"steps": "", "hlo": False},
@@ -229,8 +233,6 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
     if config.moco.start == "imagenet":  # a tenth of the rate and, on a laptop, a fifth of the time
         config.moco.learning_rate /= 10
         config.moco.epochs /= 1 if args.scale == "paper" else 5
-    if args.get("recipe") == "plus":
-        _plus(config)
     return config
 
 
@@ -242,21 +244,11 @@ def _classifier(
     return {"model": model, "options": options, "start": _start(args, start), "epochs": 3.0, **training}
 
 
-def _plus(config: ConfigDict) -> None:
-    """Change the recipe as benchmarks/results/phantom_recipe.md measures; twice the paper's steps gain as much.
-
-    The trained segmentation makes the pseudo-masks anew and trains on with them, and it averages an image with its
-    mirror image. Cross-entropy beside dice, averaged weights, and both from the start brought nothing.
-    """
-    config.refreshes = 1
-    with config.segmentation.options.unlocked():
-        config.segmentation.options.mirror = True
-
-
 def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
     """One run of the whole chain: classifier, saliency, pseudo-masks, a segmentation on the mixture, scores."""
     count = args.get("count", 0)
-    setting = Setting.of(p, args.init, args.get("pseudo", ""), min(count, 20) if args.smoke else count)
+    count = min(count, 20) if args.smoke else count
+    setting = Setting.of(p, args.init, args.get("pseudo", ""), count, args.experts)
     for argument, unset, used, needs in (
         ("encoder_start", "auto", setting.init == "chexpert", "init=chexpert"),
         ("moco_start", "auto", setting.init == "moco", "init=moco"),
@@ -282,11 +274,12 @@ def table(
     init: tuple[str, ...],
     count: tuple[int, ...],
     weak_count: int = 0,
+    **grid: tuple[Any, ...],
 ) -> ConfigDict:
     """Many runs: a grid of settings, some trials of each."""
     config = base(name, name, args)
     with config.unlocked():
-        config.grid.update(p=p, init=init, count=count)
+        config.grid.update(p=p, init=init, count=count, **grid)
     config.weak_count = weak_count
     if config.scale == "laptop":  # the paper's epochs, where a single run counts steps
         config.segmentation.update(steps=0, checkpoint_every=100)

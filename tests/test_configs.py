@@ -5,7 +5,7 @@ import pytest
 
 from chexseg_jax import models
 from chexseg_jax.settings import check
-from configs import full, moco, semi, table1
+from configs import full, moco, semi
 
 CONFIGS = ("semi", "weak", "full", "classifier", "moco")
 
@@ -51,14 +51,6 @@ def test_the_papers_settings():
         assert (section.checkpoint_every, section.decay, section.warmup_share) == (4800, False, 0.0)
     assert (config.segmentation.batch_size, config.p, config.init) == (8, 0.9, "chexpert")
     assert (config.data.validation, semi.get_config("").data.validation) == (40, 0.25)
-
-
-def test_the_published_recipe_is_the_default():
-
-    for config in (semi.get_config(""), semi.get_config("root=/data"), table1.get_config("recipe=paper")):
-        assert (config.refreshes, "mirror" in config.segmentation.options) == (0, False)
-    for config in (semi.get_config("recipe=plus,root=/data"), table1.get_config("recipe=plus")):
-        assert (config.refreshes, config.segmentation.options.mirror) == (1, True)
 
 
 def test_irnets_settings():

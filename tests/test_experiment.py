@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ import chexseg_jax
 from chexseg_jax import experiment
 from chexseg_jax.artifact import Store
 from chexseg_jax.data.chexlocalize import read_segmentations
-from chexseg_jax.data.chexpert import Studies, positive_tasks
+from chexseg_jax.data.chexpert import Studies
 from chexseg_jax.data.images import read_grey, unfit_map
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
@@ -93,11 +94,32 @@ def test_40_listed_images_validate_at_the_papers_scale_and_no_patient_is_on_both
     sources = Sources(split, split, split, CHEXPERT, False, tmp_path)
     config = semi.get_config("scale=paper")
     data = experiment.Data(sources, tmp_path, tmp_path, tmp_path, config.data.validation, config.split_seed)
-    train, validation = data.expert_rows
+    train, validation = data.split(data.listed)
     assert sorted([*train, *validation]) == np.flatnonzero(listed).tolist()
     assert len(validation) == 40
     sides = [{ids[row].split("_")[0] for row in rows} for rows in (train, validation)]
     assert not sides[0] & sides[1]
+
+
+def test_few_expert_images_are_drawn_for_each_trial_and_the_draws_are_nested(tiny_run, tiny_config):
+    workdir, _ = tiny_run
+    base = experiment.Run.open(tiny_config, workdir)
+
+    def rows(number, trial):
+        config = tiny_config.copy_and_resolve_references()
+        config.experts, config.trial = number, trial
+        train, validation = replace(base, config=config).expert_rows
+        assert not set(train) & set(validation)
+        assert len(train) + len(validation) == number
+        return {*train, *validation}
+
+    listed = set(base.data.listed)
+    few, more = len(listed) // 3, len(listed) // 2
+    assert rows(few, 0) < rows(more, 0) < listed
+    assert rows(few, 0) != rows(few, 1)
+    assert rows(len(listed), 0) == listed
+    with pytest.raises(InputError, match=f"only {len(listed)} images have expert masks"):
+        rows(len(listed) + 1, 0)
 
 
 def test_a_second_run_makes_nothing(tiny_run, tiny_config, capsys):
@@ -126,34 +148,6 @@ def test_expert_masks_alone_need_no_new_classifier(tiny_run, tiny_config, capsys
     before = set(artifacts(workdir))
     experiment.run(config, workdir)
     assert {name.split("-")[0] for name in set(artifacts(workdir)) - before} == {"segmentation", "scores"}
-
-
-def test_a_segmentation_makes_its_own_pseudo_masks_anew(tiny_run, tiny_config, capsys):
-    workdir, first = tiny_run
-    capsys.readouterr()
-    config = tiny_config.copy_and_resolve_references()
-    config.refreshes = 1
-    run = experiment.run(config, workdir)
-    assert re.findall(r": making ([a-z-]+)-", capsys.readouterr().err) == [
-        "refreshed-masks",
-        "segmentation",
-        "scores",
-    ]
-    card = json.loads((run / "model" / "artifact.json").read_text())
-    assert card["key"]["start"] == (first / "model").resolve().name  # which it goes on from
-    teacher = chexseg_jax.restore(first)
-    (folder,) = (workdir / "artifacts").glob("refreshed-masks-*")
-    images = Prepared.load(folder)
-    limits = np.array([teacher.thresholds[task] for task in TASKS])
-    positive = positive_tasks(images.labels, config.data.uncertainty, CHEXPERT)
-    expected = (teacher.predict(images.images[:]) > limits) & positive[:, None, None]
-    made = images.read_masks(slice(None))
-    # Batches of another size round otherwise: some pixels at the threshold may change sides.
-    assert (made ^ expected).sum() <= 0.01 * expected.sum()
-    assert expected.any()
-    assert ",refreshes=1," in run.name
-    for number in ((first / "model").resolve(), (run / "model").resolve(), folder):
-        assert number.name in (run / "report.md").read_text()
 
 
 def test_moco_trains_an_encoder_that_segmentations_start_from(tiny_run, tiny_config, capsys):

@@ -18,6 +18,7 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.experiment import Run
 from chexseg_jax.models.normalisation import CHEXPERT
 from chexseg_jax.pseudo import LABELLERS
+from chexseg_jax.settings import Setting, Trial, trials
 from chexseg_jax.stages import imagenet
 from chexseg_jax.stages.segmentation import training_steps
 from configs import classifier, full, moco, semi, table1, table2, weak
@@ -187,6 +188,30 @@ def test_segmentation_runs_twenty_epochs_of_all_its_images(experts, pseudo, step
     assert training_steps(semi.get_config().segmentation, experts + pseudo) == 200  # a laptop's single run
 
 
+def test_an_epoch_counts_the_sets_that_are_drawn_from_or_on_the_other_clock_both(plan):
+    def epoch(config, arguments="", clock="epochs"):
+        (one,) = plan(config, arguments, clock=clock)["train_segmentation"]
+        return len(one.train_rows), one.epoch
+
+    experts, alone = epoch(full)
+    assert alone == experts
+    assert epoch(semi, "count=4") == epoch(semi, "count=4", "steps") == (experts, experts + 4)
+    assert epoch(weak, "count=4") == (experts, 4)
+    assert epoch(weak, "count=4", "steps") == (experts, experts + 4)
+
+
+def test_a_tables_equal_steps_are_those_of_its_mixtures(plan):
+    table = table1.get_config("scale=paper")
+    ends = [trial.setting for trial in trials(table) if trial.setting.clock == "steps"]
+    assert set(ends) == {
+        Setting(0.0, "chexpert", "cam", 100, clock="steps"),
+        Setting(0.0, "chexpert", "irnet", 100, clock="steps"),
+        Setting(1.0, "chexpert", "", 100, clock="steps"),
+    }
+    one = Trial(ends[-1], 0).config(table)
+    assert (one.p, one.pseudo, one.pseudo_count, one.clock) == (1.0, "", 100, "steps")
+
+
 def test_segmentation_is_the_published_one(plan):
     one = plan(semi, "count=4")["train_segmentation"][0]
     config = one.config
@@ -194,7 +219,6 @@ def test_segmentation_is_the_published_one(plan):
     assert (config.batch_size, config.decay, config.warmup_share, config.augment) == (8, False, 0.0, False)
     assert config.learning_rate == 0  # 1e-3 on small sets, 1e-4 on large ones
     assert one.start.name.startswith("classifier-resnet18-")
-    assert "refresh_pseudo_masks" not in plan(semi, "count=4")
 
 
 def test_who_trains_on_what(plan):
@@ -223,10 +247,10 @@ def test_scores():
 
 
 def test_no_two_trainings_of_a_chain_share_a_stream(plan):
-    calls = plan(semi, "pseudo=irnet,trunk=chexpert,count=3,recipe=plus,init=moco")
+    calls = plan(semi, "pseudo=irnet,trunk=chexpert,count=3,init=moco")
     trainings = ("train_classifier", "pretrain_moco", "train_irnet", "train_segmentation")
     seeds = [call.seed for name in trainings for call in calls[name]]
-    assert len(seeds) == 6  # two classifiers, MoCo, IRNet, and two segmentations
+    assert len(seeds) == 5  # two classifiers, MoCo, IRNet and the segmentation
     assert len(set(seeds)) == len(seeds)
 
 

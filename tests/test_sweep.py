@@ -20,7 +20,7 @@ from configs import semi, table1, table2, weak
 def test_table_1_is_the_papers_grid():
     config = table1.get_config("scale=paper")
     planned = trials(config)
-    assert len(planned) == len(set(planned)) == 3 * (7 * 2 + 1 + 2)
+    assert len(planned) == len(set(planned)) == 3 * (7 * 2 + 1 + 2 + 3)  # and p = 0, 0 and 1 at equal steps
     assert {trial.setting.p for trial in planned} == {0, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 1}
     assert {trial.setting.count for trial in planned} == {0, 100, 20000}
     assert {trial.number for trial in planned} == {0, 1, 2}
@@ -92,7 +92,7 @@ def shrunk(config, tiny_config):
     with config.unlocked():
         for section in ("phantom", "data", "classifier", "encoder", "segmentation", "scores"):
             config[section] = tiny_config[section]
-    config.grid.update(pseudo=("cam",), count=(6,))
+    config.grid.update(pseudo=("cam",), count=(6,), clock=("epochs",))
     config.update(weak_count=0, trials=2)
     return config
 

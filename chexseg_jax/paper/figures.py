@@ -60,6 +60,10 @@ def draw_figure2(
             style: dict[str, Any] = {"color": labeller.colour, "marker": marker}
             curve = [Setting.of(p, init, pseudo, count) for p in sorted(config.grid.p)]
             _plot_intervals(axis, results, curve, k, label=labeller.title, **style)
+            if "steps" in config.grid.clock:
+                equal = [Setting.of(p, init, pseudo, count, clock="steps") for p in sorted(config.grid.p)]
+                dashed = style | {"ls": "--", "lw": 0.9, "marker": "", "alpha": 0.7}
+                _plot_intervals(axis, results, equal, k, label=f"{labeller.title}, equal steps", **dashed)
             # With other pseudo-masks, so not part of the curve; shifted so that both points at p = 0 are visible.
             weak, shift = [Setting.of(0.0, init, pseudo, more)], -0.04 * beside
             _plot_intervals(axis, results, weak, k, shift=shift, ls="", **style | {"marker": "^"})
@@ -73,10 +77,11 @@ def draw_figure2(
     _draw_legend(figure, dict(zip(labels, handles, strict=True)), ncols=4)
     drawn = any(Setting.of(0.0, init, pseudo, more) in results for pseudo in config.grid.pseudo)
     triangles = f"Filled triangles, beside p = 0: {more} pseudo-masks. " if drawn else ""
+    dashes = "Dashed: all p with as many steps. " if "steps" in config.grid.clock else ""
     caption = (
         f"IoU by the probability p of an expert example: {', '.join(('the mean', *candidates[:3]))}; {count} "
-        f"pseudo-masks. {triangles}Bars: 95 % intervals over trials (Student's t). Open markers: the paper's, on "
-        f"CheXpert, with {MIXTURE_COUNT} pseudo-masks; open triangles: with {WEAK_COUNT}."
+        f"pseudo-masks. {triangles}{dashes}Bars: 95 % intervals over trials (Student's t). Open markers: the paper's, "
+        f"on CheXpert, with {MIXTURE_COUNT} pseudo-masks; open triangles: with {WEAK_COUNT}."
     )
     return _save(figure, folder, 2, title, caption)
 
@@ -230,7 +235,7 @@ def _plot_intervals(
         middle, low, high = np.array(ends).T
         error = np.nan_to_num(np.stack([middle - low, high - middle]))
         at = [setting.p + shift for setting in finished]
-        axis.errorbar(at, middle, error, ms=3.5, lw=1.4, capsize=2.5, **style)
+        axis.errorbar(at, middle, error, **{"ms": 3.5, "lw": 1.4, "capsize": 2.5} | style)
 
 
 def _plot_papers(

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from ml_collections import ConfigDict
 
-from chexseg_jax.paper import figures, tables
+from chexseg_jax.paper import efficiency, figures, tables
 from chexseg_jax.paper.results import Results
 from chexseg_jax.progress import say
 from chexseg_jax.report.gallery import Gallery
@@ -92,12 +92,6 @@ def _notes(config: ConfigDict, sources: Sources, results: Results, missing: Mapp
     ]
     if sources.reader_note:
         notes.append(sources.reader_note)
-    if config.refreshes:
-        notes.append(
-            "**Not the paper's recipe**: a model with pseudo-masks recomputes them and trains on for as many steps "
-            f"again (refreshes: {config.refreshes}). A model with expert masks alone (p = 1) does not, and its fewer "
-            "steps are part of any difference."
-        )
     if shape := tables.shape(config, results) if config.kind == "table1" else []:
         notes.append("\n".join(shape))
     reasons: dict[str, list[str]] = {}
@@ -112,9 +106,17 @@ def _tables(
     config: ConfigDict, sources: Sources, results: Results, absent: Collection[Setting]
 ) -> list[Table]:
     tasks, replicates = sources.taxonomy.tasks, config.scores.bootstrap
-    first = config.kind == "table1"
+    match config.kind:
+        case "table1":
+            pairs = tables.named_pairs(config)
+            own = tables.table1(config, results, tasks, absent)
+        case "table2":
+            own, pairs = tables.table2(config, results, absent), {}
+        case _:
+            own, pairs = [efficiency.table(config, results, absent)], efficiency.pairs(config)
     return [
-        *(tables.table1(config, results, tasks, absent) if first else tables.table2(config, results, absent)),
+        *own,
+        *tables.differences(results, pairs, replicates=replicates),
         *tables.comparisons(results, replicates=replicates),
         tables.yardsticks(results, replicates=replicates),
         tables.compared(results, tasks, replicates=replicates),
@@ -131,10 +133,15 @@ def _figures(
 ) -> list[Picture]:
     folder.mkdir(exist_ok=True)
     tasks, title = sources.taxonomy.tasks, sources.title
+    match config.kind:
+        case "table1":
+            own = figures.draw_figure2(folder, config, results, tasks, title)
+        case "table2":
+            own = figures.draw_figure3(folder, config, results, title, absent)
+        case _:
+            own = efficiency.draw(folder, config, results, sources)
     return [
-        figures.draw_figure2(folder, config, results, tasks, title)
-        if config.kind == "table1"
-        else figures.draw_figure3(folder, config, results, title, absent),
+        own,
         figures.draw_figure4(folder, gallery, title),
         figures.draw_figure5(folder, results, tasks, title, replicates=config.scores.bootstrap),
     ]

@@ -50,18 +50,18 @@ class Results(dict[Setting, tuple[Run, ...]]):
 
     @property
     def semi(self) -> Setting | None:
-        """The best setting with expert and pseudo-masks."""
+        """The best setting with expert and pseudo-masks, on the paper's clock."""
         return self.best(s for s in self if 0 < s.p < 1)
 
     @property
     def weak(self) -> Setting | None:
-        """The best setting with pseudo-masks alone."""
-        return self.best(s for s in self if s.p == 0)
+        """The best setting with pseudo-masks alone, on the paper's clock."""
+        return self.best(s for s in self if s.p == 0 and s.clock == "epochs")
 
     @property
     def full(self) -> Setting | None:
-        """The best setting with expert masks alone."""
-        return self.best(s for s in self if s.p == 1)
+        """The best setting with expert masks alone, on the paper's clock."""
+        return self.best(s for s in self if s.p == 1 and s.clock == "epochs")
 
     def compared(self, *, replicates: int) -> dict[str, tuple[str, Interval]]:
         """The bars of Figure 5, `reader`, `semi` and `weak`, each with its description.
@@ -78,6 +78,6 @@ class Results(dict[Setting, tuple[Run, ...]]):
 
     @property
     def yardsticks(self) -> Mapping[str, Counts]:
-        """Counts of `box` and, if any, `reader`: the same in all runs."""
-        first = next(iter(self.values()))[0]
+        """Counts of `box` and, if any, `reader`: the same in all runs, but the box is sized on a run's expert masks."""
+        first = self[max(self, key=lambda setting: setting.experts == 0)][0]
         return {name: counts for name, counts in first.counts.items() if name != "model"}

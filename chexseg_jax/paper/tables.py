@@ -37,24 +37,28 @@ def table1(
     (init,), (count,) = config.grid.init, config.grid.count
     titles = {pseudo: LABELLERS[pseudo].title for pseudo in config.grid.pseudo}
     more, papers = more_masks(config), load_papers()
-    mixtures = [(0.0, more)] * (more > 0) + [(float(p), count) for p in config.grid.p]
-    names = [f"p = {p:g}{f', {many} masks' if many != count else ''}" for p, many in mixtures]
+    mixtures = {f"p = 0, {more} masks": (0.0, more, "epochs")} if more else {}
+    mixtures |= {f"p = {p:g}": (float(p), count, "epochs") for p in config.grid.p}
+    if "steps" in config.grid.clock:
+        ends = (p for p in config.grid.p if p in (0, 1))
+        mixtures |= {f"p = {p:g}, equal steps": (float(p), count, "steps") for p in ends}
     rows = []
-    for name, (p, many) in zip(names, mixtures, strict=True):
-        settings = [Setting.of(p, init, pseudo, many) for pseudo in titles]
-        ours = (_mean(results, setting, config.trials, absent) for setting in settings)
+    for name, (p, many, clock) in mixtures.items():
+        settings = [Setting.of(p, init, pseudo, many, clock=clock) for pseudo in titles]
+        ours = (mean_cell(results, setting, config.trials, absent) for setting in settings)
         theirs = (papers.get((counterpart(config, papers, setting), "mean")) for setting in settings)
         rows.append([name, *ours, *(_iou(paper) for paper in theirs)])
     mean = Table(
         ["mixture", *titles.values(), *(f"{title} ({PAPER})" for title in titles.values())],
         rows,
         f"Table 1. Mean IoU by the probability p of an expert example; {count} pseudo-masks unless stated, "
-        f"{config.trials} trials. {_paper_counts(more, count)}",
+        f"{config.trials} trials. {_paper_counts(more, count)}{_equal_steps(config)}",
     )
     by_task = []
     for pseudo, title in titles.items():
         columns = {
-            name: Setting.of(p, init, pseudo, many) for name, (p, many) in zip(names, mixtures, strict=True)
+            name: Setting.of(p, init, pseudo, many, clock=clock)
+            for name, (p, many, clock) in mixtures.items()
         }
         by_task.append(_by_task(config, results, columns, tasks, f"IoU of each pathology, {title}."))
     return [mean, *by_task]
@@ -66,7 +70,7 @@ def counterpart(config: ConfigDict, papers: Papers, setting: Setting) -> Setting
     The same model; or, in Table 1, where a small data set has fewer pseudo-masks, the one with the paper's number: 100,
     and 20,000 beside the weak models with more.
     """
-    if config.kind == "table2" or setting.p == 1 or (setting, "mean") in papers:
+    if config.kind == "table2" or setting.p == 1 or (setting, "mean") in papers or setting.clock == "steps":
         return setting
     more = setting.p == 0 and setting.count not in config.grid.count
     return setting._replace(count=WEAK_COUNT if more else MIXTURE_COUNT)
@@ -90,7 +94,7 @@ def table2(config: ConfigDict, results: Results, absent: Collection[Setting] = (
     (p,) = set(config.grid.p) - {1}
 
     def ours(setting: Setting) -> str:
-        return _mean(results, setting, config.trials, absent)
+        return mean_cell(results, setting, config.trials, absent)
 
     def theirs(setting: Setting) -> str:
         return _plus_minus(papers.get((setting, "mean")))
@@ -114,6 +118,49 @@ def table2(config: ConfigDict, results: Results, absent: Collection[Setting] = (
         "95 % interval. A dash: no such model here, or in the paper."
     )
     return [*tables, Table(header, rows, title)]
+
+
+def differences(
+    results: Results, pairs: Mapping[str, tuple[Setting, Setting]], *, replicates: int
+) -> list[Table]:
+    """The mean IoU of one setting minus that of another, paired over test images and over trials; [] without a pair.
+
+    Args:
+      results: of the finished runs.
+      pairs: title -> two settings; a pair with a missing run is left out.
+      replicates: of the bootstrap over images.
+    """
+    rows = []
+    for title, pair in pairs.items():
+        if not all(setting in results for setting in pair):
+            continue
+        one, other = ({run.number: run.counts["model"] for run in results[setting]} for setting in pair)
+        both = sorted(one.keys() & other.keys())
+        if not both:
+            continue
+        ours, theirs = [one[number] for number in both], [other[number] for number in both]
+        over_images = bootstrap.paired_difference(ours, theirs, replicates=replicates)
+        means = (bootstrap.trial_scores(counts)[:, -1] for counts in (ours, theirs))
+        base = float(bootstrap.trial_scores(theirs)[:, -1].mean())
+        over_trials = bootstrap.t_interval(np.subtract(*means))
+        relative = _percent(float(over_images.estimate[-1]) / base, "+") if base > 0 else "-"
+        rows.append([title, f"{len(both)}", relative, _cell(over_images), interval(*map(float, over_trials))])
+    header = ["mean IoU", "trials", "relative", "difference [over images]", "difference [over trials]"]
+    title = "Named comparisons. Differences are of the same trials; brackets hold 95 % intervals."
+    return [Table(header, rows, title)] if rows else []
+
+
+def named_pairs(config: ConfigDict) -> dict[str, tuple[Setting, Setting]]:
+    """Of Table 1, p = .9 against p = 1 on each clock, for each kind of pseudo-masks."""
+    (init,), (count,) = config.grid.init, config.grid.count
+    pairs = {}
+    for pseudo, clock in itertools.product(config.grid.pseudo, config.grid.clock):
+        title = (
+            f"p = 0.9, {LABELLERS[pseudo].title}, minus p = 1{', equal steps' if clock == 'steps' else ''}"
+        )
+        full = Setting.of(1.0, init, pseudo, count, clock=clock)
+        pairs[title] = Setting.of(0.9, init, pseudo, count), full
+    return pairs
 
 
 def comparisons(results: Results, *, replicates: int) -> list[Table]:
@@ -160,15 +207,15 @@ def yardsticks(results: Results, *, replicates: int) -> Table:
 
 
 def shape(config: ConfigDict, results: Results) -> list[str]:
-    """Whether Table 1 has the paper's shape: p = 0 lowest, the greatest inside (0, 1), and above p = 1.
+    """Whether Table 1 has the paper's shape: p = 0 lowest, the greatest inside (0, 1), and above p = 1; on each clock.
 
     All with the same number of pseudo-masks, although the paper's p = 0 has more. A kind of pseudo-masks with missing
     runs is left out.
     """
     lines = []
     (init,), (count,) = config.grid.init, config.grid.count
-    for pseudo in config.grid.pseudo:
-        settings = {p: Setting.of(p, init, pseudo, count) for p in config.grid.p}
+    for pseudo, clock in itertools.product(config.grid.pseudo, config.grid.clock):
+        settings = {p: Setting.of(p, init, pseudo, count, clock=clock) for p in config.grid.p}
         means = {p: results.over_trials(s).estimate[-1] for p, s in settings.items() if s in results}
         if len(means) < len(settings) or not {0, 1} < set(means):
             continue
@@ -179,7 +226,7 @@ def shape(config: ConfigDict, results: Results) -> list[str]:
             "it is above p = 1": means[high] > means[1],
         }
         answered = "; ".join(f"{claim}: {'yes' if holds else 'no'}" for claim, holds in answers.items())
-        title = LABELLERS[pseudo].title
+        title = LABELLERS[pseudo].title + (", at equal steps" if clock == "steps" else "")
         lines.append(f"The paper's shape, {title}: {answered} (lowest at {low:g}, greatest at {high:g}).")
     return lines
 
@@ -240,7 +287,7 @@ def _percent(share: float, sign: str = "") -> str:
     return f"{share:{sign}.1%}".replace("%", " %")
 
 
-def _mean(results: Results, setting: Setting, trials: int, absent: Collection[Setting]) -> str:
+def mean_cell(results: Results, setting: Setting, trials: int, absent: Collection[Setting]) -> str:
     """A mean IoU over trials, with their number if some are missing."""
     if setting not in results:
         return "absent" if setting in absent else "-"
@@ -266,6 +313,12 @@ def _paper_counts(more: int, count: int) -> str:
     """The sentence below Table 1 that says how many pseudo-masks the paper's models have."""
     beside = f"beside our {more}" if more not in (0, count) else ""
     return f"The paper's models have {MIXTURE_COUNT}{f', and {WEAK_COUNT} {beside}' if beside else ''}."
+
+
+def _equal_steps(config: ConfigDict) -> str:
+    """The sentence below Table 1 that says what its last rows are."""
+    rule = " Equal steps: as many updates as 0 < p < 1 has; the paper has no such models."
+    return rule if "steps" in config.grid.clock else ""
 
 
 def _by_task(

@@ -7,7 +7,7 @@ _STARTS = {"imagenet": "ImageNet", "random": "random weights", "chexpert": "a cl
 
 def describe_protocol(config: ConfigDict) -> str:
     """One paragraph for the report of a run or of a table."""
-    table = config.kind.startswith("table")
+    table = config.kind not in ("classifier", "moco", "segmentation")
     inits = tuple(config.grid.init) if table else (config.init,) if config.kind == "segmentation" else ()
     labellers = tuple(config.grid.pseudo) if table else tuple(filter(None, (config.pseudo,)))
     starts = {}
@@ -31,6 +31,9 @@ def describe_clock(config: ConfigDict) -> str:
         return (
             f"Clock: {one.steps} updates for each segmentation, whatever its images (`segmentation.steps`)."
         )
+    if config.clock == "steps":
+        masks = f"{config.pseudo_count} pseudo-masks"
+        return f"Clock: as many updates as a mixture with {masks} has in {one.epochs:g} epochs."
     return (
         f"Clock: {one.epochs:g} epochs of each segmentation's expert and pseudo-masked images together, the published "
         "rule, so models with more images have more updates (`segmentation.epochs`)."

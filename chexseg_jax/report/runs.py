@@ -51,7 +51,6 @@ class Made:
       trainings: of all trainings, including `classifiers`; `model` is the last.
       saliency: title -> artifact with records `maps`, and maybe `edges`, in order of computation.
       pseudo: the pseudo-masks; None for p = 1.
-      refreshed: the refreshed pseudo-masks, from first to last.
       model: the trained segmentation.
       scores: its predictions and scores.
     """
@@ -60,7 +59,6 @@ class Made:
     trainings: Sequence[Path]
     saliency: Mapping[str, Path]
     pseudo: Path | None
-    refreshed: Sequence[Path]
     model: Path
     scores: Path
 
@@ -97,7 +95,7 @@ def report_segmentation(
     sections.append(_threshold_section(config, sources.taxonomy, made))
     if made.classifiers:
         sections.append(_classifier_section(made.classifiers, sources.taxonomy))
-    artifacts = [*made.classifiers, made.pseudo, *made.refreshed, *made.trainings, made.scores]
+    artifacts = [*made.classifiers, made.pseudo, *made.trainings, made.scores]
     title = f"mixture p = {config.p:g}, init = {config.init}"
     _write_run(run, config, sources, title, sections, made.trainings, artifacts=artifacts, gallery=gallery)
     say(f"test mIoU (pooled) {number(scores['pooled']['mean'])} ({sources.title})")
@@ -148,7 +146,7 @@ def report_moco(
 
 def open_run(workdir: Path, config: ConfigDict) -> Path:
     """Create the folder of a configuration's report, with `config.json` in it."""
-    keys = ("p", "pseudo", "init", "refreshes", "trial") if config.kind == "segmentation" else ("refreshes",)
+    keys = ("p", "pseudo", "init", "experts", "trial") if config.kind == "segmentation" else ()
     values = [f"{key}={config[key]}" for key in keys if config[key]]
     name = ",".join([config.name, *values, f"seed={config.seed}", config.scale])
     run = workdir / "runs" / f"{name}-{config_digest(config)}"
@@ -337,10 +335,7 @@ def _draw_overlays(path: Path, gallery: Gallery, made: Made, title: str) -> None
         names += [f"{name} (training)" for name in weak.ids[:few]]
         more = {TRUTH: [None] * few, _PREDICTION: list(predicted)}
         columns = [(heading, [*masks, *more[heading]]) for heading, masks in columns]
-        pseudo = [("pseudo-mask", weak), *(("refreshed", Prepared.load(p)) for p in made.refreshed)]
-        columns += [
-            (heading, [*[None] * len(rows), *masks.read_masks(slice(few))]) for heading, masks in pseudo
-        ]
+        columns.append(("pseudo-mask", [*[None] * len(rows), *weak.read_masks(slice(few))]))
     figures.draw_overlays(path, images, names, columns, taxonomy=test.taxonomy, title=title)
 
 

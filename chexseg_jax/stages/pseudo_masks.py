@@ -1,4 +1,4 @@
-"""Stages: pseudo-masks from saliency maps, thresholded, and from a trained segmentation (self-training)."""
+"""Stage: pseudo-masks from saliency maps, thresholded."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int32
 
 from chexseg_jax.data.chexpert import positive_tasks, task_targets
-from chexseg_jax.data.images import Frame, pack_masks
+from chexseg_jax.data.images import Frame
 from chexseg_jax.data.prepared import CODES, Examples, Prepared
 from chexseg_jax.data.records import Records, write_rows
 from chexseg_jax.data.taxonomy import Taxonomy
@@ -21,8 +21,7 @@ from chexseg_jax.evaluation.iou import Counts, counts, mean, per_image
 from chexseg_jax.progress import say
 from chexseg_jax.saliency.gradcam import scale_within_picture
 from chexseg_jax.saliency.thresholds import GRID, best_thresholds, mean_iou, otsu, threshold_counts
-from chexseg_jax.saved_model import restore
-from chexseg_jax.training.inference import map_batches, probabilities_of
+from chexseg_jax.training.inference import map_batches
 
 #: Batch size: the scores of ten tasks take 4 MB an image at 320 px.
 _BATCH = 16
@@ -131,37 +130,6 @@ def degenerate_tasks(
                 f"its masks have IoU {ours:.3f} on expert images, a centred box of equal area {box:.3f}"
             )
     return reasons
-
-
-def refresh_pseudo_masks(part: Path, *, model: Path, pseudo: Path, uncertainty: str, gate: bool) -> None:
-    """Predict the pseudo-masked images with the trained segmentation, as its next pseudo-masks (self-training).
-
-    Args:
-      part: receives a `Prepared` set with the images of `pseudo`, which must stay in place.
-      model: a saved segmentation; its own thresholds are used.
-      pseudo: from `make_pseudo_masks`, or from this function.
-      uncertainty: the policy for uncertain and blank labels.
-      gate: empty masks for negative labels.
-    """
-    teacher, images = restore(model), Prepared.load(pseudo)
-    infer = probabilities_of(teacher.module, teacher.normalisation)
-    limits = np.array([teacher.thresholds[task] for task in images.taxonomy.tasks], np.float32)
-    allowed = positive_tasks(images.labels, uncertainty, images.taxonomy) | (not gate)
-
-    def make(rows: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
-        batches = map_batches(
-            infer,
-            teacher.variables,
-            Examples(image=images.images).take(rows),
-            batch_size=_BATCH,
-            what="refreshing pseudo-masks",
-        )
-        predicted = (one for batch in batches for one in batch > limits)
-        for row, masks in zip(rows, predicted, strict=True):
-            yield {"masks": pack_masks(masks & allowed[row])}
-
-    records = write_rows(part, len(images), {"masks": CODES["masks"]}, make, batch=_BATCH)
-    images.with_masks(records["masks"], images.known).save(part)
 
 
 def _tune(

@@ -45,6 +45,7 @@ def train_segmentation(
     validation_rows: Int[np.ndarray, " V"],
     pseudo: Path | None,
     start: Path | None,
+    epoch: int,
     seed: int,
     profile: Profile = Profile(),
 ) -> None:
@@ -63,6 +64,7 @@ def train_segmentation(
       pseudo: pseudo-masked set; None for p = 1.
       start: a saved model to initialise from: of the same network, or of its encoder. Weights, normalisation and
         stride placement are taken from it; None for random weights.
+      epoch: the number of images that an epoch counts, see `training_steps`.
       seed: of weights, mixture, order and augmentation.
       profile: what to profile; not part of the artifact's key.
     """
@@ -76,15 +78,14 @@ def train_segmentation(
     options = plain(config.options) | stride_option(old)
     module = models.create(name, num_classes=len(tasks), axis_name=DATA_AXIS, **options)
     infer = probabilities_of(module, normalisation)
-    images = (len(train) if p > 0 else 0) + (len(weak) if weak is not None else 0)
-    steps = training_steps(config, images)
+    steps = training_steps(config, epoch)
     examples = mixture(_examples(train), _examples(weak) if weak is not None else None, p=p, seed=seed)
     state = fit(
         f"segmentation p={p:g}",
         init=initialise_from(old, module, train.size),
         loss=segmentation_loss(module, normalisation, augmented=config.augment),
         optimizer=optim.adam(
-            config.learning_rate or (1e-3 if images < _LARGE_SET else 1e-4),
+            config.learning_rate or (1e-3 if epoch < _LARGE_SET else 1e-4),
             warmup_steps=round(config.warmup_share * steps),
             decay_steps=steps if config.decay else 0,
         ),
@@ -115,17 +116,15 @@ def train_segmentation(
     on_first((part / "thresholds.json").write_text, json.dumps(thresholds, indent=1))
 
 
-def training_steps(config: ConfigDict, images: int) -> int:
-    """Number of updates: `config.steps`, or if that is 0 the published rule.
-
-    The published code counts an epoch as one pass over expert and pseudo-masked images together, whatever p is. So
-    0 < p < 1 has more updates than p = 1 has.
+def training_steps(config: ConfigDict, epoch: int) -> int:
+    """Number of updates: `config.steps`, or if that is 0 `config.epochs` epochs.
 
     Args:
       config: `epochs`, `steps`, `batch_size`.
-      images: number of expert images (none at p = 0) and pseudo-masked images (none at p = 1).
+      epoch: the number of images that an epoch counts. The published code counts the images of all sets that are drawn
+        from: expert images (none at p = 0) and pseudo-masked images (none at p = 1). So 0 < p < 1 has the most updates.
     """
-    return config.steps or max(1, round(config.epochs * math.ceil(images / config.batch_size)))
+    return config.steps or max(1, round(config.epochs * math.ceil(epoch / config.batch_size)))
 
 
 @lru_cache(maxsize=4)

@@ -24,7 +24,7 @@ from chexseg_jax.pseudo import LABELLERS
 from chexseg_jax.settings import Setting, trials
 from chexseg_jax.sources import Sources, open_sources
 from chexseg_jax.stages.prepare import prepare
-from configs import table1, table2
+from configs import label_efficiency, table1, table2
 
 
 class Data(NamedTuple):
@@ -94,21 +94,23 @@ def test_table_1_holds_means_over_trials_and_says_what_is_missing(written):
     assert re.search(r"\| p = 0, 60 masks \| .* \| 0.142 \| 0.156 \|", text)
     assert re.search(r"\| p = 0 \| .*\] \| 0.129 \| 0.125 \|", text)  # the paper's Table 2, with 100 masks
     assert "The paper's models have 100, and 20000 beside our 60." in text
+    assert re.search(r"\| p = 0, equal steps \| .*\] \| - \| - \|", text)
+    assert "Equal steps: as many updates as 0 < p < 1 has" in text
 
 
 def test_table_1_has_the_papers_iou_of_each_task_below_ours(written):
     folder, *_ = written
     text = re.sub(" +", " ", (folder / "tables" / "table1.md").read_text())
     for labeller, numbers in {
-        "CAM": "0.056 | - | 0.114 | 0.103",
-        "IRNet": "0.076 | - | 0.110 | 0.103",
+        "CAM": "0.056 | - | 0.114 | 0.103 | - | -",
+        "IRNet": "0.076 | - | 0.110 | 0.103 | - | -",
     }.items():
         table = text.partition(f"IoU of each pathology, {labeller}.")[2]
-        assert "| pathology | p = 0, 60 masks | p = 0 | p = 0.9 | p = 1 |" in table
+        assert "| pathology | p = 0, 60 masks | p = 0 | p = 0.9 | p = 1 | p = 0, equal steps |" in table
         assert f"| Consolidation (the paper, CheXpert) | {numbers} |" in table
-    assert "| mean (the paper, CheXpert) | 0.142 | 0.129 | 0.270 | 0.246 |" in text
+    assert "| mean (the paper, CheXpert) | 0.142 | 0.129 | 0.270 | 0.246 | - | - |" in text
     assert (
-        r"Consolidation (the paper, CheXpert) & 0.056 & - & 0.114 & 0.103 \\"
+        r"Consolidation (the paper, CheXpert) & 0.056 & - & 0.114 & 0.103 & - & - \\"
         in (folder / "tables" / "table1.tex").read_text()
     )
     assert "Consolidation (the paper, CheXpert)" in (folder / "report.html").read_text()
@@ -119,7 +121,7 @@ def test_a_mean_over_fewer_trials_says_so(written, data):
     setting = Setting(0.9, "chexpert", "cam", 20)
     fewer = Results({**results, setting: results[setting][:1]})
     cells = [row[1] for row in tables.table1(config, fewer, data.tasks)[0].rows]
-    assert [cell.endswith("(n = 1)") for cell in cells] == [False, False, True, False]
+    assert [cell.endswith("(n = 1)") for cell in cells] == [False, False, True, False, False, False]
 
 
 @pytest.mark.parametrize("weak_count", [0, 20])
@@ -128,13 +130,13 @@ def test_without_weak_models_with_more_masks_p_0_has_one_row(written, data, weak
     config = config.copy_and_resolve_references()
     config.weak_count = weak_count
     rows = tables.table1(config, results, data.tasks)[0].rows
-    assert [row[0] for row in rows] == ["p = 0", "p = 0.9", "p = 1"]
+    assert [row[0] for row in rows][:3] == ["p = 0", "p = 0.9", "p = 1"]
     assert rows[0][3:] == ["0.129", "0.125"]
 
 
 def test_a_part_of_the_grid_gets_no_statement_about_its_shape(written):
     _, config, results = written
-    assert len(tables.shape(config, results)) == 1  # IRNet's p = 0.9 is missing
+    assert len(tables.shape(config, results)) == 2  # on each clock; IRNet's p = 0.9 is missing
     part = config.copy_and_resolve_references()
     for p in ((0.0, 0.9), (0.9, 1.0), (0.0, 1.0)):
         part.grid.p = p
@@ -157,15 +159,38 @@ def with_reader(sources, reader):
     return replace(sources, test=replace(sources.test, second_reader=reader))
 
 
-def test_a_table_of_refreshed_masks_says_that_its_recipe_differs(written, data, tmp_path):
-    folder, config, results = written
-    refreshed = config.copy_and_resolve_references()
-    refreshed.refreshes = 1
-    write_paper(tmp_path, refreshed, data.sources, data.test, results, {})
-    note = "Not the paper's recipe"
-    assert note in (tmp_path / "tables" / "table1.md").read_text()
-    assert note in (tmp_path / "report.html").read_text()
-    assert note not in (folder / "report.html").read_text()
+def test_named_comparisons_pair_trials_and_images(written):
+    folder, _, results = written
+    text = re.sub(" +", " ", (folder / "tables" / "table1.md").read_text())
+    mixed, full = Setting(0.9, "chexpert", "cam", 20), Setting(1.0, "chexpert", "", 20, clock="steps")
+    ours, theirs = (bootstrap.trial_scores(results.counts(s))[:, -1] for s in (mixed, full))
+    over_trials = bootstrap.t_interval(ours - theirs)
+    assert over_trials.estimate == pytest.approx(np.mean(ours) - np.mean(theirs))
+    (row,) = [
+        line for line in text.splitlines() if line.startswith("| p = 0.9, CAM, minus p = 1, equal steps")
+    ]
+    cells = [cell.strip() for cell in row.split("|")[2:6]]
+    assert cells[0] == "2"
+    assert cells[1] == f"{over_trials.estimate / np.mean(theirs):+.1%}".replace("%", " %")
+    assert cells[3] == "{:.3f} [{:.3f}, {:.3f}]".format(*map(float, over_trials))
+    assert "| p = 0.9, IRNet, minus" not in text  # whose runs are missing
+
+
+def test_label_efficiency_has_a_table_a_figure_and_its_comparisons(data, tmp_path):
+    config = label_efficiency.get_config("smoke")
+    results = finish(config, data, tmp_path / "artifacts")
+    write_paper(tmp_path, config, data.sources, data.test, results, {})
+    text = re.sub(" +", " ", (tmp_path / "tables" / "label_efficiency.md").read_text())
+    assert "| expert images | p = 0.9, 20 CAM masks | p = 1 | p = 1, equal steps |" in text
+    few = results.over_trials(Setting(1.0, "chexpert", "", 20, experts=12, clock="steps"))
+    row = next(line for line in text.splitlines() if line.startswith("| 12 |"))
+    assert row.endswith("| {:.3f} [{:.3f}, {:.3f}] |".format(*(float(end[-1]) for end in few)))
+    assert "| 12 expert images: p = 0.9, 20 CAM masks, minus p = 1, equal steps | 2 |" in text
+    assert "| all expert images: p = 0.9, 20 CAM masks, minus p = 1 | 2 |" in text
+    assert Image.open(tmp_path / "figures" / "label_efficiency.png").size[0] > 500
+    assert (
+        "Label efficiency. Mean IoU by the number of expert images." in (tmp_path / "report.html").read_text()
+    )
 
 
 def test_comparisons_are_paired(written):

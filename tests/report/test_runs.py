@@ -97,7 +97,7 @@ def made(tmp_path, prepared, masks, known):
     truth = [iou.counts(mask, mask).where(k) for mask, k in zip(masks, known, strict=True)]
     iou.save_counts(scores, {"model": model, "box": truth, "reader": truth})
     first, last = training(store / "resnet", "resnet18"), training(store / "segmentation", "deeplab")
-    return Made({first: auroc(store / "auroc")}, (first, last), {"Grad-CAM": maps}, pseudo, [], last, scores)
+    return Made({first: auroc(store / "auroc")}, (first, last), {"Grad-CAM": maps}, pseudo, last, scores)
 
 
 def embedded(page):
