@@ -2,7 +2,7 @@
 
     for pseudo in cam irnet; do for s in 0 1 2; do
       python launch.py --config=configs/weak.py:pseudo=$pseudo,seed=$s; done; done
-    python benchmarks/pseudo_masks.py work > benchmarks/results/phantom_pseudo_masks.md
+    python benchmarks/pseudo_masks.py work
 
 IoU is the mean over the pseudo-masked images that show a pathology; a missed label counts as a missed mask.
 """

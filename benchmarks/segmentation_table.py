@@ -3,7 +3,7 @@
 Only runs of trial 0 count.
 
     for p in 0 0.9 1; do for s in 0 1 2; do python launch.py --config=configs/semi.py:p=$p,seed=$s; done; done
-    python benchmarks/segmentation_table.py work > benchmarks/results/phantom_mixture.md
+    python benchmarks/segmentation_table.py work
 """
 
 import itertools
