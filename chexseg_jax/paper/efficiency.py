@@ -54,8 +54,10 @@ def pairs(config: ConfigDict) -> dict[str, tuple[Setting, Setting]]:
 
 def draw(folder: Path, config: ConfigDict, results: Results, sources: Sources) -> Picture:
     """Draw the table as curves over the number of expert images, as PNG and PDF."""
-    segmentations = sources.valid.segmentations
-    everything = sum(image_id in segmentations for image_id in sources.valid.studies.ids)
+    studies, masks = sources.valid.studies, sources.valid.segmentations or ()
+    views = {"frontal": studies.frontal, "lateral": ~studies.frontal}
+    used = studies.take(views.get(config.data.views, np.ones(len(studies), bool)))
+    everything = sum(image_id in masks for image_id in used.ids)
     figure = figures.new_figure(5.6, 4.2)
     axis = figure.subplots()
     for title, curve in _curves(config).items():
