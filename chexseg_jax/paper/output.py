@@ -85,7 +85,7 @@ def _notes(config: ConfigDict, sources: Sources, results: Results, missing: Mapp
         sources.note,
         describe_protocol(config),
         "IoU: sum of intersections over sum of unions of all test images in the segmentations file; the mean is over "
-        "the pathologies with a test mask. Brackets hold 95 % intervals: in tables of models over trials (Student's t); "
+        "the pathologies with a test mask. Brackets hold 95 % intervals: of models over trials (Student's t); "
         f"in comparisons by a paired bootstrap over these images ({config.scores.bootstrap} replicates, seed 0). The "
         "paper's numbers are on CheXpert, not on this data, and its mean is over its ten pathologies; compare their "
         "shape.",
