@@ -173,6 +173,7 @@ def _stages(store: Store, count: int) -> Iterator[str]:
         validation_rows=validation_rows,
         pseudo=pseudo,
         start=None,
+        epoch=len(train_rows) + len(weak_rows),
         seed=0,
     )
 

@@ -125,7 +125,10 @@ class Data:
         return np.flatnonzero(Prepared.load(self.expert).listed)
 
     def split(self, rows: Int[np.ndarray, " M"]) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " V"]]:
-        """The training and the validation rows among all listed expert images, or among some of them."""
+        """The training and the validation rows among all listed expert images, or among some of them.
+
+        A number of validation images (`validation` >= 1) is that of all images; some have the same share.
+        """
         some, studies = Prepared.load(self.expert).take(rows), self.sources.valid.studies
         patients = dict(zip(studies.ids, studies.patients, strict=True))
         as_given = self.validation < 1 or len(rows) == len(self.listed)
@@ -277,7 +280,9 @@ class Run:
         """The training and the validation rows of the expert images: of all, or of those that this trial has."""
         listed, number = self.data.listed, self.config.experts
         if number > len(listed):
-            raise InputError(f"config.experts={number}: only {len(listed)} images have expert masks")
+            raise InputError(
+                f"config.experts={number}: only {len(listed)} images have expert masks; give fewer, or 0 for all"
+            )
         if number:  # the draws of a trial are nested: a smaller number is a part of a larger one
             seed = stream(self.config.seed, "experts", self.config.trial)
             listed = np.sort(np.random.default_rng(seed).permutation(listed)[:number])

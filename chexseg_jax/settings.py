@@ -21,9 +21,9 @@ class Setting(NamedTuple):
       p: probability of an expert example.
       init: initialisation of the encoder.
       pseudo: labeller; "" at p = 1.
-      count: number of pseudo-masks; at p = 1 that of the mixture whose steps are taken over, else 0.
+      count: number of pseudo-masks; at p = 1 that of the mixture whose number of steps it takes, or 0.
       experts: number of expert images, those for validation included; 0 for all.
-      clock: epochs, counted over the images of the own sets as published, or steps, as many as 0 < p < 1 has.
+      clock: `epochs` over the images of its own sets, as published, or as many `steps` as 0 < p < 1 has.
     """
 
     p: float
