@@ -1,18 +1,22 @@
 """Shared by every test: two CPU devices, real samples where they are, golden numbers, no stray downloads."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
-# Most of the suite's time is compilation. So LLVM optimises nothing, and workers and launched programs share what they
+# Most of the suite's time is compilation. So LLVM optimises nothing, fusions are emitted the old way (a third faster to
+# compile; newer versions of XLA know no other and refuse the flag), and workers and launched programs share what they
 # compile.
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=2",
         "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
     )
 )
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -25,6 +29,7 @@ os.environ.pop("CHEXPERT_ROOT", None)  # whoever has it set means it for trainin
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Two shared cores: how long an example takes says nothing about the code.
 settings.register_profile("shared", deadline=None)
@@ -34,13 +39,53 @@ GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+#: Files whose tests run on one worker, since they share a fixture that takes long.
+TOGETHER = {
+    "the tiny run": ("test_experiment.py", "test_sweep.py", "test_scores.py", "test_notebooks.py", "test_predict.py"),
+    "the phantom": ("tests/phantom/",),
+}
+
+
+def worker_group(nodeid: str) -> str:
+    """What goes to one worker as a whole: a file, or one of `TOGETHER`."""
+    file = nodeid.partition("::")[0]
+    return next((name for name, parts in TOGETHER.items() if any(part in file for part in parts)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Groups go to the workers in the order of the items."""
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return worker_group(nodeid)
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """Tests on the real radiographs are skipped, saying why, where ../shared is not beside the checkout."""
+    """The longest groups first, so that the workers end together.
+
+    Tests on the real radiographs are skipped, saying why, where ../shared is not beside the checkout.
+    """
+    longest = ("the tiny run", "tests/test_processes.py", "the phantom", "tests/models/test_parity.py")
+    ranks = {group: rank for rank, group in enumerate(longest)}
+    items.sort(key=lambda item: ranks.get(worker_group(item.nodeid), len(ranks)))
     if SHARED.is_dir():
         return
     for item in items:
         if item.get_closest_marker("real_data"):
             item.add_marker(pytest.mark.skip(reason=f"no real radiographs: {SHARED} is not there"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_collections():
+    """Python's garbage collector walks all that JAX has traced: here it does so once a file, not every few seconds."""
+    gc.disable()
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

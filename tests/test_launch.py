@@ -1,17 +1,59 @@
-"""The command as a user types it."""
+"""The command as a user types it.
 
+This file is also the program that starts launch.py many times: `python test_launch.py` reads a line of arguments (a
+JSON list) at a time, runs it in a fork, which has imported everything already, and answers with a line of JSON.
+"""
+
+import json
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """A function of the command's arguments that runs it and returns (returncode, stdout, stderr)."""
+    program = subprocess.Popen(
+        [sys.executable, __file__, str(tmp_path_factory.mktemp("output"))],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def launch(*arguments: str) -> SimpleNamespace:
+        program.stdin.write(json.dumps(arguments) + "\n")
+        program.stdin.flush()
+        return SimpleNamespace(**json.loads(program.stdout.readline()))
+
+    yield launch
+    program.stdin.close()
+    assert program.wait(60) == 0
+
+
+def serve(folder: Path) -> None:
+    """Answer lines of arguments until there are no more."""
+    from chexseg_jax import experiment, sweep  # noqa: F401  (so that every fork has them)
+
+    for line in sys.stdin:
+        if child := os.fork():
+            _, status = os.waitpid(child, 0)
+            texts = {name: (folder / name).read_text() for name in ("stdout", "stderr")}
+            print(json.dumps({"returncode": os.waitstatus_to_exitcode(status), **texts}), flush=True)
+            continue
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(folder / name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
+        sys.argv = ["launch.py", *json.loads(line)]
+        runpy.run_path("launch.py", run_name="__main__")
+        return
 
 
 @pytest.mark.parametrize(
@@ -62,7 +104,7 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         ),
     ],
 )
-def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(arguments, told, tmp_path):
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(arguments, told, launch, tmp_path):
     if not any("workdir" in argument for argument in arguments):
         arguments = [*arguments, f"--workdir={tmp_path / 'work'}"]
     done = launch(*arguments)
@@ -74,7 +116,11 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(arguments, told, tmp_pa
     assert not list(tmp_path.glob("work/runs/*"))
 
 
-def test_help_lists_the_flags():
-    done = launch("--help")
+def test_the_command_by_itself():
+    done = subprocess.run([sys.executable, ROOT / "launch.py", "--help"], capture_output=True, text=True, check=False)
     assert "--workdir" in done.stdout
     assert "Run one configuration" in done.stdout
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
