@@ -41,7 +41,13 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 #: Files whose tests run on one worker, since they share a fixture that takes long.
 TOGETHER = {
-    "the tiny run": ("test_experiment.py", "test_sweep.py", "test_scores.py", "test_notebooks.py", "test_predict.py"),
+    "the tiny run": (
+        "test_experiment.py",
+        "test_sweep.py",
+        "test_scores.py",
+        "test_notebooks.py",
+        "test_predict.py",
+    ),
     "the phantom": ("tests/phantom/",),
 }
 

@@ -117,7 +117,9 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(arguments, told, launch
 
 
 def test_the_command_by_itself():
-    done = subprocess.run([sys.executable, ROOT / "launch.py", "--help"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, ROOT / "launch.py", "--help"], capture_output=True, text=True, check=False
+    )
     assert "--workdir" in done.stdout
     assert "Run one configuration" in done.stdout
 

@@ -42,7 +42,6 @@ from chexseg_jax.training.state import initial_variables
 ROOT = Path(__file__).parents[1]
 STEPS, BATCH, SIZE, ROWS, LABELS, TASKS = 20, 16, 32, 40, 14, 10
 TRAININGS = ("classifier", "segmentation", "irnet", "moco")
-#: Flags for fast compilation; execution is slower, but short.
 RNG = np.random.default_rng(0)
 KINDS = RNG.integers(0, 3, (ROWS, SIZE // 4, SIZE // 4, TASKS))
 ARRAYS = {
