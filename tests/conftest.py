@@ -8,9 +8,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-# Most of the suite's time is compilation. So LLVM optimises nothing, fusions are emitted the old way (a third faster to
-# compile; newer versions of XLA know no other and refuse the flag), and workers and launched programs share what they
-# compile.
+# Most of the suite's time is compilation. So LLVM optimises nothing, XLA's older emitters generate the code of fusions (a
+# third faster; later versions have removed the flag), and workers and launched programs share a compilation cache.
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
@@ -39,7 +38,7 @@ GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
 
 
-#: Files whose tests run on one worker, since they share a fixture that takes long.
+#: Files that share a slow session fixture; one worker runs them all.
 TOGETHER = {
     "the tiny run": (
         "test_experiment.py",
@@ -53,14 +52,14 @@ TOGETHER = {
 
 
 def worker_group(nodeid: str) -> str:
-    """What goes to one worker as a whole: a file, or one of `TOGETHER`."""
+    """The unit of scheduling that a test belongs to: its file, or a group of `TOGETHER`."""
     file = nodeid.partition("::")[0]
     return next((name for name, parts in TOGETHER.items() if any(part in file for part in parts)), file)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Groups go to the workers in the order of the items."""
+    """Hand out whole groups, in collection order."""
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
@@ -71,9 +70,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest groups first, so that the workers end together.
+    """Start the longest groups first, so that the workers finish together.
 
-    Tests on the real radiographs are skipped, saying why, where ../shared is not beside the checkout.
+    Tests on the real radiographs are skipped, with the reason, where ../shared is not beside the checkout.
     """
     longest = ("the tiny run", "tests/test_processes.py", "the phantom", "tests/models/test_parity.py")
     ranks = {group: rank for rank, group in enumerate(longest)}
@@ -87,7 +86,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_collections():
-    """Python's garbage collector walks all that JAX has traced: here it does so once a file, not every few seconds."""
+    """Collect garbage once per file: each collection walks everything that JAX has traced."""
     gc.disable()
     yield
     gc.collect()

@@ -1,12 +1,13 @@
 """The command as a user types it.
 
-This file is also the program that starts launch.py many times: `python test_launch.py` reads a line of arguments (a
-JSON list) at a time, runs it in a fork, which has imported everything already, and answers with a line of JSON.
+This file is also a program that runs launch.py many times: for each line of its input, a JSON list of arguments, it runs
+the command in a fork, where everything is already imported, and prints one line of JSON.
 """
 
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory):
-    """A function of the command's arguments that runs it and returns (returncode, stdout, stderr)."""
+    """A function that runs the command with the given arguments and returns its returncode, stdout and stderr."""
     program = subprocess.Popen(
         [sys.executable, __file__, str(tmp_path_factory.mktemp("output"))],
         cwd=ROOT,
@@ -40,8 +41,8 @@ def launch(tmp_path_factory):
 
 
 def serve(folder: Path) -> None:
-    """Answer lines of arguments until there are no more."""
-    from chexseg_jax import experiment, sweep  # noqa: F401  (so that every fork has them)
+    """Run the command for each line of arguments until the input ends; the streams of a run go to `folder`."""
+    from chexseg_jax import experiment, sweep  # noqa: F401  (imported once, for all forks)
 
     for line in sys.stdin:
         if child := os.fork():
@@ -49,6 +50,7 @@ def serve(folder: Path) -> None:
             texts = {name: (folder / name).read_text() for name in ("stdout", "stderr")}
             print(json.dumps({"returncode": os.waitstatus_to_exitcode(status), **texts}), flush=True)
             continue
+        signal.alarm(120)  # ends a fork that hangs, and so fails its test
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(folder / name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
         sys.argv = ["launch.py", *json.loads(line)]
