@@ -8,8 +8,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-# Most of the suite's time is compilation. So LLVM optimises nothing, XLA's older emitters generate the code of fusions (a
-# third faster; later versions have removed the flag), and workers and launched programs share a compilation cache.
+# Most of the suite's time is compilation. So LLVM optimises nothing, XLA's older emitters generate the code of fusions
+# (a third faster; later versions have removed the flag), and workers and launched programs share a compilation cache.
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),

@@ -1,7 +1,7 @@
 """The command as a user types it.
 
-This file is also a program that runs launch.py many times: for each line of its input, a JSON list of arguments, it runs
-the command in a fork, where everything is already imported, and prints one line of JSON.
+This file is also a program that runs launch.py many times: for each line of its input, a JSON list of arguments, it
+runs the command in a fork, where everything is already imported, and prints one line of JSON.
 """
 
 import json
