@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from chexseg_jax.artifact import Store
 from chexseg_jax.data.layout import check_layout
 from chexseg_jax.data.prepared import Prepared
-from chexseg_jax.data.split import split_expert
+from chexseg_jax.data.split import Split, split_expert
 from chexseg_jax.errors import InputError, MissingWeightsError
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
@@ -24,7 +24,7 @@ from chexseg_jax.sources import Sources, open_sources
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
 from chexseg_jax.stages.imagenet import find_weights, import_imagenet
 from chexseg_jax.stages.moco import pretrain_moco, probe_encoder
-from chexseg_jax.stages.prepare import prepare
+from chexseg_jax.stages.prepare import changed_images, prepare
 from chexseg_jax.stages.pseudo_masks import (
     draw_positives,
     draw_pseudo_set,
@@ -111,12 +111,14 @@ class Data:
         """Open, or make and prepare, the data of a configuration."""
         sources = open_sources(store, config)
         settings = ConfigDict({key: config.data[key] for key in ("size", "views", "max_missing")})
-        weak, expert, test = (
-            store.make(
-                f"prepare-{split.name}", prepare, version=2, collective=True, config=settings, split=split
-            )
-            for split in (sources.train, sources.valid, sources.test)
-        )
+
+        def prepared(split: Split) -> Path:
+            make = partial(store.make, f"prepare-{split.name}", prepare, version=3, collective=True)
+            first = make(config=settings, split=split)
+            changed = on_first(changed_images, first, split)
+            return make(config=settings, split=split, changed=changed) if changed else first
+
+        weak, expert, test = map(prepared, (sources.train, sources.valid, sources.test))
         return cls(sources, weak, expert, test, config.data.validation, config.split_seed)
 
     @cached_property

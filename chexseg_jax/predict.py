@@ -6,13 +6,14 @@ Writes `segmentations.json` (CheXlocalize's format, at each image's full size) a
 import contextlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from chexseg_jax.data.chexlocalize import encode_masks, write_segmentations
-from chexseg_jax.data.images import fit_image, fit_mask, read_grey, unfit_map
+from chexseg_jax.data.images import fit_image, fit_mask, read_radiograph, unfit_map
 from chexseg_jax.errors import InputError, Parser, run_command
 from chexseg_jax.progress import say, track
 from chexseg_jax.report.figures import draw_overlays
@@ -108,11 +109,13 @@ def predict(model: Restored, images: dict[str, Path], out: Path, *, batch_size: 
 
 def _predict_into(part: Path, model: Restored, images: dict[str, Path], batch_size: int) -> None:
     limits = np.array([model.thresholds[task] for task in model.taxonomy.tasks])
-    names, codes = list(images), {}
+    names, codes, changes = list(images), {}, Counter[str]()
     starts = range(0, len(names), batch_size)
     for start in track(starts, "predicting batches", len(starts)):
         batch = names[start : start + batch_size]
-        pixels = [read_grey(images[name]) for name in batch]
+        read = [read_radiograph(images[name]) for name in batch]
+        changes.update(change for image in read for change in image.changes)
+        pixels = [image.grey for image in read]
         probabilities = model.predict(pixels, batch_size=batch_size)
         for name, image, maps in zip(batch, pixels, probabilities, strict=True):
             masks = unfit_map(maps, image.shape) > limits
@@ -124,6 +127,8 @@ def _predict_into(part: Path, model: Restored, images: dict[str, Path], batch_si
                 part / f"{name}.png", [radiograph], [name], [column], taxonomy=model.taxonomy, title=name
             )
     write_segmentations(part / "segmentations.json", codes, model.taxonomy)
+    for change, times in changes.items():
+        say(f"{times} of {len(names)} images {change}")
 
 
 if __name__ == "__main__":

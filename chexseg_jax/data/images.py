@@ -5,15 +5,24 @@ keeps the aspect (rounded down), and the picture is centred on black; an odd pix
 right.
 """
 
+import hashlib
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, Float32, Int64, Integer, Shaped, UInt8
+from PIL import ExifTags, Image, ImageOps
 
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, first_line
+
+#: Pillow's readers that are used; some others would start a program (EPS) or fetch a file.
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
+#: TIFF's tags.
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 
 
 @dataclass(frozen=True)
@@ -51,33 +60,89 @@ class Frame:
         return slice(top, top + rows), slice(left, left + columns)
 
 
-def read_grey(path: str | Path) -> UInt8[np.ndarray, "H W"]:
-    """Read a radiograph as grey values in [0, 255], as stored: orientation tags and transparency are ignored.
+class Radiograph(NamedTuple):
+    """An image file's pixels as grey values in [0, 255], how they differ from the stored ones, and the file's hash."""
 
-    Colour becomes luma. Images of more than eight bits keep the eight highest bits in use (most "16-bit"
-    radiographs hold ten or twelve bits, and would be black if divided by 256).
+    grey: UInt8[np.ndarray, "H W"]
+    changes: tuple[str, ...]
+    sha256: str
+
+
+def read_grey(path: str | Path) -> UInt8[np.ndarray, "H W"]:
+    """The grey values of a radiograph, see `read_radiograph`."""
+    return read_radiograph(path).grey
+
+
+def read_radiograph(path: str | Path) -> Radiograph:
+    """Read a radiograph as grey values in [0, 255], upright as viewers show it; transparency is ignored.
+
+    Eight bits are taken as stored, colour as its luma. What has more bits, by the file's own statement, is scaled
+    linearly from its 1st percentile (0) to its 99th (255): most "16-bit" radiographs hold ten or twelve bits, some
+    of them offset or inverted, and a burned-in marker may be brighter than all of them.
 
     Raises:
-      InputError: naming a file that is missing, truncated or not an image.
+      InputError: naming a file that is missing, truncated or not an image; one with several pages, with floating-point
+        pixels, or with more than eight bits in several channels, of which Pillow reads only the upper eight.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode == "F":
-                raise InputError(f"{path}: floating-point image; convert it to 8 or 16 bits")
-            if not image.mode.startswith("I"):
-                return np.array(image.convert("L"))
-            deep = np.asarray(image).astype(np.int64)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such image; check the path and its root folder") from None
+        data = Path(path).read_bytes()
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_pixels(image, data, path)
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+            # Small values are white. Where they have up to eight bits, Pillow inverts them itself.
+            inverted = _tags(image).get(_PHOTOMETRIC) == 0
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            deep = image.mode.startswith("I")
+            pixels = np.array(image if deep else image.convert("L"))
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such image; check the path and its root folder") from None
+    # Pillow's readers raise whatever a damaged file leads them to: IndexError, struct.error, TypeError and more.
+    except Exception as error:
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
         raise InputError(
-            f"{path}: not a readable image ({error}); download it again or leave it out"
+            f"{path}: not a readable image ({kind}{first_line(error)}); download it again or leave it out"
         ) from None
-    if deep.min() < 0:
-        raise InputError(f"{path}: negative grey values; convert it to 8 or 16 bits unsigned")
-    return (deep >> max(0, int(deep.max()).bit_length() - 8)).astype(np.uint8)
+    changes = ("turned upright by its EXIF orientation",) * turned
+    changes += ("scaled from more than 8 bits, 1st to 99th percentile",) * deep
+    grey = _window(pixels, inverted=inverted) if deep else pixels
+    return Radiograph(grey, changes, hashlib.sha256(data).hexdigest())
+
+
+def _check_pixels(image: Image.Image, data: bytes, path: str | Path) -> None:
+    """Refuse pixels that Pillow would hand over as other values than the file's, without a word."""
+    pictures = getattr(image, "n_frames", 1)
+    if pictures > 1 and image.format != "MPO":  # a camera's JPEG with a thumbnail
+        raise InputError(f"{path}: holds {pictures} pictures; save the radiograph alone")
+    if image.mode == "F":
+        raise InputError(f"{path}: floating-point pixels; convert them to 8 or 16 bits")
+    bits = {"PNG": data[24], "TIFF": max(_tags(image).get(_BITS, (1,)))}.get(image.format or "", 8)
+    unknown = image.format in ("JPEG2000", "PPM")  # Pillow does not tell their depth
+    if len(image.getbands()) > 1 and (bits > 8 or unknown):
+        depth = "an unknown number of" if unknown else str(bits)
+        raise InputError(
+            f"{path}: {depth} bits in several channels; convert it to one 16-bit grey channel, or to 8 bits"
+        )
+    if bits == 8 and _tags(image).get(_SAMPLE_FORMAT, (1,))[0] == 2:
+        raise InputError(f"{path}: signed 8-bit pixels; convert them to unsigned ones")
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    return getattr(image, "tag_v2", {})
+
+
+def _window(values: Integer[np.ndarray, "H W"], *, inverted: bool) -> UInt8[np.ndarray, "H W"]:
+    """Scale linearly from the 1st to the 99th percentile; where these are equal, from the least value to the largest.
+
+    An image of a single value is black.
+    """
+    low, high = np.percentile(values, (1, 99))
+    if low == high:
+        low, high = values.min(), values.max()
+    scaled = np.clip((values - np.float32(low)) / np.float32(max(high - low, 1)), 0, 1)
+    return np.rint(255 * (1 - scaled if inverted else scaled)).astype(np.uint8)
 
 
 def fit_image(image: UInt8[np.ndarray, "H W"], size: int) -> UInt8[np.ndarray, "S S"]:

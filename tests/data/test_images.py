@@ -1,3 +1,6 @@
+import io
+import struct
+import zlib
 from contextlib import suppress
 from fractions import Fraction
 
@@ -15,6 +18,7 @@ from chexseg_jax.data.images import (
     fit_mask,
     pack_masks,
     read_grey,
+    read_radiograph,
     unfit_map,
     unfit_mask,
     unpack_masks,
@@ -155,23 +159,119 @@ GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
             "clear.png",
             lambda p: Image.merge("LA", [Image.fromarray(GREY), Image.new("L", (8, 6), 9)]).save(p),
         ),
-        ("sixteen.png", lambda p: Image.fromarray(GREY.astype(np.uint16) * 257).save(p)),
-        ("twelve.png", lambda p: Image.fromarray(GREY.astype(np.uint16) * 16).save(p)),
-        ("eight_in_sixteen.png", lambda p: Image.fromarray(GREY.astype(np.uint16)).save(p)),
-        ("turned.png", lambda p: _turned(p)),
+        ("white_is_0.tif", lambda p: _save_white_is_0(p, 255 - GREY)),
     ],
 )
-def test_read_grey_gives_the_stored_bytes(tmp_path, name, save):
+def test_eight_bits_are_read_as_stored(tmp_path, name, save):
     save(tmp_path / name)
     image = read_grey(tmp_path / name)
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, GREY)
 
 
-def _turned(path):
+def _save_white_is_0(path, pixels):
+    """A TIFF whose photometric interpretation (tag 262) is MinIsWhite, 0 in the place of Pillow's 1."""
+    Image.fromarray(pixels).save(path)
+    data = path.read_bytes()
+    tag = struct.pack("<HHIH", 262, 3, 1, 1)
+    assert data.count(tag) == 1
+    path.write_bytes(data.replace(tag, struct.pack("<HHIH", 262, 3, 1, 0)))
+
+
+def _ramp():
+    """Twelve bits, with a hundredth of the pixels below the darkest tissue and a hundredth above the brightest."""
+    return np.linspace(300, 3500, 10_000).round().reshape(100, 100).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "stored"),
+    [
+        ("png", lambda ramp: ramp),
+        ("png", lambda ramp: ramp * 16),
+        ("png", lambda ramp: ramp + 32768),  # signed values, offset
+        ("tif", lambda ramp: ramp),
+        ("tif", lambda ramp: ramp.astype(np.int32) - 2000),
+        ("pgm", lambda ramp: ramp),
+    ],
+)
+def test_deep_images_keep_their_grey_levels(tmp_path, suffix, stored):
+    """By the bits of the largest value in use, an offset or a marker would leave 16 levels."""
+    ramp = _ramp()
+    low, high = np.percentile(ramp, (1, 99))
+    expected = 255 * np.clip((ramp - low) / (high - low), 0, 1)
+    path = tmp_path / f"deep.{suffix}"
+    Image.fromarray(stored(ramp)).save(path)
+    read = read_radiograph(path)
+    assert np.abs(read.grey - expected).max() <= 0.6
+    assert read.changes == ("scaled from more than 8 bits, 1st to 99th percentile",)
+    marked = stored(ramp)
+    marked[:3, :30] = 65535
+    Image.fromarray(marked).save(path)
+    assert len(np.unique(read_grey(path))) > 250
+
+
+def test_where_small_values_are_white_they_are_inverted(tmp_path):
+    ramp = _ramp()
+    Image.fromarray(ramp).save(tmp_path / "black.tif")
+    _save_white_is_0(tmp_path / "white.tif", 4095 - ramp)
+    black, white = (read_grey(tmp_path / f"{name}.tif").astype(int) for name in ("black", "white"))
+    assert np.abs(black - white).max() <= 1
+
+
+@pytest.mark.parametrize("value", [0, 7, 4095])
+def test_a_deep_image_of_one_value_is_black(tmp_path, value):
+    Image.fromarray(np.full((5, 4), value, np.uint16)).save(tmp_path / "flat.png")
+    assert not read_grey(tmp_path / "flat.png").any()
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_deep_channels_are_refused_and_not_read_as_black(tmp_path, channels):
+    """Pillow hands over the upper eight bits, which are nearly black where twelve are in use."""
+    path = tmp_path / "deep.png"
+    path.write_bytes(_png(np.repeat(_ramp()[..., None], channels, -1)))
+    with pytest.raises(InputError, match=r"deep\.png: 16 bits in several channels; convert it to one"):
+        read_grey(path)
+
+
+def _png(pixels):
+    """A PNG of 16 bits and 2 to 4 channels, which Pillow does not write."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_that_of_viewers(tmp_path, suffix, orientation):
+    """Masks are drawn on what viewers show."""
+    seen = np.kron(np.array([[0, 80, 160], [240, 40, 120]], np.uint8), np.ones((16, 16), np.uint8))
+    turn, mirror = {1: (0, 0), 2: (0, 1), 3: (2, 0), 4: (2, 1), 5: (1, 1), 6: (1, 0), 7: (3, 1), 8: (3, 0)}[
+        orientation
+    ]
+    stored = np.rot90(np.fliplr(seen) if mirror else seen, turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned.{suffix}"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, quality=100)
+    read = read_radiograph(path)
+    assert read.grey.shape == seen.shape
+    assert np.abs(read.grey.astype(int) - seen).max() < 8
+    assert read.changes == (("turned upright by its EXIF orientation",) if orientation > 1 else ())
+
+
+def test_a_deep_image_is_turned_too(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(GREY).save(path, exif=exif)
+    Image.fromarray(_ramp()).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.rot90(_ramp(), -1).copy()).save(tmp_path / "upright.png")
+    np.testing.assert_array_equal(read_grey(tmp_path / "turned.png"), read_grey(tmp_path / "upright.png"))
 
 
 def test_read_grey_opens_jpeg_and_one_bit(tmp_path):
@@ -189,11 +289,31 @@ def test_read_grey_names_the_file_that_it_cannot_read(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.png").touch()
     Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "float.tiff")
-    for name in ("cut.jpg", "text.jpg", "empty.png", "float.tiff", "none.jpg", "."):
+    Image.fromarray(GREY).save(tmp_path / "pages.tif", save_all=True, append_images=[Image.fromarray(GREY)])
+    Image.fromarray(GREY).convert("RGB").save(tmp_path / "page.eps")  # Pillow would start Ghostscript
+    sound = io.BytesIO()
+    Image.fromarray(GREY).save(sound, "png")
+    # An empty colour profile after the pixels raises an IndexError in Pillow.
+    profile = bytes(4) + b"iCCP" + struct.pack(">I", zlib.crc32(b"iCCP"))
+    (tmp_path / "profile.png").write_bytes(sound.getvalue()[:-12] + profile + sound.getvalue()[-12:])
+    names = (
+        "cut.jpg",
+        "text.jpg",
+        "empty.png",
+        "float.tiff",
+        "none.jpg",
+        ".",
+        "pages.tif",
+        "page.eps",
+        "profile.png",
+    )
+    for name in names:
         with pytest.raises(InputError) as error:
             read_grey(tmp_path / name)
         assert str(tmp_path) in str(error.value)
         assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="page.eps: not a readable image .cannot identify"):  # before Ghostscript
+        read_grey(tmp_path / "page.eps")
 
 
 @given(st.binary(max_size=200), st.integers(0, 400))

@@ -1,20 +1,25 @@
+import io
 import json
+import os
+import struct
+import zlib
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from chexseg_jax.artifact import Store
 from chexseg_jax.data.chexlocalize import empty
-from chexseg_jax.data.images import fit_image, read_grey
+from chexseg_jax.data.images import fit_image, read_grey, read_radiograph
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.sources import open_sources
 from chexseg_jax.stages import prepare as stage
-from chexseg_jax.stages.prepare import prepare
+from chexseg_jax.stages.prepare import changed_images, prepare
 
 SETTINGS = ConfigDict({"size": 32, "views": "both", "max_missing": 0.0})
 
@@ -80,12 +85,12 @@ def test_a_killed_preparation_goes_on_where_it_was(sources, tmp_path, monkeypatc
         read.append(path)
         if len(read) == count:
             raise KeyboardInterrupt
-        return read_grey(path)
+        return read_radiograph(path)
 
-    monkeypatch.setattr(stage, "read_grey", killed)
+    monkeypatch.setattr(stage, "read_radiograph", killed)
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path, SETTINGS, sources.train)
-    monkeypatch.setattr(stage, "read_grey", lambda path: read.append(path) or read_grey(path))
+    monkeypatch.setattr(stage, "read_radiograph", lambda path: read.append(path) or read_radiograph(path))
     prepared = Prepared.load(made(tmp_path, SETTINGS, sources.train))
     assert len(prepared) == count
     assert len(read) < 2 * count
@@ -163,6 +168,58 @@ def test_only_an_unreadable_image_without_masks_is_left_out(download, tmp_path):
     path[split.segmentations.ids[0]].write_bytes(b"")
     with pytest.raises(InputError, match=split.segmentations.ids[0].replace("_", "/", 2)):
         made(tmp_path / "again", settings(max_missing=0.9), split)
+
+
+def test_a_file_that_pillow_stumbles_over_is_one_of_those_left_out(sources, tmp_path, monkeypatch):
+    """Whatever Pillow raises, one file does not end a preparation that may leave some out."""
+    path, sound = sources.train.studies.paths[2], io.BytesIO()
+    Image.new("L", (40, 40)).save(sound, "png")
+    profile = bytes(4) + b"iCCP" + struct.pack(">I", zlib.crc32(b"iCCP"))  # an empty colour profile
+    path.write_bytes(sound.getvalue()[:-12] + profile + sound.getvalue()[-12:])
+    folder = made(tmp_path, settings(max_missing=0.5), sources.train)
+    left_out = json.loads((folder / "left_out.json").read_text())
+    assert list(left_out) == [sources.train.studies.ids[2]]
+    assert "not a readable image (IndexError: index out of range)" in left_out[sources.train.studies.ids[2]]
+
+
+def test_what_was_changed_in_reading_is_said(sources, tmp_path, capfd):
+    turned, deep = sources.train.studies.paths[:2]
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(turned).save(turned, exif=exif)
+    Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30)).save(deep, "png")
+    made(tmp_path, SETTINGS, sources.train)
+    told, count = capfd.readouterr().err, len(sources.train.studies)
+    assert f"train: 1 of {count} images turned upright by its EXIF orientation" in told
+    assert f"train: 1 of {count} images scaled from more than 8 bits" in told
+
+
+def test_other_content_of_the_same_size_is_noticed(sources, tmp_path):
+    """The files' sizes name the set; a file of another time is read again, by itself."""
+    paths = sources.train.studies.paths
+    for i in (0, 1, 2):
+        Image.fromarray(np.full((40, 40), i, np.uint8)).save(paths[i], "bmp")
+    folder = made(tmp_path, SETTINGS, sources.train)
+    assert changed_images(folder, sources.train) == {}
+    Image.fromarray(np.full((40, 40), 9, np.uint8)).save(paths[0], "bmp")
+    os.utime(paths[1], ns=(0, 0))
+    changed = changed_images(folder, sources.train)
+    assert list(changed) == [sources.train.studies.ids[0]]
+    again = Store(tmp_path).make("prepare", prepare, config=SETTINGS, split=sources.train, changed=changed)
+    assert again != folder
+    assert [Prepared.load(at).images[0][16, 16] for at in (folder, again)] == [0, 9]
+    Image.fromarray(np.full((40, 40), 0, np.uint8)).save(paths[0], "bmp")
+    assert changed_images(folder, sources.train) == {}
+
+
+def test_files_that_are_only_touched_are_read_once(sources, tmp_path, monkeypatch):
+    folder = made(tmp_path, SETTINGS, sources.train)
+    os.utime(sources.train.studies.paths[1], ns=(0, 0))
+    read, content = [], stage._hash
+    monkeypatch.setattr(stage, "_hash", lambda path: read.append(path) or content(path))
+    assert changed_images(folder, sources.train) == {}
+    assert changed_images(folder, sources.train) == {}
+    assert read == [sources.train.studies.paths[1]]
 
 
 def test_a_split_without_masks_of_the_wanted_views_is_refused(sources, tmp_path):
