@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,16 @@ import numpy as np
 from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
+from chexseg_jax.errors import DamagedError, first_line
+from chexseg_jax.files import checksums, damaged
 from chexseg_jax.processes import on_first, wait_for_all
 from chexseg_jax.progress import say
 
 #: Training checkpoints, three quarters of an artifact's bytes; deleted once the stage has finished.
 _CHECKPOINTS = "checkpoints"
+_CARD = "artifact.json"
+#: Files of records (`data.records`) have checksums of their own.
+_RECORDS = "*.array_record"
 _PACKAGES = ("chexseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -70,7 +76,10 @@ class Store:
           **inputs: everything that determines the result.
 
         Returns:
-          The folder. Its `artifact.json` holds the inputs, the time taken and the package versions.
+          The folder. Its `artifact.json` holds the inputs, the time taken, the package versions and checksums.
+
+        Raises:
+          DamagedError: naming a file of a finished artifact that is missing or has other content.
         """
         key = plain(inputs) | ({"version": version} if version > 1 else {})
         directory = self.folder / f"{name}-{config_digest(key)}"
@@ -90,6 +99,7 @@ class Store:
 def _found(directory: Path, lock: FileLock) -> bool:
     """Whether the artifact exists; if not, this process holds `lock` on return and has to make it."""
     if directory.exists():
+        verify(directory)
         return True
     Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -120,12 +130,33 @@ def _make(
     card = {"stage": name, "key": key, "seconds": round(seconds, 1), "versions": versions()}
 
     def finish() -> None:
-        (part / "artifact.json").write_text(json.dumps(card, indent=1))
+        files = checksums(part, leave_out=(_CHECKPOINTS, _RECORDS))
+        (part / _CARD).write_text(json.dumps(card | {"files": files}, indent=1))
         os.replace(part, directory)
         shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)
 
     on_first(finish)
     say(f"{name}: done in {seconds:.1f} s")
+
+
+@cache
+def verify(directory: Path) -> None:
+    """Compare a finished artifact's files with their checksums, once a process. Earlier versions have none.
+
+    Raises:
+      DamagedError: naming the first file that is missing or has other content.
+    """
+    card = directory / _CARD
+    try:
+        files = dict(json.loads(card.read_text()).get("files", {}))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{card}: truncated or corrupt ({first_line(error)}); {_fix(directory)}") from None
+    if (name := damaged(directory, files)) is not None:
+        raise DamagedError(f"{directory / name}: missing, or not what was written; {_fix(directory)}")
+
+
+def _fix(directory: Path) -> str:
+    return f"delete {directory} and rerun the command, which recomputes it"
 
 
 def config_digest(config: Mapping[str, Any] | ConfigDict) -> str:

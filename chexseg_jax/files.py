@@ -1,9 +1,12 @@
-"""Files that are either complete or absent: written aside, then renamed."""
+"""Files that are either complete or absent, written aside and then renamed; checksums."""
 
+import hashlib
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TextIO
 
@@ -47,3 +50,38 @@ def make_folder(path: Path, name: str) -> None:
     except OSError as error:
         reason = "is a file; give a folder" if path.is_file() else f"{error.strerror}; give a writable folder"
         raise InputError(f"{name}={path}: {reason}") from None
+
+
+def checksums(folder: Path, *, leave_out: Sequence[str] = ()) -> dict[str, str]:
+    """The sha256 of every file below a folder by its relative path; links are not followed.
+
+    Args:
+      folder: the folder.
+      leave_out: patterns of names, of files and folders.
+    """
+
+    def kept(names: list[str]) -> list[str]:
+        return [name for name in sorted(names) if not any(fnmatch(name, pattern) for pattern in leave_out)]
+
+    sums = {}
+    for place, folders, names in os.walk(folder):
+        folders[:] = kept(folders)
+        for path in (Path(place, name) for name in kept(names)):
+            sums[str(path.relative_to(folder))] = _sha256(path)
+    return sums
+
+
+def damaged(folder: Path, sums: Mapping[str, str]) -> str | None:
+    """The first file that is missing or whose content is not that of its checksum; None if all are sound."""
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda name: _sha256(folder / name), sums)
+        return next((name for name, value in zip(sums, found, strict=True) if value != sums[name]), None)
+
+
+def _sha256(path: Path) -> str:
+    """In hexadecimal digits; "" for a file that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from chexseg_jax.artifact import Store, config_digest, plain
+from chexseg_jax.errors import DamagedError
 
 
 @pytest.fixture
@@ -35,6 +36,27 @@ def test_an_artifact_is_made_once_and_then_reused(store):
     card = json.loads((first / "artifact.json").read_text())
     assert card["key"] == {"config": {"lr": 0.1}, "rows": plain(np.arange(3)), "images": "prepare-1"}
     assert "jax" in card["versions"]
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "card"])
+def test_a_finished_artifact_whose_files_changed_is_refused(store, harm):
+    def stage(part):
+        (part / "deep").mkdir()
+        (part / "deep" / "result").write_bytes(bytes(100))
+        (part / "checkpoints").mkdir()
+        (part / "checkpoints" / "state").write_text("deleted when the stage has finished")
+
+    made = store.make("stage", stage)
+    file = made / ("artifact.json" if harm == "card" else "deep/result")
+    match harm:
+        case "flip":
+            file.write_bytes(bytes(50) + b"\1" + bytes(49))
+        case "remove":
+            file.unlink()
+        case _:
+            file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DamagedError, match=f"{made.name}/{file.relative_to(made)}: .*; delete .* and rerun"):
+        store.make("stage", stage)
 
 
 def test_planning_names_an_artifact_without_making_it(store):

@@ -29,8 +29,8 @@ from chexseg_jax.progress import say, track
 
 #: Characters kept of the reason why an image was left out, and bytes of the row that holds it.
 _REASON, _ROW = 300, 1000
-#: Of each image, [size in bytes, time of the last change, sha256].
-_FILES = "files.json"
+#: Of each image, [size in bytes, time of the last change, sha256]; and of those whose time alone has changed since.
+_FILES, _TOUCHED = "files.json", "touched.json"
 
 
 def prepare(
@@ -118,7 +118,10 @@ def changed_images(directory: Path, split: Split) -> dict[str, str]:
       directory: an artifact of `prepare`.
       split: what it was made from.
     """
-    known = json.loads((directory / _FILES).read_text())
+    noted = [
+        json.loads(path.read_text()) for name in (_FILES, _TOUCHED) if (path := directory / name).exists()
+    ]
+    known = {**noted[0], **noted[-1]}
     paths = {i: path for i, path in zip(split.studies.ids, split.studies.paths, strict=True) if i in known}
     with ThreadPoolExecutor(16) as pool:  # each of these is a wait on a network file system
         stats = dict(zip(paths, pool.map(_stat, paths.values()), strict=True))
@@ -130,8 +133,8 @@ def changed_images(directory: Path, split: Split) -> dict[str, str]:
         say(f"{split.name}: {len(changed)} of {len(known)} images changed since they were prepared: {some}")
     elif touched:
         # Another user's work directory may be read-only: the files are then read again the next time.
-        with suppress(OSError), written_aside(directory / _FILES) as file:
-            json.dump(known | {i: [*stats[i], hashes[i]] for i in touched}, file)
+        with suppress(OSError), written_aside(directory / _TOUCHED) as file:
+            json.dump({i: [*stats[i], known[i][2]] for i in paths}, file)
     return changed
 
 

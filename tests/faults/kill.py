@@ -1,0 +1,239 @@
+"""Kill runs at random moments, resume them, and compare with runs that were left alone.
+
+    python tests/faults/kill.py --kills 100 > benchmarks/results/kills.md    # about 20 minutes on two cores
+
+The runs of `small.py` share a work directory and together have every stage. Each stage is killed (SIGKILL) at least
+`--kills` / (number of stages) times, at random moments of it: until then, whenever a start reaches that stage, it is
+killed there. Afterwards all artifacts and reports must equal those of the uninterrupted runs, timings apart, and no
+process that a killed one had started may be left.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import runpy
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+# As in the suite: what is compiled matters here as little as how fast it is.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+ROOT = Path(__file__).parents[2]
+RUNS = ("moco", "init_moco", "table")
+_MAKING = re.compile(r"^\d\d:\d\d:\d\d ([\w-]+): making ", re.M)
+
+
+def main() -> None:
+    """Print a table; exit with 1 if something differs, is left alive, or was killed less often than asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--runs", nargs="+", default=RUNS, choices=RUNS)
+    options = parser.parse_args()
+    _import_all()
+    with tempfile.TemporaryDirectory(prefix="chexseg-kill-") as scratch:
+        whole, cut = Path(scratch) / "whole", Path(scratch) / "cut"
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{scratch}/xla_cache"
+        durations: dict[str, list[float]] = {}
+        for run in options.runs:
+            for stage, seconds in left_alone(run, whole).items():
+                durations.setdefault(stage, []).append(seconds)
+        kills, orphans = kill_all(options.runs, cut, durations, options.kills, random.Random(options.seed))
+        differences = compare(whole, cut)
+    rows = "".join(f"| {stage} | {kills[stage]} |\n" for stage in durations)
+    print(
+        f"# {sum(kills.values())} kills\n\n{date.today()}, two cores, seed {options.seed}: {', '.join(options.runs)}\n"
+    )
+    print(f"| stage | kills |\n| --- | ---: |\n{rows}")
+    print(f"Resumptions {sum(kills.values())}, differences {len(differences)}, orphans {orphans}.")
+    for difference in differences:
+        print(f"- {difference}")
+    few = [stage for stage in durations if kills[stage] < options.kills // len(durations)]
+    sys.exit(bool(differences or orphans or few or sum(kills.values()) < options.kills))
+
+
+def _import_all() -> None:
+    """Import once what every start needs; each start is a fork, in which JAX then begins anew."""
+    sys.path.insert(0, str(ROOT))
+    os.chdir(ROOT)
+    from chexseg_jax import experiment, sweep  # noqa: F401
+
+
+def start(run: str, workdir: Path) -> tuple[int, Path]:
+    """Start a run in a session of its own; return its process id and its log."""
+    workdir.mkdir(exist_ok=True)
+    log = workdir.parent / "log.txt"
+    log.write_bytes(b"")
+    if child := os.fork():
+        return child, log
+    os.setsid()
+    os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.argv = ["launch.py", f"--config=tests/faults/small.py:{run}", f"--workdir={workdir}"]
+    code = 1
+    try:
+        runpy.run_path("launch.py", run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else bool(end.code)
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def left_alone(run: str, workdir: Path) -> dict[str, float]:
+    """Run to the end; return the seconds of each stage that was made, and of the report."""
+    child, log = start(run, workdir)
+    began: dict[str, float] = {}
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        for stage in _MAKING.findall(log.read_text()):
+            began.setdefault(stage, time.monotonic())
+        time.sleep(0.02)
+    if ended[1]:
+        sys.exit(
+            f"{run} left alone ended with {os.waitstatus_to_exitcode(ended[1])}:\n{log.read_text()[-3000:]}"
+        )
+    times = [*began.values(), time.monotonic()]
+    return {stage: times[i + 1] - times[i] for i, stage in enumerate(began)}
+
+
+def kill_all(
+    runs: list[str], workdir: Path, durations: dict[str, list[float]], wanted: int, rng: random.Random
+) -> tuple[Counter, int]:
+    """Kill each stage its share of times, and the rest anywhere; run everything to its end. Count kills and orphans."""
+    kills: Counter = Counter()
+    share = -(-wanted // len(durations))
+    orphans = 0
+    for run in runs:
+        while True:
+            child, log = start(run, workdir)
+            killed = _watch(child, log, kills, share, durations, rng)
+            orphans += _left_alive(child)
+            if killed is None:
+                break
+            kills[killed] += 1
+            print(f"kill {sum(kills.values())}: {killed}", file=sys.stderr, flush=True)
+    return kills, orphans
+
+
+def _watch(child, log, kills, share, durations, rng) -> str | None:
+    """Kill the run within the first stage that has not had its share; None if it ends before."""
+    armed = None
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            if status:
+                sys.exit(
+                    f"a resumed run ended with {os.waitstatus_to_exitcode(status)}:\n{log.read_text()[-3000:]}"
+                )
+            return None
+        making = _MAKING.findall(log.read_text())
+        if armed and time.monotonic() >= armed[1]:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return _MAKING.findall(log.read_text())[-1]
+        if not armed and making and kills[making[-1]] < share:
+            seconds = max(durations.get(making[-1], [1.0]))
+            armed = making[-1], time.monotonic() + rng.uniform(0, seconds)
+        time.sleep(0.005)
+
+
+def _left_alive(session: int) -> int:
+    """The number of processes of a killed run that are still there after five seconds; they are killed."""
+    for _ in range(50):
+        alive = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                alive.append(int(stat.parent.name))
+        if not alive:
+            return 0
+        time.sleep(0.1)
+    for process in alive:
+        os.kill(process, signal.SIGKILL)
+    return len(alive)
+
+
+def compare(whole: Path, cut: Path) -> list[str]:
+    """What differs between two work directories, timings apart."""
+    names = [{path.name for path in (at / "artifacts").iterdir()} for at in (whole, cut)]
+    differences = [f"artifacts/{name}: only in one" for name in sorted(names[0] ^ names[1])]
+    for name in sorted(names[0] & names[1]):
+        contents = [_contents(at / "artifacts" / name) for at in (whole, cut)]
+        differences += _unequal(f"artifacts/{name}", *contents)
+    for folder in sorted((whole / "runs").iterdir()):
+        contents = [_contents(at / "runs" / folder.name) for at in (whole, cut)]
+        differences += _unequal(f"runs/{folder.name}", *contents)
+    return differences
+
+
+def _unequal(name: str, ours: dict, theirs: dict) -> list[str]:
+    """The names of what differs and, of text, the first line that does."""
+    differences = []
+    for key in sorted(ours | theirs):
+        one, other = ours.get(key), theirs.get(key)
+        if one == other:
+            continue
+        lines = [value if isinstance(value, list) else [] for value in (one, other)]
+        first = next((pair for pair in zip(*lines, strict=False) if pair[0] != pair[1]), "")
+        differences.append(f"{name}/{key} {first}"[:300])
+    return differences
+
+
+def _contents(folder: Path) -> dict[str, object]:
+    """Every file's content without what depends on the time; of variables, the arrays."""
+    contents: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        parts = set(path.relative_to(folder).parts)
+        # `files` holds the times of the phantom's files, each of which is drawn anew.
+        if not path.is_file() or parts & {"tensorboard", "performance.json", "variables", "files"}:
+            continue
+        if path.name == "artifact.json":
+            card = json.loads(path.read_text())
+            contents[name] = {key: card[key] for key in ("stage", "key", "versions")}
+        elif path.name == "files.json":
+            contents[name] = {
+                key: (size, digest) for key, (size, _, digest) in json.loads(path.read_text()).items()
+            }
+        elif path.suffix in (".md", ".html"):
+            contents[name] = _without_timings(path.read_text(), folder.parents[1])
+        else:
+            contents[name] = path.read_bytes()
+    for variables in folder.glob("**/variables"):
+        contents[str(variables.relative_to(folder))] = _arrays(variables)
+    return contents
+
+
+def _without_timings(text: str, workdir: Path) -> list[str]:
+    """The lines of a report without those of its table of costs, seconds and the work directory's name."""
+    text = re.sub(r"\d+(\.\d+)? s\b", "s", text.replace(str(workdir), "WORK"))
+    lines = (re.sub(r"[ -]+", " ", line) for line in text.splitlines())
+    return [line for line in lines if " x cpu" not in line and "images/s" not in line and line.strip("| :")]
+
+
+def _arrays(folder: Path) -> list[tuple[str, bytes]]:
+    import jax
+    import orbax.checkpoint as ocp
+
+    tree = ocp.StandardCheckpointer().restore(folder)
+    flat, _ = jax.tree.flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path), np.asarray(value).tobytes()) for path, value in flat]
+
+
+if __name__ == "__main__":
+    main()
