@@ -41,10 +41,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--runs", nargs="+", default=RUNS, choices=RUNS)
     options = parser.parse_args()
-    _import_all()
     with tempfile.TemporaryDirectory(prefix="chexseg-kill-") as scratch:
         whole, cut = Path(scratch) / "whole", Path(scratch) / "cut"
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{scratch}/xla_cache"
+        import_all()
         durations: dict[str, list[float]] = {}
         for run in options.runs:
             for stage, seconds in left_alone(run, whole).items():
@@ -63,7 +63,7 @@ def main() -> None:
     sys.exit(bool(differences or orphans or few or sum(kills.values()) < options.kills))
 
 
-def _import_all() -> None:
+def import_all() -> None:
     """Import once what every start needs; each start is a fork, in which JAX then begins anew."""
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
@@ -173,15 +173,15 @@ def compare(whole: Path, cut: Path) -> list[str]:
     names = [{path.name for path in (at / "artifacts").iterdir()} for at in (whole, cut)]
     differences = [f"artifacts/{name}: only in one" for name in sorted(names[0] ^ names[1])]
     for name in sorted(names[0] & names[1]):
-        contents = [_contents(at / "artifacts" / name) for at in (whole, cut)]
-        differences += _unequal(f"artifacts/{name}", *contents)
+        both = [contents(at / "artifacts" / name) for at in (whole, cut)]
+        differences += unequal(f"artifacts/{name}", *both)
     for folder in sorted((whole / "runs").iterdir()):
-        contents = [_contents(at / "runs" / folder.name) for at in (whole, cut)]
-        differences += _unequal(f"runs/{folder.name}", *contents)
+        both = [contents(at / "runs" / folder.name) for at in (whole, cut)]
+        differences += unequal(f"runs/{folder.name}", *both)
     return differences
 
 
-def _unequal(name: str, ours: dict, theirs: dict) -> list[str]:
+def unequal(name: str, ours: dict, theirs: dict) -> list[str]:
     """The names of what differs and, of text, the first line that does."""
     differences = []
     for key in sorted(ours | theirs):
@@ -194,9 +194,9 @@ def _unequal(name: str, ours: dict, theirs: dict) -> list[str]:
     return differences
 
 
-def _contents(folder: Path) -> dict[str, object]:
+def contents(folder: Path) -> dict[str, object]:
     """Every file's content without what depends on the time; of variables, the arrays."""
-    contents: dict[str, object] = {}
+    found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         parts = set(path.relative_to(folder).parts)
@@ -205,23 +205,23 @@ def _contents(folder: Path) -> dict[str, object]:
             continue
         if path.name == "artifact.json":
             card = json.loads(path.read_text())
-            contents[name] = {key: card[key] for key in ("stage", "key", "versions")}
+            found[name] = {key: card[key] for key in ("stage", "key", "versions")}
         elif path.name == "files.json":
-            contents[name] = {
+            found[name] = {
                 key: (size, digest) for key, (size, _, digest) in json.loads(path.read_text()).items()
             }
         elif path.suffix in (".md", ".html"):
-            contents[name] = _without_timings(path.read_text(), folder.parents[1])
+            found[name] = _without_timings(path.read_text())
         else:
-            contents[name] = path.read_bytes()
+            found[name] = path.read_bytes()
     for variables in folder.glob("**/variables"):
-        contents[str(variables.relative_to(folder))] = _arrays(variables)
-    return contents
+        found[str(variables.relative_to(folder))] = _arrays(variables)
+    return found
 
 
-def _without_timings(text: str, workdir: Path) -> list[str]:
+def _without_timings(text: str) -> list[str]:
     """The lines of a report without those of its table of costs, seconds and the work directory's name."""
-    text = re.sub(r"\d+(\.\d+)? s\b", "s", text.replace(str(workdir), "WORK"))
+    text = re.sub(r"\d+(\.\d+)? s\b|/[^\s`<>]+(?=/artifacts/)", "", text)
     lines = (re.sub(r"[ -]+", " ", line) for line in text.splitlines())
     return [line for line in lines if " x cpu" not in line and "images/s" not in line and line.strip("| :")]
 
