@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
@@ -20,6 +21,7 @@ from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.errors import DamagedError, InputError, first_line
 from chexseg_jax.models.encoders import with_encoder
 from chexseg_jax.models.normalisation import Normalisation
+from chexseg_jax.models.torch_weights import check_values
 from chexseg_jax.training.inference import map_batches, probabilities_of
 from chexseg_jax.training.loop import Init
 from chexseg_jax.training.state import initial_variables
@@ -147,7 +149,7 @@ def restore(directory: str | Path) -> Restored:
       directory: a folder with `model.json` and `variables/`, or a run's folder with a `model/` in it.
 
     Raises:
-      InputError: for a folder without a complete model.
+      InputError: for a folder without a complete model, and for weights with NaN or infinity.
     """
     directory = Path(directory)
     if not (directory / "model.json").exists() and (directory / "model" / "model.json").exists():
@@ -182,7 +184,7 @@ def _read_variables(folder: Path, module: nn.Module, size: int, channels: int) -
     )
     try:
         with _checkpointer() as checkpointer:
-            return checkpointer.restore(folder.absolute(), abstract)
+            variables = checkpointer.restore(folder.absolute(), abstract)
     except jax.errors.JaxRuntimeError:  # such as a full device
         raise
     # Orbax raises a ValueError, a JSONDecodeError or a plain Exception, depending on the damaged file.
@@ -190,6 +192,11 @@ def _read_variables(folder: Path, module: nn.Module, size: int, channels: int) -
         raise DamagedError(
             f"{folder}: truncated or corrupt ({first_line(error)}); copy the folder again"
         ) from error
+    try:
+        check_values({name: np.asarray(value) for name, value in flatten_dict(variables, sep="/").items()})
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    return variables
 
 
 def stride_option(start: Restored | None) -> dict[str, str]:
