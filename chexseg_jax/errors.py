@@ -2,7 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -16,6 +18,15 @@ class DamagedError(InputError):
 
 class MissingWeightsError(InputError):
     """Public weights are neither on this machine nor to be had from here; a table goes on without them."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a file at the beginning of each `InputError`."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{path}: {error}") from None
 
 
 def first_line(error: BaseException) -> str:

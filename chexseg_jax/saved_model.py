@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
@@ -17,9 +18,11 @@ from chexseg_jax import models
 from chexseg_jax.data.images import fit_image
 from chexseg_jax.data.prepared import Examples
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
-from chexseg_jax.errors import DamagedError, InputError, first_line
+from chexseg_jax.errors import DamagedError, InputError, first_line, naming
 from chexseg_jax.models.encoders import with_encoder
-from chexseg_jax.models.normalisation import Normalisation
+from chexseg_jax.models.normalisation import Normalisation, normalisation_of
+from chexseg_jax.models.torch_weights import check_values
+from chexseg_jax.models.torch_weights.files import read_card, stand_in
 from chexseg_jax.training.inference import map_batches, probabilities_of
 from chexseg_jax.training.loop import Init
 from chexseg_jax.training.state import initial_variables
@@ -147,29 +150,31 @@ def restore(directory: str | Path) -> Restored:
       directory: a folder with `model.json` and `variables/`, or a run's folder with a `model/` in it.
 
     Raises:
-      InputError: for a folder without a complete model.
+      InputError: for a folder without a complete model, and for weights with NaN or infinity.
     """
     directory = Path(directory)
     if not (directory / "model.json").exists() and (directory / "model" / "model.json").exists():
         directory = directory / "model"
-    if not (directory / "model.json").exists():
+    path = directory / "model.json"
+    card = read_card(path)
+    if not card:
         raise InputError(
             f"{directory} holds no model (no model.json); give a run's folder or a stage's artifact"
         )
-    try:
-        card = json.loads((directory / "model.json").read_text())
-    except ValueError as error:
-        raise InputError(
-            f"{directory / 'model.json'}: truncated or corrupt ({error}); copy the folder again"
-        ) from None
     if not (directory / "variables").is_dir():
         raise InputError(f"{directory}: has no variables/, the weights; copy the folder again")
+    if (
+        lacking := {"name", "num_classes", "options", "size", "normalisation", "tasks", "thresholds"}
+        - card.keys()
+    ):
+        raise InputError(f"{path}: has no {min(lacking)}; copy the folder again")
     module = models.create(card["name"], num_classes=card["num_classes"], **card["options"])
-    normalisation = Normalisation(*(tuple(card["normalisation"][key]) for key in Normalisation._fields))
+    normalisation = normalisation_of(card["normalisation"])
     variables = _read_variables(directory / "variables", module, card["size"], len(normalisation.mean))
     tasks, thresholds = tuple(card.pop("tasks")), card.pop("thresholds")
     # Models saved before task sets travelled with the data are all of CheXpert's.
-    taxonomy = Taxonomy.from_dict(card.pop("taxonomy")) if "taxonomy" in card else CHEXPERT
+    with naming(path):
+        taxonomy = Taxonomy.from_dict(card.pop("taxonomy")) if "taxonomy" in card else CHEXPERT
     return Restored(module, variables, ConfigDict(card), tasks, thresholds, normalisation, taxonomy)
 
 
@@ -182,14 +187,17 @@ def _read_variables(folder: Path, module: nn.Module, size: int, channels: int) -
     )
     try:
         with _checkpointer() as checkpointer:
-            return checkpointer.restore(folder.absolute(), abstract)
+            variables = checkpointer.restore(folder.absolute(), abstract)
     except jax.errors.JaxRuntimeError:  # such as a full device
         raise
     # Orbax raises a ValueError, a JSONDecodeError or a plain Exception, depending on the damaged file.
     except Exception as error:
-        raise DamagedError(
-            f"{folder}: truncated or corrupt ({first_line(error)}); copy the folder again"
-        ) from error
+        reason = next(filter(None, (stand_in(file) for file in folder.rglob("*") if file.is_file())), "")
+        reason = reason or f"truncated or corrupt ({first_line(error)}); copy the folder again"
+        raise DamagedError(f"{folder}: {reason}") from error
+    with naming(folder):
+        check_values({name: np.asarray(value) for name, value in flatten_dict(variables, sep="/").items()})
+    return variables
 
 
 def stride_option(start: Restored | None) -> dict[str, str]:

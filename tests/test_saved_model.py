@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from golden.peers import distance
+from tiny import Tiny
 
 import chexseg_jax
 from chexseg_jax import models
@@ -110,6 +112,34 @@ def test_weights_copied_by_half_are_named(saved, tmp_path):
             chexseg_jax.restore(tmp_path)
     (tmp_path / "model" / "variables" / "_METADATA").write_text("{")
     with pytest.raises(InputError, match="variables: truncated or corrupt"):
+        chexseg_jax.restore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("params/fc/bias", np.nan, "holds NaN or infinity"),
+        ("params/conv1/kernel", -np.inf, "holds NaN or infinity"),
+        ("batch_stats/norms_1/var", -0.1, "is a running variance and below 0"),
+    ],
+)
+def test_weights_that_predict_nothing_are_named(path, value, problem, tmp_path, monkeypatch):
+    monkeypatch.setitem(models.ENCODERS, "tiny", Tiny)
+    module = models.create("tiny", num_classes=2)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    flat = {name: np.ones(x.shape, x.dtype) for name, x in flatten_dict(shapes, sep="/").items()}
+    flat[path].flat[-1] = value
+    save_model(
+        tmp_path,
+        unflatten_dict(flat, sep="/"),
+        name="tiny",
+        num_classes=2,
+        options={},
+        size=32,
+        tasks=("a", "b"),
+        normalisation=IMAGENET,
+    )
+    with pytest.raises(InputError, match=f"{tmp_path}/variables: {path} {problem}"):
         chexseg_jax.restore(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """Stage: a network trained on ImageNet, from a file or from a hub."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,7 @@ _DOWNLOADS = {
     "densenet121": "https://download.pytorch.org/models/densenet121-a639ec97.pth",
 }
 _HUB = "timm/{model}.tv_in1k"
-#: torchvision's download cache.
-CACHE = Path("~/.cache/torch/hub/checkpoints")
+_ONE_FILE = "; if two networks start from ImageNet, give weights=FOLDER with a file of each"
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ def import_imagenet(part: Path, *, model: str, weights: WeightsFile, stride_on: 
       InputError: for a file with other tensors than the model's.
     """
     say(f"imagenet {model}: {weights.path}")
+    state = files.read(weights.path).state
     try:
-        variables = from_torch(model, files.read(weights.path).state)
+        variables = from_torch(model, state)
     except InputError as error:
-        raise InputError(
-            f"{weights.path}: {error}; if two networks start from ImageNet, give weights=FOLDER with a file of each"
-        ) from None
+        one_file = "" if weights.path.name.startswith(model) else _ONE_FILE
+        raise InputError(f"{weights.path}: {error}{one_file}") from None
     save_model(
         part,
         variables,
@@ -74,13 +74,14 @@ def find_weights(weights: str, model: str) -> WeightsFile:
       MissingWeightsError: if `weights` is a folder without the network, or "" and neither the cache nor the hub has it.
       InputError: for `weights` that do not exist. Both errors say what to download and where to put it.
     """
+    cache = torchvision_cache()
     fix = (
-        f"download {_DOWNLOADS[model]} into {CACHE}, or give weights=FILE, "
+        f"download {_DOWNLOADS[model]} into {cache}, or give weights=FILE, "
         f"or pip install huggingface_hub where there is a network"
         if model in _DOWNLOADS
         else "give weights=FILE"
     )
-    folder = Path(weights or CACHE).expanduser()
+    folder = Path(os.path.expanduser(weights)) if weights else cache
     if folder.is_file():
         return _digested(folder)
     if weights and not folder.is_dir():
@@ -105,5 +106,14 @@ def find_weights(weights: str, model: str) -> WeightsFile:
         raise MissingWeightsError(f"{name}: download failed ({first_line(error)}); {fix}") from None
 
 
+def torchvision_cache() -> Path:
+    """torchvision's download cache, where torch.hub has it; a "~" stays where there is no home directory."""
+    torch_home = os.getenv("TORCH_HOME", os.path.join(os.getenv("XDG_CACHE_HOME", "~/.cache"), "torch"))
+    return Path(os.path.expanduser(torch_home)) / "hub" / "checkpoints"
+
+
 def _digested(path: Path) -> WeightsFile:
-    return WeightsFile(path, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+    try:
+        return WeightsFile(path, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None

@@ -14,7 +14,7 @@ from chexseg_jax.stages import imagenet
 
 @pytest.fixture(autouse=True)
 def nothing_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(imagenet, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
 
 
@@ -58,9 +58,39 @@ def test_the_networks_name_their_heads_differently(tmp_path):
     )
 
 
-def test_torchvisions_cache_is_looked_at(weights):
-    weights.rename(imagenet.CACHE)
-    assert imagenet.find_weights("", "resnet18").path.name == "resnet18-f37072fd.safetensors"
+@pytest.mark.parametrize(
+    ("variable", "cache"),
+    [
+        ("TORCH_HOME", "hub/checkpoints"),
+        ("XDG_CACHE_HOME", "torch/hub/checkpoints"),
+        ("HOME", ".cache/torch/hub/checkpoints"),
+    ],
+)
+def test_torchvisions_cache_is_where_torch_has_it(variable, cache, weights, tmp_path, monkeypatch):
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "here"))
+    (tmp_path / "here" / cache).parent.mkdir(parents=True)
+    weights.rename(tmp_path / "here" / cache)
+    found = imagenet.find_weights("", "resnet18").path
+    assert found == tmp_path / "here" / cache / "resnet18-f37072fd.safetensors"
+
+
+def test_without_a_home_directory_the_weights_are_absent(monkeypatch):
+    """As in a container that runs under a user id without a name."""
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    for name in ("HOME", "TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(
+        MissingWeightsError, match=r"into ~/.cache/torch/hub/checkpoints, or give weights=FILE"
+    ):
+        imagenet.find_weights("", "resnet18")
+    with pytest.raises(InputError, match=r"weights=~/none: no such file or folder"):
+        imagenet.find_weights("~/none", "resnet18")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +105,11 @@ def test_without_weights_one_line_says_what_to_download_and_where_to_put_it(give
     with pytest.raises(InputError) as told:
         imagenet.find_weights(given.format(weights), "resnet50")
     assert isinstance(told.value, MissingWeightsError) == ("none" not in given)  # a wrong path is the user's
-    for part in (reason, "https://download.pytorch.org/models/resnet50-0676ba61.pth", str(imagenet.CACHE)):
+    for part in (
+        reason,
+        "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+        "torch/hub/checkpoints",
+    ):
         assert part in str(told.value)
 
 
@@ -83,6 +117,28 @@ def test_weights_of_another_network_are_named(weights, tmp_path):
     file = next(weights.iterdir())
     with pytest.raises(InputError, match=f"{file}: .* is not a resnet50's: .*; .* weights=FOLDER"):
         imported(tmp_path / "model", file, "resnet50")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"), (None, "bn1.bias holds NaN")],
+)
+def test_weights_that_are_none_are_named(content, problem, weights, tmp_path):
+    file = next(weights.iterdir())
+    if content:
+        file.write_bytes(content)
+    else:
+        save_file(peer("resnet18").state | {"bn1.bias": np.full(64, np.nan, np.float32)}, file)
+    with pytest.raises(InputError, match=f"{file}: {problem}") as error:
+        imported(tmp_path / "model", weights)
+    assert "weights=FOLDER" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    folder = tmp_path / "resnet18.pth"
+    folder.mkdir()
+    with pytest.raises(InputError, match=f"{folder}: cannot be read"):
+        imagenet.find_weights(str(tmp_path), "resnet18")
 
 
 def test_two_files_are_not_chosen_between(weights):

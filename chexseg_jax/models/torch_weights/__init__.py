@@ -54,7 +54,8 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray], *, drop_head: bo
       `{"params": ..., "batch_stats": ...}`, float32.
 
     Raises:
-      InputError: if a tensor is missing, left over or of another shape. The first two are printed in full.
+      InputError: if a tensor is missing, left over, of another shape, not of floats, or see `check_values`. The first
+        two are printed in full.
     """
     network = create(name, num_classes=0)
     tensors = {key: value for key, value in state_dict.items() if not key.endswith("." + _COUNTER)}
@@ -75,15 +76,37 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray], *, drop_head: bo
         )
     variables, problems = {}, []
     for key, (path, shape) in expected.items():
-        value = np.asarray(tensors[key], np.float32)
-        if value.shape != shape:
+        value = np.asarray(tensors[key])
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            problems.append(f"{key} is {value.dtype}, not floating-point; save the weights unquantised")
+        elif value.shape != shape:
             problems.append(f"{key} has shape {value.shape}, {name} needs {shape}")
-        elif path[-1] == "kernel":
-            value = value.transpose(_FROM_TORCH[value.ndim])
-        variables[path] = jnp.asarray(value)
+        else:
+            with np.errstate(over="ignore"):  # infinity, which `check_values` names
+                value = value.astype(np.float32)
+            check_values({key: value})
+            variables[path] = jnp.asarray(
+                value.transpose(_FROM_TORCH[value.ndim]) if path[-1] == "kernel" else value
+            )
     if problems:
         raise InputError("; ".join(problems))
     return unflatten_dict(variables)
+
+
+def check_values(tensors: Mapping[str, np.ndarray]) -> None:
+    """Check the weights of a network, by PyTorch names or Linen paths, that would make it predict empty masks.
+
+    Raises:
+      InputError: naming the first tensor with NaN or infinity, or the first running variance below 0.
+    """
+    for name, value in tensors.items():
+        problem = ""
+        if not np.isfinite(value).all():
+            problem = "holds NaN or infinity"
+        elif name.endswith("var") and (value < 0).any():
+            problem = "is a running variance and below 0"
+        if problem:
+            raise InputError(f"{name} {problem}; take weights of a training that did not diverge")
 
 
 def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -115,10 +138,10 @@ def _expected(
     """Each PyTorch name's Linen path and PyTorch shape, for the classes and the input channels of `tensors`."""
     num_classes, channels = 0, 3
     if not headless:
-        num_classes = len(tensors.get(_torch_name(name, ("params", network.head, "bias")), [0]))
+        num_classes = np.size(tensors.get(_torch_name(name, ("params", network.head, "bias")), 0))
     if network.stem is not None:
         stem = tensors.get(_torch_name(name, ("params", *network.stem.split("/"), "kernel")))
-        channels = 1 if stem is not None and np.shape(stem)[1] == 1 else 3
+        channels = 1 if np.shape(stem)[1:2] == (1,) else 3
     images = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)
     module = create(name, num_classes=num_classes)
     shapes = jax.eval_shape(module.init, jax.random.key(0), images)

@@ -11,10 +11,17 @@ import jax
 import numpy as np
 
 from chexseg_jax.data.taxonomy import CHEXPERT, CHEXSEG_LABELS, CHEXSEG_TASKS, FILE, Taxonomy, read_taxonomy
-from chexseg_jax.errors import InputError, Parser, run_command
-from chexseg_jax.models import create, normalisation
+from chexseg_jax.errors import InputError, Parser, naming, run_command
+from chexseg_jax.models import create
 from chexseg_jax.models.encoders import input_channels
-from chexseg_jax.models.normalisation import Normalisation, grey_normalisation
+from chexseg_jax.models.normalisation import (
+    IMAGENET,
+    NAMED,
+    Normalisation,
+    normalisation_of,
+    parse_normalisation,
+    with_channels,
+)
 from chexseg_jax.models.segmenter import Segmenter
 from chexseg_jax.models.torch_weights import files, from_torch, to_torch
 from chexseg_jax.progress import say
@@ -27,7 +34,6 @@ export: IN is such a folder, or that of a run or a stage, OUT a new .safetensors
 
 Model, options, normalisation and the outputs' names are in OUT's model.json, or in a JSON file beside OUT.
 """
-_NORMALISATIONS = {"imagenet": normalisation.IMAGENET, "chexpert": normalisation.CHEXPERT}
 #: The names of fourteen or ten outputs, in the order of CheXpert's tables and in that of CheXseg's program.
 _PUBLISHED = {
     len(ours): {"csv": ours, "chexseg": theirs}
@@ -58,9 +64,10 @@ def main() -> None:
     parser.add_argument("--drop-head", action="store_true", help="leave out a classifier's last layer")
     parser.add_argument(
         "--normalisation",
-        choices=sorted(_NORMALISATIONS),
-        help="normalisation of the network's inputs (default: as in the JSON beside the file, else chexpert for "
-        "Lightning checkpoints and imagenet for all others)",
+        metavar="|".join((*NAMED, "MEAN,STD")),
+        help="normalisation of the network's inputs: a name; or mean and standard deviation of intensities in [0, 1], "
+        "or three of each. Needed unless the file gives it: a JSON beside it, a checkpoint of CheXseg's classifier, "
+        "IRNet, or ImageNet's 1000 outputs",
     )
     parser.add_argument(
         "--stride-on",
@@ -69,6 +76,8 @@ def main() -> None:
     )
     parser.add_argument("--size", type=int, help="side of the network's images, in pixels (default: 320)")
     arguments = parser.parse_args()
+    if arguments.size is not None and arguments.size < 1:
+        raise InputError(f"--size {arguments.size} must be at least 1")
     if arguments.out.exists():
         raise InputError(f"{arguments.out}: already exists; remove it or choose another name")
     if arguments.source.is_dir():
@@ -84,7 +93,7 @@ def main() -> None:
             arguments.model,
             tasks=arguments.tasks,
             drop_head=arguments.drop_head,
-            normalisation=_NORMALISATIONS.get(arguments.normalisation),
+            normalisation=(parse_normalisation(arguments.normalisation) if arguments.normalisation else None),
             stride_on=arguments.stride_on,
             size=arguments.size,
         )
@@ -109,12 +118,13 @@ def import_weights(
       name: of the model.
       tasks: "csv", "chexseg" or the path of a tasks.toml; None for the names in the JSON beside the file, else "csv".
       drop_head: see `from_torch`.
-      normalisation: None for the one in the JSON, else CHEXPERT for Lightning checkpoints, IMAGENET for all others.
+      normalisation: of the network's inputs; None for the one in the JSON, else the one that the file's source fixes.
       stride_on: of a ResNet50; None for the one in the JSON, else "conv2".
       size: side of the network's images, in pixels; None for the one in the JSON, else 320.
 
     Raises:
-      InputError: for a file that cannot be read or is not `name`'s; missing and left-over tensors are printed.
+      InputError: for a file that cannot be read, is not `name`'s (missing and left-over tensors are printed), or whose
+        normalisation is unknown.
     """
     file = files.read(source)
     say(f"{source}: {len(file.state)} tensors, {file.source}")
@@ -123,9 +133,13 @@ def import_weights(
     if file.repeated:
         say(f"{len(file.repeated)} further names of these tensors, equal to them")
     _check_flags(source, file.card, name, tasks=tasks, stride_on=stride_on)
-    network = create(name, num_classes=0)
+    options = file.card.get("options", {}) | ({"stride_on": stride_on} if stride_on else {})
+    network = create(name, num_classes=0, **options)
     empty = file.card.get("num_classes") == 0 and network.head is not None
-    variables = from_torch(name, file.state, drop_head=drop_head or empty or file.source.startswith("MoCo"))
+    with naming(source):
+        variables = from_torch(
+            name, file.state, drop_head=drop_head or empty or file.source.startswith("MoCo")
+        )
     head = variables["params"].get(network.head, {"bias": ()})
     segments = isinstance(network, Segmenter)
     num_classes = len(head["bias"])
@@ -133,10 +147,8 @@ def import_weights(
     if num_classes:
         ordered = jax.tree.map(lambda weights: np.asarray(weights)[..., rows], head)
         variables["params"][network.head] = ordered
-    chosen = normalisation or _normalisation(file)
-    if input_channels(network, variables) == 1 and len(chosen.mean) == 3:
-        chosen = grey_normalisation(chosen)
-    options = file.card.get("options", {}) | ({"stride_on": stride_on} if stride_on else {})
+    chosen, reason = _normalisation(source, file, f"{network.head}.bias", normalisation)
+    chosen = with_channels(chosen, input_channels(network, variables))
     thresholds = file.card.get("thresholds") or dict.fromkeys(names if segments else (), 0.5)
     model = {
         "name": name,
@@ -148,7 +160,7 @@ def import_weights(
     model |= {"size": size or file.card.get("size", 320), "normalisation": chosen, "thresholds": thresholds}
     _save(out, variables, model)
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in chosen)
-    say(f"{out}: {name}, {num_classes} outputs, inputs normalised by mean {mean} and std {std}")
+    say(f"{out}: {name}, {num_classes} outputs, inputs normalised by mean {mean} and std {std}, {reason}")
 
 
 def _check_flags(
@@ -170,7 +182,12 @@ def _outputs(
     """The outputs' taxonomy and names, and each one's position in the file; () without names."""
     rows = list(range(count))
     if card.get("tasks") and count:
-        taxonomy = Taxonomy.from_dict(card["taxonomy"]) if "taxonomy" in card else None
+        if len(card["tasks"]) != count:
+            raise InputError(
+                f"{source}: has {count} outputs, and the JSON beside it names {len(card['tasks'])}"
+            )
+        with naming(source):
+            taxonomy = Taxonomy.from_dict(card["taxonomy"]) if "taxonomy" in card else None
         return taxonomy, tuple(card["tasks"]), rows
     if tasks is None and count not in _PUBLISHED:
         return None, (), rows
@@ -199,12 +216,22 @@ def _outputs(
     return taxonomy, names, rows
 
 
-def _normalisation(file: files.TorchFile) -> Normalisation:
-    saved = file.card.get("normalisation")
-    if saved:
-        return Normalisation(*(tuple(saved[key]) for key in Normalisation._fields))
-    lightning = file.source.startswith("Lightning")
-    return _NORMALISATIONS["chexpert" if lightning else "imagenet"]
+def _normalisation(
+    source: Path, file: files.TorchFile, bias: str, given: Normalisation | None
+) -> tuple[Normalisation, str]:
+    """The normalisation of the inputs and what says so; `bias` is the name of the head's."""
+    if given:
+        return given, "as given"
+    if "normalisation" in file.card:
+        return normalisation_of(file.card["normalisation"]), "as in the JSON beside the file"
+    if file.normalisation:
+        return file.normalisation, f"as in the program that wrote the file ({file.source})"
+    if np.shape(file.state.get(bias)) == (1000,):
+        return IMAGENET, "ImageNet's, whose 1000 classes it has"
+    raise InputError(
+        f"{source}: nothing in the file tells how its network's inputs were normalised; give --normalisation "
+        f"{', '.join(NAMED)} or MEAN,STD"
+    )
 
 
 def _save(out: Path, variables: Mapping[str, Any], model: Mapping[str, Any]) -> None:

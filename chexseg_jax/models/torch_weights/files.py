@@ -8,23 +8,24 @@ The reader recognises these sources by their tensors' names:
 | torchvision's oldest DenseNet files            | `denselayer1.norm.1` for `denselayer1.norm1`       |
 | DataParallel, Lightning (`state_dict`)         | below `module.`, `model.`, `model.model.`...       |
 | MoCo (`state_dict`), MoCo-CXR                  | below `module.encoder_q.`; `fc` is its projection  |
+| torchxrayvision                                | beside `op_threshs`, which is dropped              |
 | the published IRNet                            | several for a tensor; see `published_irnet`        |
 """
 
 import json
 import re
-import zipfile
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from chexseg_jax.errors import InputError, first_line
+from chexseg_jax.errors import InputError, first_line, naming
 from chexseg_jax.files import written_aside
+from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET, Normalisation, normalisation_of
 from chexseg_jax.models.torch_weights.published_irnet import is_published_irnet, own_tensors
 
 #: Endings of pickled files, which only torch reads and writes.
@@ -34,6 +35,18 @@ ENDINGS = (".safetensors", ".npz", *PICKLED)
 _PLAIN = "torchvision or segmentation-models-pytorch"
 #: Wrappers that training code puts around a network, from the outside in.
 _WRAPPERS = re.compile(r"((?:module|model|net|network|encoder_q)\.)*")
+#: Attributes of torch's tensors without plain values.
+_UNUSABLE = {
+    "is_quantized": "quantised",
+    "is_sparse": "sparse",
+    "is_meta": "on the meta device, without values",
+}
+#: Types of a card's entries.
+_ENTRIES: dict[str, type] = {
+    **dict.fromkeys(("num_classes", "size"), int),
+    **dict.fromkeys(("options", "normalisation", "taxonomy", "thresholds"), dict),
+    **{"name": str, "tasks": list},
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,7 @@ class TorchFile:
       dropped: names that belong to the training or to a projection head, not to the network.
       repeated: further names of tensors in `state`.
       card: the JSON beside the file (its `normalisation`...), {} if there is none.
+      normalisation: of the inputs: CheXseg's program records it in a classifier's checkpoint, and IRNet has ImageNet's.
     """
 
     state: dict[str, np.ndarray]
@@ -54,6 +68,7 @@ class TorchFile:
     dropped: tuple[str, ...]
     repeated: tuple[str, ...]
     card: dict[str, Any]
+    normalisation: Normalisation | None
 
 
 def read(path: str | Path) -> TorchFile:
@@ -68,43 +83,37 @@ def read(path: str | Path) -> TorchFile:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
-        try:
-            content: Any = load_file(path)
-        except (SafetensorError, KeyError, TypeError, OSError) as error:
-            raise InputError(
-                f"{path}: not a safetensors file, or a truncated one ({first_line(error)})"
-            ) from None
-    elif path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                content = dict(arrays)
-        except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-            raise InputError(
-                f"{path}: not an npz file of plain arrays, or a truncated one ({first_line(error)})"
-            ) from None
-    elif path.suffix in PICKLED:
-        content = _unpickle(path)
-    else:
+    if path.suffix not in ENDINGS:
         raise InputError(f"{path}: must end in {', '.join(ENDINGS)}")
+    content = _load(path)
     trained = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
     tensors = content["state_dict"] if trained else content
-    state = (
-        {str(key): _array(value) for key, value in tensors.items() if hasattr(value, "shape")}
-        if isinstance(tensors, Mapping)
-        else {}
-    )
+    state, others = _arrays(path, tensors if isinstance(tensors, Mapping) else {})
     if not state:
         raise InputError(f"{path}: holds no named tensors; save the model's state_dict()")
     state, source, dropped = _own_names(state, lightning=trained and "pytorch-lightning_version" in content)
     repeated: tuple[str, ...] = ()
+    normalisation = _recorded(content) if trained else None
     if is_published_irnet(state):
-        try:
+        with naming(path):
             state, repeated, no_weights = own_tensors(state)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
         source, dropped = source.replace(_PLAIN, "the published IRNet"), (*dropped, *no_weights)
-    return TorchFile(state, source, dropped, repeated, _read_card(path))
+        normalisation = IMAGENET
+    return TorchFile(state, source, (*dropped, *others), repeated, read_card(_card_of(path)), normalisation)
+
+
+def stand_in(path: Path) -> str:
+    """What a file is that lies where a download should be, and the fix; "" if it is neither of the known two."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(200).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the weights; run git lfs pull"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, not the weights; download the file itself"
+    return ""
 
 
 def write(path: str | Path, state: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
@@ -138,9 +147,25 @@ def write(path: str | Path, state: Mapping[str, np.ndarray], card: Mapping[str, 
         aside.unlink(missing_ok=True)
 
 
+def _load(path: Path) -> Any:
+    if reason := stand_in(path):
+        raise InputError(f"{path}: {reason}")
+    if path.suffix in PICKLED:
+        return _unpickle(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # a damaged file may raise anything
+        kind = path.suffix.removeprefix(".")
+        raise InputError(
+            f"{path}: not a file of {kind} tensors, or a truncated one ({first_line(error)})"
+        ) from None
+
+
 def _unpickle(path: Path) -> Any:
     torch = _torch(path)
-    from argparse import Namespace
     from pathlib import PosixPath
     from pickle import UnpicklingError
 
@@ -148,14 +173,14 @@ def _unpickle(path: Path) -> Any:
         # Lightning keeps its hyperparameters in a Namespace, paths among them.
         with torch.serialization.safe_globals([Namespace, PosixPath]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
+    except Exception as error:  # a damaged file may raise anything
         function = re.search(r"(?:GLOBAL|global|function) `?([\w.]+)", str(error))
-        if function:
+        if function and isinstance(error, UnpicklingError):
             raise InputError(
                 f"{path}: its pickle calls {function[1]}, which was not run; save the state_dict() alone"
             ) from None
-        raise InputError(f"{path}: not a PyTorch file, or a truncated one ({first_line(error)})") from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        if "TorchScript" in str(error):
+            raise InputError(f"{path}: a TorchScript program; save the model's state_dict()") from None
         raise InputError(f"{path}: not a PyTorch file, or a truncated one ({first_line(error)})") from None
 
 
@@ -170,11 +195,36 @@ def _torch(path: Path) -> Any:
     return torch
 
 
-def _array(value: Any) -> np.ndarray:
-    if isinstance(value, np.ndarray):
-        return value
-    value = value.detach().cpu()
-    return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+def _arrays(path: Path, tensors: Mapping[Any, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The tensors as numpy arrays, and the names of other values."""
+    state, others = {}, []
+    for name, value in tensors.items():
+        try:
+            if "_packed_params" in str(name):
+                raise TypeError("quantised")
+            if isinstance(value, np.ndarray):
+                state[str(name)] = value
+            elif hasattr(value, "detach"):
+                value = value.detach().cpu()
+                state[str(name)] = (value.float() if value.is_floating_point() else value).numpy()
+            else:
+                others.append(str(name))
+        except Exception as error:  # torch's classes, some of which raise as soon as one looks at them
+            kinds = (words for sign, words in _UNUSABLE.items() if getattr(value, sign, False))
+            kind = next(kinds, first_line(error))
+            raise InputError(
+                f"{path}: {name} is no plain tensor ({kind}); save weights of dense floats"
+            ) from None
+    return state, others
+
+
+def _recorded(checkpoint: Mapping[str, Any]) -> Normalisation | None:
+    """The normalisation among the hyperparameters of CheXseg's program, `--normalization`."""
+    values: Any = checkpoint.get("hyper_parameters", checkpoint.get("hparams"))
+    for key in ("transform_args", "normalization"):
+        values = vars(values) if isinstance(values, Namespace) else values
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return {"imagenet": IMAGENET, "chexpert_norm": CHEXPERT}.get(str(values))
 
 
 def _own_names(
@@ -191,7 +241,7 @@ def _own_names(
     for key, value in state.items():
         name = key.removeprefix(prefix)
         training = key.removeprefix("module.").startswith(("encoder_k.", "queue"))
-        if moco and (training or name.startswith("fc.")):
+        if (moco and (training or name.startswith("fc."))) or name == "op_threshs":
             dropped.append(key)
         else:
             own[re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name)] = value
@@ -203,11 +253,26 @@ def _card_of(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _read_card(path: Path) -> dict[str, Any]:
-    if not _card_of(path).exists():
+def read_card(path: Path) -> dict[str, Any]:
+    """Read the JSON of a model's settings; {} if there is none.
+
+    Raises:
+      InputError: if it is damaged, or an entry has another type than `save_model` and `write` give it.
+    """
+    if not path.exists():
         return {}
     try:
-        card = json.loads(_card_of(path).read_text())
-    except ValueError as error:
-        raise InputError(f"{_card_of(path)}: not JSON ({error}); correct or remove it") from None
-    return card if isinstance(card, dict) else {}
+        card = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        reason = stand_in(path) or f"truncated or corrupt ({first_line(error)}); copy it again"
+        raise InputError(f"{path}: {reason}") from None
+    if not isinstance(card, dict):
+        raise InputError(f"{path}: must hold a JSON object")
+    for name, kind in _ENTRIES.items():
+        if not isinstance(card.get(name, kind()), kind):
+            raise InputError(f"{path}: {name} must be of type {kind.__name__}, not {card[name]!r}")
+    if not (1 <= card.get("size", 1) <= 65536 and 0 <= card.get("num_classes", 0) <= 65536):
+        raise InputError(f"{path}: size or num_classes is out of range; correct it or copy the file again")
+    with naming(path):
+        normalisation_of(card.get("normalisation", IMAGENET._asdict()))
+    return card

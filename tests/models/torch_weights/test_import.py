@@ -15,9 +15,9 @@ from safetensors.numpy import save_file
 import chexseg_jax
 from chexseg_jax.data.taxonomy import CHEXPERT as CHEXPERT_TASKS
 from chexseg_jax.data.taxonomy import CHEXSEG_LABELS, CHEXSEG_TASKS, read_taxonomy
-from chexseg_jax.errors import run_command
-from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET
-from chexseg_jax.models.torch_weights.__main__ import main
+from chexseg_jax.errors import InputError, run_command
+from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET, XRV
+from chexseg_jax.models.torch_weights.__main__ import import_weights, main
 
 
 def command(monkeypatch, *arguments) -> int:
@@ -47,21 +47,22 @@ def moco(state: dict) -> dict:
 
 
 SOURCES = {
-    "torchvision": ("resnet18", dict, IMAGENET),
-    "torchvision's oldest": ("densenet121", old_densenet, IMAGENET),
-    "DataParallel": ("resnet18", lambda s: below("module.", s), IMAGENET),
-    "MoCo": ("resnet18", moco, IMAGENET),
-    "smp 0.6": ("deeplabv3plus_resnet18", dict, IMAGENET),
-    "the fork of smp 0.1": ("deeplabv3plus_resnet18", lambda s: below("module.", s), IMAGENET),
-    "IRNet's network": ("irnet", dict, IMAGENET),
-    "IRNet": ("irnet", published_irnet, IMAGENET),
-    "DataParallel IRNet": ("irnet", lambda s: below("module.", published_irnet(s)), IMAGENET),
+    "torchvision": ("resnet18", dict),
+    "torchvision's oldest": ("densenet121", old_densenet),
+    "DataParallel": ("resnet18", lambda s: below("module.", s)),
+    "MoCo": ("resnet18", moco),
+    "smp 0.6": ("deeplabv3plus_resnet18", dict),
+    "the fork of smp 0.1": ("deeplabv3plus_resnet18", lambda s: below("module.", s)),
+    "IRNet's network": ("irnet", dict),
+    "IRNet": ("irnet", published_irnet),
+    "DataParallel IRNet": ("irnet", lambda s: below("module.", published_irnet(s))),
     "IRNet, by its aliases": (
         "irnet",
         lambda s: {k: v for k, v in published_irnet(s).items() if k not in s},
-        IMAGENET,
     ),
 }
+#: The normalisation that the tests' files have, where none follows from it.
+CHOSEN = ("--normalisation", "chexpert")
 
 
 def check(name: str, directory, *, headless: bool = False):
@@ -83,35 +84,89 @@ def check(name: str, directory, *, headless: bool = False):
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("ending", ["safetensors", "npz"])
 def test_each_source_gives_the_reference_numbers(source, ending, tmp_path, monkeypatch, capsys):
-    name, make, normalisation = SOURCES[source]
+    name, make = SOURCES[source]
     if ending == "npz" and name != "resnet18":
         pytest.skip("the reader of npz does not depend on the network")
     file = tmp_path / f"weights.{ending}"
     state = {key: np.ascontiguousarray(value) for key, value in make(peer(name).state).items()}
     save_file(state, file) if ending == "safetensors" else np.savez(file, **state)
-    assert command(monkeypatch, file, tmp_path / "out", "--model", name) == 0
-    model = check(name, tmp_path / "out", headless=source == "MoCo")
-    assert model.normalisation == normalisation
-    printed = capsys.readouterr().err
     irnet = name == "irnet"
+    arguments = (file, tmp_path / "out", "--model", name)
+    assert command(monkeypatch, *arguments, *(() if irnet else CHOSEN)) == 0
+    model = check(name, tmp_path / "out", headless=source == "MoCo")
+    assert model.normalisation == (IMAGENET if irnet else CHEXPERT)
+    printed = capsys.readouterr().err
     assert ("dropped" in printed) == (source == "MoCo" or (irnet and source != "IRNet's network"))
     assert ("give --tasks chexseg" in printed) == (source != "MoCo" and not irnet)  # which have no outputs
 
 
-def test_a_lightning_checkpoint(tmp_path, monkeypatch):
+def lightning(folder: Path, **hyperparameters) -> Path:
+    """A classifier's checkpoint as CheXseg's program writes it."""
     torch = pytest.importorskip("torch")
     state = {key: torch.from_numpy(np.array(value)) for key, value in peer("resnet18").state.items()}
     checkpoint = {
         "pytorch-lightning_version": "0.7.6",
         "epoch": 2,
         "state_dict": below("model.model.", state),
-        "hyper_parameters": argparse.Namespace(lr=1e-4, save_dir=Path("/runs")),
+        **hyperparameters,
     }
-    torch.save(checkpoint, tmp_path / "epoch=2.ckpt")
-    assert command(monkeypatch, tmp_path / "epoch=2.ckpt", tmp_path / "out", "--model", "resnet18") == 0
+    torch.save(checkpoint, folder / "epoch=2.ckpt")
+    return folder / "epoch=2.ckpt"
+
+
+def recorded(normalization: str) -> dict:
+    arguments = argparse.Namespace(normalization=normalization, scale=320)
+    return {"lr": 1e-4, "save_dir": Path("/runs"), "transform_args": arguments}
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "normalisation"),
+    [
+        ({"hyper_parameters": argparse.Namespace(**recorded("chexpert_norm"))}, CHEXPERT),
+        ({"hyper_parameters": recorded("imagenet")}, IMAGENET),
+        ({"hparams": recorded("imagenet")}, IMAGENET),
+    ],
+)
+def test_a_checkpoint_of_chexsegs_classifier_records_its_normalisation(
+    hyperparameters, normalisation, tmp_path, monkeypatch, capsys
+):
+    file = lightning(tmp_path, **hyperparameters)
+    assert command(monkeypatch, file, tmp_path / "out", "--model", "resnet18") == 0
+    assert "as in the program that wrote the file (Lightning" in capsys.readouterr().err
     model = check("resnet18", tmp_path / "out")
-    assert model.normalisation == CHEXPERT
+    assert model.normalisation == normalisation
     assert model.tasks[0] == "No Finding"
+
+
+@pytest.mark.parametrize(
+    "hyperparameters", [{}, {"hyper_parameters": {"lr": 1}}, {"hparams": recorded("none")}]
+)
+def test_other_lightning_checkpoints_record_none(hyperparameters, tmp_path, monkeypatch, capsys):
+    file = lightning(tmp_path, **hyperparameters)
+    line = refused(monkeypatch, capsys, file, tmp_path / "out", "--model", "resnet18")
+    assert "give --normalisation imagenet, chexpert, xrv or MEAN,STD" in line
+
+
+def test_the_normalisation_of_another_programs_network_is_not_guessed(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "in.npz"
+    np.savez(file, **moco(peer("resnet18").state))
+    line = refused(monkeypatch, capsys, file, tmp_path / "out", "--model", "resnet18")
+    assert f"{file}: nothing in the file tells" in line
+    assert "give --normalisation imagenet, chexpert, xrv or MEAN,STD" in line
+    with pytest.raises(InputError, match="give --normalisation"):
+        import_weights(file, tmp_path / "out", "resnet18")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_with_imagenets_classes_has_its_normalisation(tmp_path, monkeypatch, capsys):
+    head = {"fc.weight": np.ones((1000, 512), np.float32), "fc.bias": np.ones(1000, np.float32)}
+    np.savez(tmp_path / "in.npz", **peer("resnet18").state | head)
+    arguments = (tmp_path / "in.npz", tmp_path / "out", "--model", "resnet18", "--drop-head")
+    assert command(monkeypatch, *arguments) == 0
+    assert "ImageNet's, whose 1000 classes" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["normalisation"] == {
+        key: list(values) for key, values in IMAGENET._asdict().items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -130,7 +185,7 @@ def test_outputs_in_the_order_of_chexsegs_program_are_put_into_ours(
     for part in ("weight", "bias"):
         state[f"{head}.{part}"] = np.ascontiguousarray(state[f"{head}.{part}"][rows])
     save_file(state, tmp_path / "in.safetensors")
-    arguments = (tmp_path / "in.safetensors", tmp_path / "out", "--model", name)
+    arguments = (tmp_path / "in.safetensors", tmp_path / "out", "--model", name, *CHOSEN)
     assert command(monkeypatch, *arguments, "--tasks", "chexseg") == 0
     assert "give --tasks" not in capsys.readouterr().err
     assert check(name, tmp_path / "out").tasks == ours
@@ -228,6 +283,8 @@ def test_other_mistakes_each_have_their_line(tmp_path, monkeypatch, capsys):
     )
     np.savez(tmp_path / "in.npz", x=np.ones(1))
     assert "--model is missing" in refused(monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o")
+    small = (tmp_path / "in.npz", tmp_path / "o", "--model", "irnet", "--size", 0)
+    assert "--size 0 must be at least 1" in refused(monkeypatch, capsys, *small)
     conv1 = ("--stride-on", "conv1")
     assert "leave it out for densenet121" in refused(
         monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o", "--model", "densenet121", *conv1
@@ -247,10 +304,11 @@ def test_other_mistakes_each_have_their_line(tmp_path, monkeypatch, capsys):
 def test_weights_of_one_channel_without_their_json_open(tmp_path, monkeypatch):
     grey = peer("resnet18").state | {"conv1.weight": np.ones((64, 1, 7, 7), np.float32)}
     np.savez(tmp_path / "grey.npz", **grey)
-    assert command(monkeypatch, tmp_path / "grey.npz", tmp_path / "out", "--model", "resnet18") == 0
+    arguments = (tmp_path / "grey.npz", tmp_path / "out", "--model", "resnet18")
+    assert command(monkeypatch, *arguments, "--normalisation", "xrv") == 0
     model = chexseg_jax.restore(tmp_path / "out")
     assert model.variables["params"]["conv1"]["kernel"].shape == (7, 7, 1, 64)
-    assert model.normalisation.mean == pytest.approx((np.mean(IMAGENET.mean),))
+    assert model.normalisation == XRV
     assert model.predict(np.zeros((1, 64, 64), np.uint8)).shape == (1, 14)
 
 
@@ -272,7 +330,7 @@ def test_outputs_named_by_a_tasks_toml(name, head, tasks, tmp_path, monkeypatch,
     for part in ("weight", "bias"):
         state[f"{head}.{part}"] = np.ascontiguousarray(state[f"{head}.{part}"][: len(tasks)])
     save_file(state, tmp_path / "in.safetensors")
-    arguments = (tmp_path / "in.safetensors", tmp_path / "out", "--model", name, "--tasks")
+    arguments = (tmp_path / "in.safetensors", tmp_path / "out", "--model", name, *CHOSEN, "--tasks")
     assert "names 14 or 10 outputs" in refused(monkeypatch, capsys, *arguments, "csv")
     toml = tmp_path / "tasks.toml"
     assert "must be csv, chexseg or the path" in refused(monkeypatch, capsys, *arguments, toml)

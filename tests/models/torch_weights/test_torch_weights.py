@@ -68,6 +68,26 @@ def test_wrong_shapes_are_named_with_both():
         from_torch("resnet18", state)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("fc.bias", np.full(14, np.nan), "holds NaN or infinity"),
+        ("fc.bias", np.full(14, 1e300), "holds NaN or infinity"),  # in float32
+        ("bn1.running_mean", np.full(64, np.inf, np.float16), "holds NaN or infinity"),
+        ("bn1.running_var", np.full(64, -1.0), "is a running variance and below 0"),
+        ("bn1.bias", np.zeros(64, np.int8), "is int8, not floating-point"),
+        ("bn1.bias", np.zeros(64, bool), "is bool, not floating-point"),
+        ("bn1.bias", np.zeros(64, complex), "is complex128, not floating-point"),
+        ("bn1.bias", np.zeros(64, str), "is <U1, not floating-point"),
+        ("conv1.weight", np.ones((), np.float32), r"has shape \(\)"),
+        ("fc.bias", np.ones((), np.float32), r"has shape \(\)"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_named(name, value, problem):
+    with pytest.raises(InputError, match=f"{name} {problem}"):
+        from_torch("resnet18", peer("resnet18").state | {name: value})
+
+
 def test_weights_of_another_depth_are_refused(capsys):
     with pytest.raises(InputError, match="not a resnet50's"):
         from_torch("resnet50", peer("resnet18").state)
