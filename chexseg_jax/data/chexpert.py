@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from chexseg_jax.data.layout import patient_folders
+from chexseg_jax.data.layout import image_id, patient_folders
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.files import written_aside
@@ -65,8 +65,8 @@ class Studies:
         folders = [path.parent.parent.name for path in self.paths]
         shared = len(set(folders)) == 1
         return tuple(
-            image_id.partition("_study")[0] if "_study" in image_id else image_id if shared else folder
-            for image_id, folder in zip(self.ids, folders, strict=True)
+            name.partition("_study")[0] if "_study" in name else name if shared else folder
+            for name, folder in zip(self.ids, folders, strict=True)
         )
 
     def take(self, rows: Sequence[int] | Int[np.ndarray, " M"] | Bool[np.ndarray, " N"]) -> "Studies":
@@ -108,10 +108,9 @@ def read_labels(csv_path: str | Path, *, root: str | Path, taxonomy: Taxonomy = 
         if len(row) != len(header):
             raise InputError(f"{csv_path}, row {number}: {len(row)} cells under {len(header)} columns")
         parts = _parts(row[path_at], csv_path, number)
-        image_id = "_".join((*parts[-3:-1], parts[-1].partition(".")[0]))
-        if image_id in ids:
-            raise InputError(f"{csv_path}, row {number}: {image_id} is also in row {ids[image_id]}; keep one")
-        ids[image_id] = number
+        if (name := image_id(parts)) in ids:
+            raise InputError(f"{csv_path}, row {number}: {name} is also in row {ids[name]}; keep one")
+        ids[name] = number
         if parts[:-3] not in folders:
             first, *others = places = patient_folders(root, parts)
             # Folders are listed once: probing three for each of CheXpert's images takes minutes on a network disk.
