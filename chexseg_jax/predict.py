@@ -49,8 +49,8 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
     """Map image ids to files, for image files and for the JPEGs and PNGs below folders.
 
     Ids are those of a table (see `image_id`) by the path below the folder given: the root of a data set gives
-    `patient_study_view`, a flat folder or a single file the file's name. Folders named as CheXpert's, `patient*/study*`,
-    count wherever the path given starts.
+    `patient_study_view`, a flat folder or a single file the file's name. Folders named as CheXpert's,
+    `patient*/study*`, count wherever the path given starts.
 
     Raises:
       InputError: for a missing file, a folder without images, or two images with the same id.

@@ -101,7 +101,12 @@ def test_many_batches_share_one_compiled_program(tiny_run):
 
 
 def test_ids_below_the_folder_given_are_the_tables(tmp_path, monkeypatch):
-    names = ("p0007/s1/frontal.png", "p0007/s1/1.2.840.1.jpg", "p0007/s1/1.2.840.2.jpg", "p0008/s2/frontal.png")
+    names = (
+        "p0007/s1/frontal.png",
+        "p0007/s1/1.2.840.1.jpg",
+        "p0007/s1/1.2.840.2.jpg",
+        "p0008/s2/frontal.png",
+    )
     for name in names:
         write(tmp_path / "root" / name, (9, 9))
     rows = [{"Path": f"set/train/{name}", "Frontal/Lateral": "Frontal"} for name in names]
