@@ -115,7 +115,7 @@ def _check_settings(argv: list[str]) -> dict[str, Any]:
     Raises:
       InputError: for one that names no setting: config_flags would show Python's own errors.
     """
-    names = [name[1] for a in argv if (name := re.match(r"--?(?:no)?config\.([^=]*)", a))]
+    names = [given[1] for a in argv if (given := re.match(r"--?(?:no)?config\.([^=]*)", a))]
     file = re.search(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
     config = flags.FLAGS["config"].parser.parse(file[1]) if names and file else None
     if not isinstance(config, ConfigDict):

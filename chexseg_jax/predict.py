@@ -53,7 +53,7 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
     `patient*/study*`, count wherever the path given starts.
 
     Raises:
-      InputError: for a missing file, a folder without images, or two images with the same id.
+      InputError: for a missing file, a folder without images, two images with the same id, or a name that is not UTF-8.
     """
     images: dict[str, Path] = {}
     for path in paths:
@@ -70,6 +70,8 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
                 parts = file.relative_to(path).parts or (file.name,)
             if (name := image_id(parts)) in images:
                 raise InputError(f"{file}: has the id of {images[name]}, {name}; predict them separately")
+            if not name.isascii() and name.encode(errors="replace").decode() != name:
+                raise InputError(f"{str(file)!r}: its name is not UTF-8; rename it")
             images[name] = file
     return images
 

@@ -1,3 +1,4 @@
+import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -132,6 +133,15 @@ def test_ids_of_files_in_no_such_tree(tmp_path, monkeypatch):
     view = write(tmp_path / "patient1/study2/view1_frontal.png", (9, 9))
     for given in (tmp_path, tmp_path / "patient1", view.parent, view):
         assert "patient1_study2_view1_frontal" in find_images([given])
+
+
+def test_a_file_name_is_drawn_as_it_is_and_must_be_utf8(tiny_run, tmp_path):
+    image = write(tmp_path / "x$\\frac$.png", (40, 40))
+    main(["--checkpoint", str(tiny_run[1]), "--out", str(tmp_path / "out"), str(image)])
+    assert (tmp_path / "out" / image.name).exists()
+    latin = Path(os.fsdecode(bytes(tmp_path / "caf") + b"\xe9.png"))
+    with pytest.raises(InputError, match=r"caf\\udce9\.png': its name is not UTF-8; rename it"):
+        find_images([write(latin, (9, 9))])
 
 
 def test_errors_name_the_path_and_the_fix(tiny_run, tmp_path):

@@ -322,6 +322,8 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: expected an object of image ids, each with its tasks, as in CheXlocalize's files"
         )
+    if wrong := [name for name in content if name.encode(errors="replace").decode() != name]:
+        raise InputError(f"{path}: image id {wrong[0]!r} is not Unicode text; write it again")
     return content
 
 

@@ -164,6 +164,7 @@ GOOD = encode(np.eye(4, dtype=bool))
         ("[]", "expected an object of image ids"),
         ("{}", "expected an object of image ids"),
         ('{"a": {"Edema": 1}, "a": {"Edema": 2}}', "'a' is listed twice"),
+        ({"\ud800": {"Edema": GOOD}}, "image id .* is not Unicode text"),
         ({"a": []}, "a: expected an object of tasks"),
         ({"a": {"Oedema": GOOD}}, "a: unknown task 'Oedema'"),
         ({"a": {"Lung Opacity": GOOD, "Airspace Opacity": GOOD}}, "under two names"),
