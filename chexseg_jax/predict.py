@@ -15,6 +15,7 @@ from chexseg_jax.data.chexlocalize import encode_masks, write_segmentations
 from chexseg_jax.data.images import fit_image, fit_mask, read_grey, unfit_map
 from chexseg_jax.data.layout import image_id
 from chexseg_jax.errors import InputError, Parser, run_command
+from chexseg_jax.processes import check_devices
 from chexseg_jax.progress import say, track
 from chexseg_jax.report.figures import draw_overlays
 from chexseg_jax.saved_model import Restored, restore
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     if flags.out.exists() and not flags.out.is_dir():
         raise InputError(f"--out {flags.out}: is a file; give a folder")
+    check_devices()
     model = restore(flags.checkpoint)
     if not model.thresholds or model.tasks != model.taxonomy.tasks:
         raise InputError(
@@ -70,7 +72,7 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
                 parts = file.relative_to(path).parts or (file.name,)
             if (name := image_id(parts)) in images:
                 raise InputError(f"{file}: has the id of {images[name]}, {name}; predict them separately")
-            if not name.isascii() and name.encode(errors="replace").decode() != name:
+            if name.encode(errors="replace").decode() != name:
                 raise InputError(f"{str(file)!r}: its name is not UTF-8; rename it")
             images[name] = file
     return images
