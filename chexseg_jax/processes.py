@@ -65,15 +65,13 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
 
 def check_devices() -> None:
     """Raise an `InputError` unless this process has the devices that JAX_PLATFORMS asks for."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
     try:
         jax.devices()
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # the latter, without a text, for cuda without its package
+    except (RuntimeError, AssertionError) as error:  # AssertionError: cuda without its package
         raise InputError(
-            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: JAX has no such device here ({first_line(error)}); unset "
-            "it, or install the device's driver and package, such as the extra cuda"
+            f"JAX_PLATFORMS={platforms}: JAX has no such device here ({first_line(error)}); unset it, or install the "
+            "device's driver and package, such as the extra cuda"
         ) from None
 
 
