@@ -4,8 +4,11 @@
 it into typed values. `parse_flags` turns the errors of the flags into `InputError`.
 """
 
+import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -75,15 +78,12 @@ def parse_flags(argv: list[str]) -> list[str]:
     Raises:
       InputError: for a wrong flag, setting or argument, in one line.
     """
+    settings: Mapping[str, Any] = {}
     try:
+        settings = _check_settings(argv)
         rest = flags.FLAGS(argv)
-    except (
-        flags.Error,
-        AttributeError,
-        KeyError,
-        TypeError,
-    ) as error:  # the last three: a wrong --config.x.y
-        raise InputError(_flag_error(error, argv)) from None
+    except (flags.Error, TypeError, ValueError) as error:  # the last two: from get_config
+        raise InputError(_flag_error(error, settings)) from None
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     if rest[1:]:
         raise InputError(
@@ -98,22 +98,51 @@ def parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
-def _flag_error(error: BaseException, argv: list[str]) -> str:
+def _flag_error(error: BaseException, settings: Mapping[str, Any]) -> str:
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
     if own := [link for link in chain if isinstance(link, InputError)]:
         return str(own[-1])  # config_flags wraps the error of get_config in one of the same type
-    text: object = error
-    while isinstance(text, KeyError):  # whose str() is quoted
-        text = text.args[0]
-    setting = str(text).strip("'\"")
-    if not setting.isidentifier():
-        return str(text)
-    flag = next(
-        (f for a in argv if (f := a.partition("=")[0]).endswith(f".{setting}")), f"--config.{setting}"
-    )
-    return f"{flag}: no such setting; arguments, such as init=moco, go after the colon"
+    if given := re.match(r"flag --config\.([^=]*)=(.*?): ", str(error), re.DOTALL):
+        return f"--config.{given[1]}={given[2]!r} must be of type {type(settings[given[1]]).__name__}"
+    return str(error)
+
+
+def _check_settings(argv: list[str]) -> dict[str, Any]:
+    """The settings of the file by dotted name, without those of the command line, if that has `--config.x.y`.
+
+    Raises:
+      InputError: for one that names no setting: config_flags would show Python's own errors.
+    """
+    names = [given[1] for a in argv if (given := re.match(r"--?(?:no)?config\.([^=]*)", a))]
+    file = re.search(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
+    config = flags.FLAGS["config"].parser.parse(file[1]) if names and file else None
+    if not isinstance(config, ConfigDict):
+        return {}
+    settings = _settings(config)
+    for name in names:
+        if name in settings:
+            continue
+        if inner := [other for other in settings if other.startswith(f"{name}.")]:
+            raise InputError(
+                f"--config.{name}: is a section; give one of its settings, such as --config.{inner[0]}"
+            )
+        alike = [other for other in settings if other.rpartition(".")[2] == name.rpartition(".")[2]]
+        close = difflib.get_close_matches(name, alike or [*settings], 1, cutoff=0 if alike else 0.6)
+        hint = f"did you mean --config.{close[0]}? Arguments" if close else "arguments"
+        raise InputError(f"--config.{name}: no such setting; {hint}, such as init=moco, go after the colon")
+    return settings
+
+
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name, value in config.items():
+        inner = (
+            {f"{name}.{k}": v for k, v in _settings(value).items()} if isinstance(value, ConfigDict) else {}
+        )
+        settings |= inner or {name: value}
+    return settings
 
 
 def _value(key: str, text: str | None, default: Argument) -> float | int | str | bool:

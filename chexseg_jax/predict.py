@@ -14,7 +14,9 @@ import numpy as np
 
 from chexseg_jax.data.chexlocalize import encode_masks, write_segmentations
 from chexseg_jax.data.images import fit_image, fit_mask, read_radiograph, unfit_map
+from chexseg_jax.data.layout import image_id
 from chexseg_jax.errors import InputError, Parser, run_command
+from chexseg_jax.processes import check_devices
 from chexseg_jax.progress import say, track
 from chexseg_jax.report.figures import draw_overlays
 from chexseg_jax.saved_model import Restored, restore
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     if flags.out.exists() and not flags.out.is_dir():
         raise InputError(f"--out {flags.out}: is a file; give a folder")
+    check_devices()
     model = restore(flags.checkpoint)
     if not model.thresholds or model.tasks != model.taxonomy.tasks:
         raise InputError(
@@ -48,11 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def find_images(paths: Sequence[Path]) -> dict[str, Path]:
     """Map image ids to files, for image files and for the JPEGs and PNGs below folders.
 
-    Ids are CheXlocalize's (`patient64541_study1_view1_frontal`) for files laid out like CheXpert's; otherwise the file
-    name without its suffix.
+    Ids are those of a table (see `image_id`) by the path below the folder given: the root of a data set gives
+    `patient_study_view`, a flat folder or a single file the file's name. Folders named as CheXpert's,
+    `patient*/study*`, count wherever the path given starts.
 
     Raises:
-      InputError: for a missing file, a folder without images, or two images with the same id.
+      InputError: for a missing file, a folder without images, two images with the same id, or a name that is not UTF-8.
     """
     images: dict[str, Path] = {}
     for path in paths:
@@ -65,13 +69,13 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
             if not file.is_file():
                 raise InputError(f"{file}: no such image; check the path")
             parts = file.absolute().parts[-3:]
-            chexpert = parts[0].startswith("patient") and parts[1].startswith("study")
-            image_id = "_".join((*parts[:2], file.stem)) if chexpert else file.stem
-            if image_id in images:
-                raise InputError(
-                    f"{file}: has the id of {images[image_id]}, {image_id}; predict them separately"
-                )
-            images[image_id] = file
+            if not (parts[0].startswith("patient") and parts[1].startswith("study")):
+                parts = file.relative_to(path).parts or (file.name,)
+            if (name := image_id(parts)) in images:
+                raise InputError(f"{file}: has the id of {images[name]}, {name}; predict them separately")
+            if name.encode(errors="replace").decode() != name:
+                raise InputError(f"{str(file)!r}: its name is not UTF-8; rename it")
+            images[name] = file
     return images
 
 

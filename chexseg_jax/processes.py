@@ -17,7 +17,7 @@ import jax
 from jax._src.distributed import global_state
 
 from chexseg_jax import progress
-from chexseg_jax.errors import InputError, MissingWeightsError, tell
+from chexseg_jax.errors import InputError, MissingWeightsError, first_line, tell
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -46,18 +46,33 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
       process: the number of this one, from 0.
 
     Raises:
-      InputError: if the arguments do not go together, or Open MPI started several processes that JAX cannot join.
+      InputError: if the arguments do not go together, Open MPI started several processes that JAX cannot join, or this
+        process has no device.
     """
     # JAX's own handler would take SIGTERM away from the train loop, and from everything outside it.
     jax.config.update("jax_enable_preemption_service", False)
-    if coordinator is None and processes is None and process is None:
-        if not _join_cluster():
-            return
-    else:
+    if joins := any(argument is not None for argument in (coordinator, processes, process)):
         _join(coordinator, processes, process)
+    else:
+        joins = _join_cluster()
+    check_devices()
+    if not joins:
+        return
     if jax.process_index() > 0:
         progress.mute()
     progress.say(f"{jax.process_count()} processes, {jax.device_count()} devices")
+
+
+def check_devices() -> None:
+    """Raise an `InputError` unless this process has the devices that JAX_PLATFORMS asks for."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: cuda without its package
+        raise InputError(
+            f"JAX_PLATFORMS={platforms}: JAX has no such device here ({first_line(error)}); unset it, or install the "
+            "device's driver and package, such as the extra cuda"
+        ) from None
 
 
 def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -1,10 +1,13 @@
 import contextlib
+from pathlib import Path
 
 import pytest
+from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
+from ml_collections import config_flags
 
-from chexseg_jax.config_args import OneOf, Within, parse
+from chexseg_jax.config_args import OneOf, Within, parse, parse_flags
 from chexseg_jax.errors import InputError
 
 KNOWN = {
@@ -84,3 +87,45 @@ def test_round_trip(p, seed, root):
 def test_any_text_parses_or_is_refused_in_our_words(text):
     with contextlib.suppress(InputError):
         parse(text, **KNOWN)
+
+
+def given_settings(monkeypatch, *arguments):
+    """The configuration of `--config=configs/table1.py:smoke` and more flags, as launch.py parses them."""
+    argv = ["launch.py", f"--config={Path(__file__).parents[1] / 'configs/table1.py'}:smoke", *arguments]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    assert parse_flags(argv) == ["launch.py"]
+    return holder.value
+
+
+def test_settings_are_flags(monkeypatch):
+    more = ("--config.segmentation.steps=7", "--config.grid.p=(0, 1)", "--noconfig.segmentation.augment")
+    config = given_settings(monkeypatch, *more)
+    assert (config.segmentation.steps, config.grid.p, config.segmentation.augment) == (7, (0, 1), False)
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("segmentation.stepz=3", "no such setting; did you mean --config.segmentation.steps? Arguments"),
+        ("segmentatoin.steps=3", "no such setting; did you mean --config.segmentation.steps? Arguments"),
+        ("kind.x=3", "no such setting; did you mean --config.kind? Arguments"),
+        ("learning_rate=3", "no such setting; did you mean --config."),
+        ("recipe=plus", "no such setting; arguments, such as init=moco, go after the colon"),
+        ("grid.p[0]=3", "no such setting; did you mean --config.grid.p?"),
+        ("segmentation.=3", "no such setting; did you mean"),
+        ("segmentation={}", "is a section; give one of its settings, such as --config.segmentation."),
+        ("segmentation.steps=abc", "--config.segmentation.steps='abc' must be of type int"),
+        ("segmentation.steps=1.5", "--config.segmentation.steps='1.5' must be of type int"),
+        ("p=a: b", "--config.p='a' must be of type float"),
+        ("segmentation.augment=maybe", "must be of type bool"),
+        ("segmentation.steps", "Missing value for flag --config.segmentation.steps"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch, argument, told):
+    with pytest.raises(InputError) as error:
+        given_settings(monkeypatch, f"--config.{argument}")
+    assert told in str(error.value)
+    assert f"--config.{argument.partition('=')[0]}" in str(error.value)
+    assert "\n" not in str(error.value)

@@ -66,7 +66,7 @@ def serve(folder: Path) -> None:
             ["--config=configs/semi.py:q=1"],
             "unknown config argument 'q'; the known ones, with their defaults: seed=0",
         ),
-        (["--config=configs/semi.py:p=0.9", "--config.segmentation.step=3"], 'Did you mean "steps"'),
+        (["--config=configs/semi.py:p=0.9", "--config.segmentation.step=3"], "did you mean --config.seg"),
         (["--config=configs/none.py"], "configs/none.py"),
         (["--config=configs/semi.py", f"--workdir={__file__}"], "is a file; give a folder"),
         (

@@ -1,3 +1,4 @@
+import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from PIL import Image
 
 import chexseg_jax
 from chexseg_jax import models
+from chexseg_jax.data import chexpert
 from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.errors import InputError
@@ -97,6 +99,49 @@ def test_many_batches_share_one_compiled_program(tiny_run):
     for _ in range(3):
         model.predict(images, batch_size=9)  # a size that no other test uses
     assert probabilities_of(model.module, model.normalisation)._cache_size() == before + 1
+
+
+def test_ids_below_the_folder_given_are_the_tables(tmp_path, monkeypatch):
+    names = (
+        "p0007/s1/frontal.png",
+        "p0007/s1/1.2.840.1.jpg",
+        "p0007/s1/1.2.840.2.jpg",
+        "p0008/s2/frontal.png",
+    )
+    for name in names:
+        write(tmp_path / "root" / name, (9, 9))
+    rows = [{"Path": f"set/train/{name}", "Frontal/Lateral": "Frontal"} for name in names]
+    chexpert.write_labels(tmp_path / "t.csv", rows)
+    listed = set(chexpert.read_labels(tmp_path / "t.csv", root=tmp_path).ids)
+    assert listed == {"p0007_s1_frontal", "p0007_s1_1.2.840.1", "p0007_s1_1.2.840.2", "p0008_s2_frontal"}
+    for given in (tmp_path, tmp_path / "root"):
+        assert set(find_images([given])) == listed
+    monkeypatch.chdir(tmp_path / "root")
+    assert set(find_images([Path(".")])) == listed
+
+
+def test_ids_of_files_in_no_such_tree(tmp_path, monkeypatch):
+    for name in ("a.png", "1.2.840.1.png", "1.2.840.2.png"):
+        write(tmp_path / "flat" / name, (9, 9))
+    assert set(find_images([tmp_path / "flat"])) == {"a", "1.2.840.1", "1.2.840.2"}
+    monkeypatch.chdir(tmp_path / "flat")
+    assert set(find_images([Path("a.png"), tmp_path / "flat/1.2.840.1.png"])) == {"a", "1.2.840.1"}
+    twice = [write(tmp_path / "days" / day / "x.png", (9, 9)) for day in ("one", "two")]
+    assert set(find_images([tmp_path / "days"])) == {"one_x", "two_x"}
+    with pytest.raises(InputError, match=r"two/x\.png: has the id of .*one/x\.png, x;"):
+        find_images(twice)
+    view = write(tmp_path / "patient1/study2/view1_frontal.png", (9, 9))
+    for given in (tmp_path, tmp_path / "patient1", view.parent, view):
+        assert "patient1_study2_view1_frontal" in find_images([given])
+
+
+def test_a_file_name_is_drawn_as_it_is_and_must_be_utf8(tiny_run, tmp_path):
+    image = write(tmp_path / "x$\\frac$.png", (40, 40))
+    main(["--checkpoint", str(tiny_run[1]), "--out", str(tmp_path / "out"), str(image)])
+    assert (tmp_path / "out" / image.name).exists()
+    latin = Path(os.fsdecode(bytes(tmp_path / "caf") + b"\xe9.png"))
+    with pytest.raises(InputError, match=r"caf\\udce9\.png': its name is not UTF-8; rename it"):
+        find_images([write(latin, (9, 9))])
 
 
 def test_errors_name_the_path_and_the_fix(tiny_run, tmp_path):

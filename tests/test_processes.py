@@ -299,6 +299,24 @@ def test_processes_that_jax_cannot_join_are_an_error():
 
 
 @pytest.mark.parametrize(
+    ("platform", "command"),
+    [("cuda", "processes.start"), ("nonsense", "lambda: predict.main(['--checkpoint=x', '--out=x', 'x'])")],
+)
+def test_a_device_that_is_not_there_is_one_line(platform, command):
+    program = f"from chexseg_jax import errors, predict, processes; errors.run_command({command})"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"JAX_PLATFORMS": platform, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f"error: JAX_PLATFORMS={platform}: JAX has no such device here (" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
     ("environment", "own"),
     [
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, None),

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
+from chexseg_jax.data.text import read_text
 from chexseg_jax.errors import InputError
 from chexseg_jax.files import written_aside
 from chexseg_jax.progress import say
@@ -110,6 +111,7 @@ def read_segmentations(path: str | Path, taxonomy: Taxonomy = CHEXPERT) -> Segme
     """Read a segmentations JSON; every run-length code is validated without decoding it.
 
     An image with an empty object, as CheXlocalize's human benchmark has some, counts as not listed; a line says so.
+    Uncompressed codes, with `counts` a list of run lengths, are compressed.
 
     Raises:
       InputError: naming file, image and task, for a missing file, malformed JSON, an image listed twice, an unknown
@@ -311,17 +313,17 @@ def _read_object(path: Path) -> dict[str, Any]:
         return entry
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+        content = json.loads(read_text(path, "CheXlocalize's JSON"), object_pairs_hook=once)
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); download or write it again") from None
     if not isinstance(content, dict) or not content:
         raise InputError(
             f"{path}: expected an object of image ids, each with its tasks, as in CheXlocalize's files"
         )
+    if wrong := [name for name in content if name.encode(errors="replace").decode() != name]:
+        raise InputError(f"{path}: image id {wrong[0]!r} is not Unicode text; write it again")
     return content
 
 
@@ -348,11 +350,12 @@ def _size(size: Any, where: str) -> tuple[int, int]:
 
 
 def _checked(code: Any, where: str) -> Rle:
-    if not isinstance(code, dict) or not isinstance(code.get("counts"), str):
+    if not isinstance(code, dict) or not isinstance(code.get("counts"), str | list):
         raise InputError(f'{where}: expected COCO run lengths, {{"size": [height, width], "counts": "..."}}')
     height, width = _size(code.get("size"), where)
+    counts = code["counts"]
     try:
-        runs = run_lengths(code["counts"])
+        runs = run_lengths(counts) if isinstance(counts, str) else _uncompressed(counts)
     except ValueError as error:
         raise InputError(f"{where}: malformed run-length code, {error}; encode the mask again") from None
     if (pixels := int(runs.sum())) != height * width:
@@ -360,9 +363,20 @@ def _checked(code: Any, where: str) -> Rle:
             f"{where}: run lengths cover {pixels} pixels, {height} x {width} are {height * width}; encode "
             f"the mask again at the size of its image"
         )
-    checked: Rle = {"size": [height, width], "counts": code["counts"]}
+    if isinstance(counts, list):
+        counts = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)[
+            "counts"
+        ].decode()
+    checked: Rle = {"size": [height, width], "counts": counts}
     # Runs of length 0 are legal, but pycocotools stops early when two masks to be intersected both have one.
     return checked if runs[1:].all() else encode(decode(checked))
+
+
+def _uncompressed(counts: list[Any]) -> Int64[np.ndarray, " runs"]:
+    """The lengths of COCO's uncompressed code, as `run_lengths` gives them for the compressed one."""
+    if not counts or not all(type(n) is int and 0 <= n <= MAX_PIXELS for n in counts):
+        raise ValueError("its run lengths must be whole numbers of at least 0")
+    return np.array(counts, np.int64)
 
 
 def _polygons(contours: Any, where: str) -> list[Float[np.ndarray, "_ 2"]]:

@@ -7,6 +7,7 @@ Source: Irvin et al., "CheXpert", AAAI 2019, https://stanfordmlgroup.github.io/c
 """
 
 import csv
+import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,8 +19,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from chexseg_jax.data.layout import patient_folders
+from chexseg_jax.data.layout import image_id, patient_folders
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
+from chexseg_jax.data.text import read_text
 from chexseg_jax.errors import InputError
 from chexseg_jax.files import written_aside
 
@@ -65,8 +67,8 @@ class Studies:
         folders = [path.parent.parent.name for path in self.paths]
         shared = len(set(folders)) == 1
         return tuple(
-            image_id.partition("_study")[0] if "_study" in image_id else image_id if shared else folder
-            for image_id, folder in zip(self.ids, folders, strict=True)
+            name.partition("_study")[0] if "_study" in name else name if shared else folder
+            for name, folder in zip(self.ids, folders, strict=True)
         )
 
     def take(self, rows: Sequence[int] | Int[np.ndarray, " M"] | Bool[np.ndarray, " N"]) -> "Studies":
@@ -85,7 +87,8 @@ def read_labels(csv_path: str | Path, *, root: str | Path, taxonomy: Taxonomy = 
     """Read a CheXpert table: train.csv, valid.csv, or the official test_labels.csv (only Path and labels).
 
     A label's column may have the label's name or another one that the taxonomy knows (`Airspace Opacity` for
-    `Lung Opacity`). The view is read from `Frontal/Lateral`, or from the file's name where that column is missing.
+    `Lung Opacity`). Blank columns and rows at the end, as Excel leaves them, and paths with backslashes, as Windows
+    writes them, are read. The view is that of `Frontal/Lateral`, or of the file's name where that column is missing.
 
     Args:
       csv_path: the table.
@@ -94,8 +97,8 @@ def read_labels(csv_path: str | Path, *, root: str | Path, taxonomy: Taxonomy = 
       taxonomy: the labels.
 
     Raises:
-      InputError: naming file, row and value, for a table that is missing, empty or lacks a column, a label other than
-        1, 0, -1 and blank, an image listed twice, and a path that leaves the root.
+      InputError: naming file, row and value, for a table that is missing, empty, not CSV or lacks a column, a label
+        other than 1, 0, -1 and blank, an image listed twice, and a path that leaves the root.
     """
     csv_path, root = Path(csv_path), Path(root).absolute()
     ids: dict[str, int] = {}
@@ -103,15 +106,16 @@ def read_labels(csv_path: str | Path, *, root: str | Path, taxonomy: Taxonomy = 
     folders: dict[tuple[str, ...], tuple[Path, dict[str, Path]]] = {}
     rows = _rows(csv_path)
     _, header = next(rows, (0, []))
+    while header and not header[-1].strip():  # Excel's tail of commas
+        header.pop()
     path_at, view_at, labels_at = _columns(header, csv_path, taxonomy)
     for number, row in rows:
-        if len(row) != len(header):
+        if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
             raise InputError(f"{csv_path}, row {number}: {len(row)} cells under {len(header)} columns")
         parts = _parts(row[path_at], csv_path, number)
-        image_id = "_".join((*parts[-3:-1], parts[-1].partition(".")[0]))
-        if image_id in ids:
-            raise InputError(f"{csv_path}, row {number}: {image_id} is also in row {ids[image_id]}; keep one")
-        ids[image_id] = number
+        if (name := image_id(parts)) in ids:
+            raise InputError(f"{csv_path}, row {number}: {name} is also in row {ids[name]}; keep one")
+        ids[name] = number
         if parts[:-3] not in folders:
             first, *others = places = patient_folders(root, parts)
             # Folders are listed once: probing three for each of CheXpert's images takes minutes on a network disk.
@@ -225,27 +229,31 @@ def parse_policy(policy: str | Mapping[str, str], taxonomy: Taxonomy = CHEXPERT)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, cells) of every line that is not blank."""
+    """Yield (line number, cells) of every line with a cell that is not blank."""
+    table = csv.reader(io.StringIO(read_text(path, "a CheXpert table"), newline=""), strict=True)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.reader(file, strict=True)
-            for row in table:
-                if row:
-                    yield table.line_num, row
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a CheXpert table") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a CSV table ({error}); download it again") from None
+        for row in table:
+            if any(cell.strip() for cell in row):
+                yield table.line_num, row
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, row {table.line_num}: not a CSV table ({error}); download it again"
+        ) from None
 
 
 def _columns(header: list[str], path: Path, taxonomy: Taxonomy) -> tuple[int, int | None, list[int]]:
     """Positions of Path, the view (None: no such column) and the labels."""
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and separator in header[0]:
+            raise InputError(
+                f"{path}: its cells are separated by {name}; save it with commas, as CSV (UTF-8)"
+            )
     places: dict[str, int] = {}
     for at, name in enumerate(map(str.strip, header)):
         if name not in taxonomy.labels:
             with suppress(InputError):
                 name = taxonomy.label(name)
-        if name in places:
+        if name and name in places:
             raise InputError(f"{path}: column {name!r} is listed twice, maybe under another name; keep one")
         places[name] = at
     if lacking := [name for name in ("Path", *taxonomy.labels) if name not in places]:
@@ -257,11 +265,17 @@ def _columns(header: list[str], path: Path, taxonomy: Taxonomy) -> tuple[int, in
 
 
 def _parts(cell: str, path: Path, number: int) -> tuple[str, ...]:
-    parts = PurePosixPath(cell.strip()).parts
-    if not parts or parts[0] == "/" or ".." in parts or "\\" in cell or "\0" in cell:
-        raise InputError(f"{path}, row {number}: path {cell!r} leaves the root; give it relative to the root")
+    where = f"{path}, row {number}: path {cell!r}"
+    if "/" in cell and "\\" in cell:
+        raise InputError(f"{where} mixes / and \\; write it with / alone")
+    # No patient/study/view is without /: backslashes alone were written on Windows.
+    parts = PurePosixPath(cell.strip().replace("\\", "/")).parts
+    if not parts:
+        raise InputError(f"{where} is blank; give the image's, relative to the root")
+    if parts[0].startswith("/") or parts[0].endswith(":") or ".." in parts or "\0" in cell:
+        raise InputError(f"{where} leaves the root; give it relative to the root")
     if len(parts) < 3:
-        raise InputError(f"{path}, row {number}: path {cell!r} does not end in patient/study/view")
+        raise InputError(f"{where} does not end in patient/study/view")
     return parts
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from chexseg_jax.errors import InputError
 
@@ -69,6 +69,20 @@ def check_layout(root: str | Path) -> Layout:
             f"brings the validation and test images too, from {CHEXLOCALIZE_URL}"
         )
     return Layout(root, tables, segmentations, _first(root, _MASKS, ("hb_segmentations_test.json",)))
+
+
+def image_id(parts: Sequence[str]) -> str:
+    """The id of an image: the last three parts of its path, `patient/study/view`, without the suffix, joined by `_`.
+
+    `CheXpert-v1.0/valid/patient64541/study1/view1_frontal.jpg` is `patient64541_study1_view1_frontal`, as in
+    CheXlocalize's files. A shorter path is joined as it is: `a.png` is `a`. Only the last suffix is cut, so
+    `1.2.840.1.jpg` and `1.2.840.2.jpg` differ.
+
+    Args:
+      parts: of a table's path, or of a file's path below the folder that the user named.
+    """
+    *folders, view = parts[-3:]
+    return "_".join((*folders, PurePath(view).stem))
 
 
 def patient_folders(root: Path, parts: Sequence[str]) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from chexseg_jax.data.text import read_text
 from chexseg_jax.errors import InputError
 
 #: What a task that a segmentations file does not list for an image means: no pixel of it, or no knowledge of it.
@@ -175,13 +176,15 @@ def read_taxonomy(root: Path) -> Taxonomy:
     if not path.exists():
         return CHEXPERT
     try:
-        return Taxonomy.from_dict(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        values = tomllib.loads(read_text(path, "a task set in TOML"))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from None
+    try:
+        return Taxonomy.from_dict(values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not a TOML file ({error})") from None
 
 
 #: CheXpert's fourteen label columns, in the order of the published tables, and CheXlocalize's ten tasks. The common

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from chexseg_jax.data.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -27,6 +28,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def save(figure: "Figure", path: Path, *, dpi: int = 110) -> None:
     """Write a PNG or PDF, by the path's suffix; the same figure gives the same bytes (PDFs carry no date)."""
+    _draw_verbatim(figure)
     figure.savefig(path, dpi=dpi, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
 
 
@@ -154,6 +156,14 @@ def _radiographs(
     return axes
 
 
+def _draw_verbatim(artist: "Artist") -> None:
+    """Draw all texts as they are: dollars in the names of files and tasks enclose no formula."""
+    from matplotlib.text import Text
+
+    for text in artist.findobj(Text):
+        text.set_parse_math(False)
+
+
 def _draw_legend(figure: "Figure", colours: Mapping[str, str]) -> None:
     """Draw a legend below the axes, in as many columns as fit, and make room for more than two lines of it."""
     from matplotlib.lines import Line2D
@@ -167,6 +177,7 @@ def _draw_legend(figure: "Figure", colours: Mapping[str, str]) -> None:
     }
     for columns in range(min(5, len(handles)), 0, -1):
         legend = figure.legend(handles=handles, ncols=columns, **style)
+        _draw_verbatim(legend)
         if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
             lines = math.ceil(len(handles) / columns)
             figure.set_figheight(figure.get_figheight() + 0.18 * max(0, lines - 2))

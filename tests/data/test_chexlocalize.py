@@ -119,6 +119,15 @@ def test_runs_of_length_zero_are_mended(tmp_path):
     assert found == encode(np.array([[0, 0, 0, 0, 0, 1, 1, 1, 1, 0]], bool).T)
 
 
+@pytest.mark.parametrize("lengths", [[12], [0, 12], [3, 4, 5], [0, 1, 10, 1], [3, 0, 2, 0, 0, 4, 3]])
+def test_uncompressed_codes_are_read(tmp_path, lengths):
+    content = {"a": {"Edema": {"size": [4, 3], "counts": lengths}}}
+    expected = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(3, 4).T
+    found = read_segmentations(in_file(tmp_path / "a.json", content))
+    np.testing.assert_array_equal(found.mask("a", "Edema"), expected)
+    assert found.rle("a", "Edema") == encode(expected)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
@@ -155,12 +164,20 @@ GOOD = encode(np.eye(4, dtype=bool))
         ("[]", "expected an object of image ids"),
         ("{}", "expected an object of image ids"),
         ('{"a": {"Edema": 1}, "a": {"Edema": 2}}', "'a' is listed twice"),
+        ({"\ud800": {"Edema": GOOD}}, "image id .* is not Unicode text"),
         ({"a": []}, "a: expected an object of tasks"),
         ({"a": {"Oedema": GOOD}}, "a: unknown task 'Oedema'"),
         ({"a": {"Lung Opacity": GOOD, "Airspace Opacity": GOOD}}, "under two names"),
         ({"a": {"Edema": "mask"}}, "a, Edema: expected COCO run lengths"),
         ({"a": {"Edema": {"size": [4, 4]}}}, "a, Edema: expected COCO run lengths"),
-        ({"a": {"Edema": {"size": [4, 4], "counts": [16]}}}, "a, Edema: expected COCO run lengths"),
+        (
+            {"a": {"Edema": {"size": [4, 4], "counts": []}}},
+            "Edema: malformed run-length code, its run lengths",
+        ),
+        ({"a": {"Edema": {"size": [4, 4], "counts": [-1, 17]}}}, "must be whole numbers of at least 0"),
+        ({"a": {"Edema": {"size": [4, 4], "counts": [10**30]}}}, "Edema: malformed run-length code"),
+        ({"a": {"Edema": {"size": [4, 4], "counts": [True, 15]}}}, "Edema: malformed run-length code"),
+        ({"a": {"Edema": {"size": [4, 4], "counts": [8, 7]}}}, "cover 15 pixels, 4 x 4 are 16"),
         ({"a": {"Edema": {"size": [4, -4], "counts": GOOD["counts"]}}}, r"Edema: \[4, -4\] is not the"),
         ({"a": {"Edema": {"size": [10**6, 10**6], "counts": GOOD["counts"]}}}, "is not the"),
         ({"a": {"Edema": {"size": [4, 5], "counts": GOOD["counts"]}}}, "cover 16 pixels, 4 x 5 are 20"),

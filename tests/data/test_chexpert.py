@@ -95,7 +95,10 @@ def test_both_names_of_airspace_opacity_any_column_order_and_a_byte_order_mark(t
         ([line("/etc/patient1/study1/view1_frontal.jpg")], "row 2: path '/etc.* leaves the root"),
         ([line("a/../../patient1/study1/view1_frontal.jpg")], "leaves the root"),
         ([line("..\\\\patient1\\\\study1\\\\view1_frontal.jpg")], "leaves the root"),
-        ([line("")], "leaves the root"),
+        ([line("//host/patient1/study1/view1_frontal.jpg")], "leaves the root"),
+        ([line("C:\\\\cxr\\\\patient1\\\\study1\\\\view1_frontal.jpg")], "row 2: path 'C:.* leaves the root"),
+        ([line("train/patient1\\\\study1\\\\view1_frontal.jpg")], r"row 2: path 'train.* mixes / and \\"),
+        ([line("")], "row 2: path '' is blank"),
         ([line("view1_frontal.jpg")], "does not end in patient/study/view"),
         ([line().replace(",Frontal,", ",Oblique,")], "row 2: view 'Oblique'"),
         ([line().replace("AP", '"AP')], "not a CSV table"),
@@ -118,13 +121,44 @@ def test_columns_that_are_wrong(tmp_path):
             table(tmp_path / "two.csv", [*chexpert.COLUMNS, "Airspace Opacity"]), root=tmp_path
         )
     (tmp_path / "empty.csv").touch()
-    with pytest.raises(InputError, match="no column Path"):
+    with pytest.raises(InputError, match=r"empty\.csv: is empty; expected a CheXpert table"):
         chexpert.read_labels(tmp_path / "empty.csv", root=tmp_path)
+    (tmp_path / "other.csv").write_text("name,value\n")
+    with pytest.raises(InputError, match="no column Path"):
+        chexpert.read_labels(tmp_path / "other.csv", root=tmp_path)
     with pytest.raises(InputError, match=r"none\.csv: cannot be read"):
         chexpert.read_labels(tmp_path / "none.csv", root=tmp_path)
-    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not a CSV table"):
-        chexpert.read_labels(tmp_path / "bytes.csv", root=tmp_path)
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        (tmp_path / "other.csv").write_text(f"{separator.join(chexpert.COLUMNS)}\n")
+        with pytest.raises(
+            InputError, match=rf"other\.csv: its cells are separated by {name}; save it with commas"
+        ):
+            chexpert.read_labels(tmp_path / "other.csv", root=tmp_path)
+
+
+def test_excels_tail_of_commas_is_read(tmp_path):
+    tail = ",,,"
+    path = table(tmp_path / "t.csv", [*chexpert.COLUMNS, "", ""], line(Edema="1") + tail, "," * 21, " ," * 21)
+    found = chexpert.read_labels(path, root=tmp_path)
+    assert found.ids == ("patient00001_study1_view1_frontal",)
+    assert found.labels[0, CHEXPERT.labels.index("Edema")] == 1
+    with pytest.raises(InputError, match="row 2: 21 cells under 19 columns"):
+        chexpert.read_labels(table(path, [*chexpert.COLUMNS, ""], line() + ",,1"), root=tmp_path)
+
+
+def test_paths_written_on_windows_are_read(tmp_path):
+    windows = line(f"{TRAIN}/patient00002/study1/view1_frontal.jpg".replace("/", "\\"))
+    found = chexpert.read_labels(table(tmp_path / "t.csv", chexpert.COLUMNS, line(), windows), root=tmp_path)
+    assert found.ids == ("patient00001_study1_view1_frontal", "patient00002_study1_view1_frontal")
+    assert found.paths[1] == tmp_path / TRAIN / "patient00002/study1/view1_frontal.jpg"
+
+
+def test_ids_differ_by_all_but_the_last_suffix(tmp_path):
+    paths = [f"{TRAIN}/p1/s1/1.2.840.{n}.jpg" for n in (1, 2)]
+    found = chexpert.read_labels(
+        table(tmp_path / "t.csv", chexpert.COLUMNS, *map(line, paths)), root=tmp_path
+    )
+    assert found.ids == ("p1_s1_1.2.840.1", "p1_s1_1.2.840.2")
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), max_size=4), st.booleans())

@@ -3,6 +3,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from chexseg_jax.data.taxonomy import CHEXPERT, PALETTE, Taxonomy
@@ -43,6 +44,21 @@ def test_overlays_saliency_and_curves_are_pictures(tmp_path):
     for name in ("overlays", "saliency", "curves"):
         pixels = np.asarray(Image.open(tmp_path / f"{name}.png"))
         assert pixels.std() > 5
+
+
+def test_names_with_dollars_are_drawn_as_they_are(tmp_path, monkeypatch):
+    names = ("x$\\frac$", "$x$", "5$ and 6$")
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    masks, images = np.ones((16, 16, 3), bool), [np.full((16, 16), 90, np.uint8)]
+    columns = [("c$\\frac$", [masks])]
+    draw_overlays(
+        tmp_path / "x.png", images, names[:1], columns, taxonomy=Taxonomy(names, names), title="t$\\frac$"
+    )
+    (figure,) = drawn
+    FigureCanvasAgg(figure).draw()  # a formula that does not parse raises
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(names)
+    assert not any(text.get_parse_math() for text in figure.findobj(Text))
 
 
 def test_scores_of_training_batches_are_not_attributed_to_validation_images(tmp_path, monkeypatch):
