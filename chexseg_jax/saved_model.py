@@ -19,6 +19,7 @@ from chexseg_jax.data.images import fit_image
 from chexseg_jax.data.prepared import Examples
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.errors import DamagedError, InputError, first_line, naming
+from chexseg_jax.files import checksums, damaged
 from chexseg_jax.models.encoders import with_encoder
 from chexseg_jax.models.normalisation import Normalisation, normalisation_of
 from chexseg_jax.models.torch_weights import check_values
@@ -71,6 +72,7 @@ def save_model(
         **({"taxonomy": taxonomy.to_dict()} if taxonomy else {}),
         "thresholds": dict(thresholds or {}),
         "config": dict(config or {}),
+        "checksums": checksums(directory / "variables"),
     }
     (directory / "model.json").write_text(json.dumps(card, indent=1))
 
@@ -168,6 +170,10 @@ def restore(directory: str | Path) -> Restored:
         - card.keys()
     ):
         raise InputError(f"{path}: has no {min(lacking)}; copy the folder again")
+    if (name := damaged(directory / "variables", card.pop("checksums", {}))) is not None:
+        raise DamagedError(
+            f"{directory / 'variables' / name}: missing, or not what was written; copy the folder again"
+        )
     module = models.create(card["name"], num_classes=card["num_classes"], **card["options"])
     normalisation = normalisation_of(card["normalisation"])
     variables = _read_variables(directory / "variables", module, card["size"], len(normalisation.mean))
