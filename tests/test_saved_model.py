@@ -99,6 +99,10 @@ def test_half_a_model_is_named(saved, tmp_path):
     (tmp_path / "model.json").write_text(card)
     with pytest.raises(InputError, match="has no variables/"):
         chexseg_jax.restore(tmp_path)
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "model.json").write_text(card.replace('"size"', '"side"'))
+    with pytest.raises(InputError, match=r"model\.json: has no size"):
+        chexseg_jax.restore(tmp_path)
     (tmp_path / "model.json").write_text(card[:-9])
     with pytest.raises(InputError, match=r"model\.json: truncated or corrupt"):
         chexseg_jax.restore(tmp_path)
@@ -132,6 +136,9 @@ def test_weights_copied_by_half_are_named(saved, tmp_path):
             chexseg_jax.restore(tmp_path)
     (tmp_path / "model" / "variables" / "_METADATA").write_text("{")
     with pytest.raises(InputError, match="variables: truncated or corrupt"):
+        chexseg_jax.restore(tmp_path)
+    weights.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match=r"variables: a Git LFS pointer"):
         chexseg_jax.restore(tmp_path)
 
 

@@ -302,6 +302,13 @@ def test_other_mistakes_each_have_their_line(tmp_path, monkeypatch, capsys):
     )
 
 
+def test_a_json_of_another_networks_outputs_is_refused(tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "in.npz", **peer("resnet18").state)
+    (tmp_path / "in.npz.json").write_text(json.dumps({"tasks": ["a", "b"]}))
+    line = refused(monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o", "--model", "resnet18")
+    assert "has 14 outputs, and the JSON beside it names 2" in line
+
+
 def test_weights_of_one_channel_without_their_json_open(tmp_path, monkeypatch):
     grey = peer("resnet18").state | {"conv1.weight": np.ones((64, 1, 7, 7), np.float32)}
     np.savez(tmp_path / "grey.npz", **grey)
