@@ -105,6 +105,11 @@ def test_settings_are_flags(monkeypatch):
     assert (config.segmentation.steps, config.grid.p, config.segmentation.augment) == (7, (0, 1), False)
 
 
+def test_a_flag_that_is_too_long_to_compare_is_refused(monkeypatch):
+    with pytest.raises(InputError, match="a flag is too long"):
+        given_settings(monkeypatch, "--config&" + "x" * 9000)
+
+
 @pytest.mark.parametrize(
     ("argument", "told"),
     [
