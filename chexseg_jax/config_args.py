@@ -82,6 +82,11 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         settings = _check_settings(argv)
         rest = flags.FLAGS(argv)
+    except (
+        MemoryError,
+        RecursionError,
+    ):  # Python's parser, which reads tuples; absl's search for a similar flag
+        raise InputError("a flag is too long or nested too deeply; --help lists the flags") from None
     except (flags.Error, TypeError, ValueError) as error:  # the last two: from get_config
         raise InputError(_flag_error(error, settings)) from None
     file = config_flags.get_config_filename(flags.FLAGS["config"])

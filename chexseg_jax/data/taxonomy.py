@@ -5,6 +5,7 @@ data gives any other; `read_taxonomy` documents the file.
 """
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class Taxonomy:
             object.__setattr__(self, "colours", colours)
         if len(self.colours) != len(self.tasks):
             raise InputError(f"{len(self.colours)} colours for {len(self.tasks)} tasks")
+        if wrong := [colour for colour in self.colours if not re.fullmatch("#[0-9a-fA-F]{6}", colour)]:
+            raise InputError(f"colour {wrong[0]!r} must be #rrggbb, such as {PALETTE[0]}")
 
     def task(self, name: str) -> str:
         """The canonical name of a task: `Lung Opacity` (CheXpert) is `Airspace Opacity` (CheXlocalize).

@@ -133,7 +133,8 @@ def draw_curves(path: Path, metrics: Mapping[str, Sequence[Mapping[str, float | 
         evaluated = any("loss" not in line for line in lines)
         images = "validation images" if evaluated else "training batches"
         score_axis.set_title(f"on the {images}", fontsize=10, loc="left")
-        score_axis.legend(fontsize=8)
+        if score_axis.has_data():
+            score_axis.legend(fontsize=8)
         for axis in (loss_axis, score_axis):
             axis.set_xlabel("step")
             axis.grid(alpha=0.25)

@@ -20,6 +20,7 @@ from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
 from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.evaluation import bootstrap, iou
+from chexseg_jax.evaluation.probe import PENALTIES
 from chexseg_jax.files import aside_of, written_aside
 from chexseg_jax.progress import say
 from chexseg_jax.pseudo import LABELLERS
@@ -132,14 +133,19 @@ def report_moco(
         f"the last batches logged: {len(last)}.)"
     )
     table, means = _auroc_table(probes, sources.taxonomy)
+    choice = "the best on the valid images, so judge by the test column."
+    if not _judged(means):
+        choice = f"{PENALTIES[0]:g}: no task has both labels on valid, so there was nothing to choose it by."
     text = (
         "AUROC of logistic regressions on the frozen encoder's mean features, trained on the weak labels. The penalty "
-        "is the best on the valid images, so judge by the test column."
+        f"is {choice}"
     )
-    _write_json(run / "probe.json", means)
+    _write_json(
+        run / "probe.json", {name: None if math.isnan(value) else value for name, value in means.items()}
+    )
     sections, title = [Section("Linear probe", [text, table])], f"MoCo v2, {config.encoder.model}"
     _write_run(run, config, sources, title, sections, [encoder], notes=[contrast])
-    probed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+    probed = ", ".join(f"{name} {number(value)}" for name, value in means.items())
     say(f"linear probe, mean AUROC: {probed} ({sources.title})")
     return run
 
@@ -249,6 +255,8 @@ def _threshold_section(config: ConfigDict, taxonomy: Taxonomy, made: Made) -> Se
     text = (
         "Thresholds on the segmentation's probability: the best by pooled IoU on the expert training images."
     )
+    if not any("miou" in line for line in read_metrics(made.model / "metrics.jsonl")):
+        text += " No validation image has masks: there was nothing to choose a checkpoint by, so the last was kept."
     if made.pseudo:
         labeller = LABELLERS[config.pseudo]
         thresholds, quality = (
@@ -280,10 +288,12 @@ def _classifier_section(classifiers: Mapping[Path, Path], taxonomy: Taxonomy) ->
     names = [json.loads((path / "model.json").read_text())["name"] for path in classifiers]
     if len(set(names)) < len(names):  # one network, trained twice in different ways
         names = [path.name for path in classifiers]
-    table, _ = _auroc_table(dict(zip(names, classifiers.values(), strict=True)), taxonomy)
-    text = (
-        "AUROC of the image labels; for an encoder trained without labels, AUROC of a linear probe. Checkpoints were "
-        "chosen on valid."
+    table, means = _auroc_table(dict(zip(names, classifiers.values(), strict=True)), taxonomy)
+    text = "AUROC of the image labels; for an encoder trained without labels, AUROC of a linear probe. "
+    text += (
+        "Checkpoints were chosen on valid."
+        if _judged(means)
+        else "No task has both labels on valid: nothing was chosen there."
     )
     return Section("Classifiers", [text, table])
 
@@ -319,6 +329,11 @@ def _auroc_table(scores: Mapping[str, Path], taxonomy: Taxonomy) -> tuple[Table,
     names = (*taxonomy.tasks, "**mean**")
     rows = [[name, *(number(column[k]) for column in columns.values())] for k, name in enumerate(names)]
     return Table(["pathology", *columns], rows), {name: float(c[-1]) for name, c in columns.items()}
+
+
+def _judged(means: Mapping[str, float]) -> bool:
+    """Whether the valid images, on which checkpoints and penalties are chosen, have an AUROC."""
+    return not any(math.isnan(value) for name, value in means.items() if name.endswith(", valid"))
 
 
 def _draw_overlays(path: Path, gallery: Gallery, made: Made, title: str) -> None:

@@ -18,6 +18,7 @@ from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import Examples, Prepared
 from chexseg_jax.data.transforms import augment
 from chexseg_jax.evaluation.auroc import auroc
+from chexseg_jax.evaluation.iou import mean
 from chexseg_jax.models.normalisation import CHEXPERT, Normalisation, normalise
 from chexseg_jax.saved_model import initialise_from, restore, save_model, stride_option
 from chexseg_jax.training import losses, optim
@@ -39,6 +40,8 @@ def train_classifier(
     profile: Profile = Profile(),
 ) -> None:
     """Train on the weak labels; keep the checkpoint with the best mean AUROC of the tasks on `expert`.
+
+    The last is kept if no task has both labels there.
 
     Args:
       part: the artifact's folder; it receives a model that `chexseg_jax.restore` opens.
@@ -74,7 +77,7 @@ def train_classifier(
         seed=seed,
         directory=part,
         checkpoint_every=config.checkpoint_every,
-        evaluate=lambda variables: {"auroc": float(np.nanmean(task_aurocs(infer, variables, validation)))},
+        evaluate=lambda variables: {"auroc": float(mean(task_aurocs(infer, variables, validation)))},
         best="auroc",
         profile=profile,
     )

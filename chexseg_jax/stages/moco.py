@@ -20,6 +20,7 @@ from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import Examples, Prepared
 from chexseg_jax.data.transforms import view
 from chexseg_jax.errors import InputError
+from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.auroc import auroc
 from chexseg_jax.evaluation.probe import PENALTIES, apply_probe, fit_probe
 from chexseg_jax.models import moco
@@ -247,7 +248,10 @@ def probe_encoder(
     for penalty in PENALTIES:
         probe = fit_probe(features["train"], targets, weights, penalty=penalty)
         values = {name: auroc(apply_probe(features[name], probe), sets[name].task_labels) for name in splits}
-        best = max(best, (float(np.nanmean(values[judge])), values), key=lambda scored: scored[0])
+        score = float(
+            np.nan_to_num(iou.mean(values[judge]))
+        )  # without both labels of any task, the first penalty
+        best = max(best, (score, values), key=lambda scored: scored[0])
     scores = {name: taxonomy.named(values) for name, values in best[1].items()}
     (part / "auroc.json").write_text(json.dumps(scores, indent=1))
 

@@ -51,8 +51,9 @@ def train_segmentation(
 ) -> None:
     """Train on the mixture; keep the checkpoint with the best mIoU of the common tasks on the validation images.
 
-    If the validation images lack masks of a common task, the mIoU is that of all tasks with masks. Thresholds on the
-    probability are then chosen per task from {0, .05, ..., .95} on the expert training images.
+    If the validation images lack masks of a common task, the mIoU is that of all tasks with masks; without any mask,
+    the last checkpoint is kept. Thresholds on the probability are then chosen per task from {0, .05, ..., .95} on the
+    expert training images.
 
     Args:
       part: the artifact's folder; it receives a model that `chexseg_jax.restore` opens, with thresholds.
@@ -182,11 +183,12 @@ def _evaluation(infer: Callable, validation: Prepared) -> Callable[[Mapping[str,
     if not judged or len(judged) < len(common):
         # Other data have other common tasks: on the NIH sample a single heart would choose the checkpoint.
         judged = with_mask
-        say(
-            f"checkpoints are chosen by {', '.join(tasks[k] for k in judged)}, the tasks with validation masks"
-        )
+        named = ", ".join(tasks[k] for k in judged) or "none"
+        say(f"checkpoints are chosen by the tasks with validation masks: {named}")
 
     def evaluate(variables: Mapping[str, Any]) -> dict[str, float]:
+        if not judged:
+            return {"miou": math.nan}
         iou = pooled_iou(*task_counts(infer, variables, validation))[:, judged]
         return {"miou": float(iou.max(0).mean()), "miou_at_half": float(iou[GRID.index(0.5)].mean())}
 

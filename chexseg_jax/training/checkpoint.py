@@ -39,7 +39,7 @@ class Checkpoints:
     def save(
         self, step: int, state: TrainState, batches: grain.DatasetIterator, scores: Mapping[str, float]
     ) -> None:
-        """Save state and iterator position; `scores` decide which checkpoint is the best."""
+        """Save state and iterator position; `scores`, without nan, decide which checkpoint is the best."""
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(batches.get_state())
         )
@@ -64,6 +64,8 @@ class Checkpoints:
         """Return the best state, placed as `last` is; `last` itself if it is the best or nothing was scored."""
         self._manager.wait_until_finished()
         step = None if self._best is None else self._manager.best_step()
+        if self._best is not None and step is None:
+            say(f"{self._name}: nothing to choose a checkpoint by; the last is kept")
         if step not in (None, self._manager.latest_step()):
             last = self._restore_state(step, last)
             say(f"{self._name}: the best checkpoint is step {step} of {self._manager.latest_step()}")

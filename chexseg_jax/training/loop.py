@@ -138,7 +138,7 @@ def fit(
             _check_finite(name, at, scalars["loss"])
 
     def save(scores: Mapping[str, float]) -> None:
-        if scores:
+        if scores := {key: value for key, value in scores.items() if not math.isnan(value)}:
             log(step, scores)
             say(f"{name}: step {step}, " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
         checkpoints.save(step, state, batches, scores)

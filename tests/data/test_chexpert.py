@@ -153,6 +153,12 @@ def test_paths_written_on_windows_are_read(tmp_path):
     assert found.paths[1] == tmp_path / TRAIN / "patient00002/study1/view1_frontal.jpg"
 
 
+def test_a_name_that_is_too_long_is_an_image_that_is_missing(tmp_path):
+    path = table(tmp_path / "t.csv", chexpert.COLUMNS, line(f"{TRAIN}/p1/s1/{'9' * 5000}_frontal.jpg"))
+    (found,) = chexpert.read_labels(path, root=tmp_path).paths
+    assert found.parent == tmp_path / TRAIN / "p1/s1"
+
+
 def test_ids_differ_by_all_but_the_last_suffix(tmp_path):
     paths = [f"{TRAIN}/p1/s1/1.2.840.{n}.jpg" for n in (1, 2)]
     found = chexpert.read_labels(

@@ -68,6 +68,10 @@ def test_a_taxonomy_survives_json():
         ('labels = ["a"]\ntasks = ["a"]\nmissing = "absent"', "must be one of empty, unknown"),
         ('labels = ["a"]\ntasks = ["a"]\ncolors = ["#fff"]', "unknown entry 'colors'"),
         (
+            'labels = ["a"]\ntasks = ["a"]\ncolours = ["crimson"]',
+            "colour 'crimson' must be #rrggbb, such as #e6c229",
+        ),
+        (
             'labels = ["a"]\ntasks = ["a"]\ncolours = []\nlabel_of = ["a"]',
             "label_of must be a table of strings",
         ),

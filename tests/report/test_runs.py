@@ -40,9 +40,9 @@ def training(folder, name):
     return path
 
 
-def auroc(folder):
+def auroc(folder, *, judged=True):
     values = dict(zip(TASKS, (0.5, 0.75, None), strict=True))
-    return artifact(folder, auroc={"valid": values, "test": values})
+    return artifact(folder, auroc={"valid": values if judged else dict.fromkeys(TASKS), "test": values})
 
 
 @pytest.fixture
@@ -182,15 +182,17 @@ def test_the_rule_of_the_thresholds_is_stated(threshold, values, words, tmp_path
     assert words in (run / "report.md").read_text()
 
 
-def test_expert_masks_alone_have_no_saliency(tmp_path, sources, prepared, made):
+def test_expert_masks_alone_have_no_saliency_and_maybe_no_validation_masks(tmp_path, sources, prepared, made):
     prepared.save(artifact(tmp_path / "test"))
     made = replace(made, classifiers={}, trainings=made.trainings[1:], saliency={}, pseudo=None)
     config = semi.get_config("p=1.0")
+    (made.model / "metrics.jsonl").write_text(json.dumps({"step": 5, "loss": 0.5}) + "\n")
     run = report_segmentation(tmp_path, config, sources, test=tmp_path / "test", made=made)
     text = (run / "report.md").read_text()
     assert "## From saliency" not in text
     assert "## Classifiers" not in text
     assert not (run / "saliency.png").exists()
+    assert "No validation image has masks: there was nothing to choose a checkpoint by" in text
 
 
 def test_a_classifier_run(tmp_path, sources):
@@ -199,9 +201,29 @@ def test_a_classifier_run(tmp_path, sources):
     assert run.name.startswith("classifier,seed=0,laptop-")
     text, page = (run / "report.md").read_text(), (run / "report.html").read_text()
     assert "| **mean**     |              0.625 |             0.625 |" in text
+    assert "Checkpoints were chosen on valid." in text
     assert "## Test IoU" not in text
     assert "<canvas" not in page
     assert "<script" not in page
+
+
+def test_a_classifier_without_valid_labels_was_not_chosen(tmp_path, sources):
+    trained = training(tmp_path / "artifacts" / "densenet", "densenet121")
+    scores = auroc(tmp_path / "auroc", judged=False)
+    run = report_classifier(tmp_path, classifier.get_config(), sources, trained, scores)
+    text = (run / "report.md").read_text()
+    assert "No task has both labels on valid: nothing was chosen there." in text
+    assert "chosen on valid." not in text
+
+
+def test_a_probe_without_valid_labels_was_not_chosen(tmp_path, sources):
+    encoder = training(tmp_path / "artifacts" / "moco", "moco")
+    probes = {"MoCo": auroc(tmp_path / "a", judged=False)}
+    run = report_moco(tmp_path, moco.get_config(), sources, encoder, probes)
+    text = (run / "report.md").read_text()
+    assert "The penalty is 0.001: no task has both labels on valid" in text
+    assert "the best on the valid images" not in text
+    assert json.loads((run / "probe.json").read_text()) == {"MoCo, valid": None, "MoCo, test": 0.625}
 
 
 def test_a_moco_run(tmp_path, sources):

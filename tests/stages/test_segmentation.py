@@ -48,6 +48,16 @@ def test_checkpoints_are_judged_by_the_common_tasks_if_radiologists_drew_them_al
         assert score == pytest.approx((task in judged) / len(judged))
 
 
+@pytest.mark.filterwarnings("error")
+def test_validation_images_without_masks_give_nothing_to_choose_by(capsys):
+    masks, zeros = np.zeros((2, SIZE, SIZE, 10), bool), np.zeros((2, SIZE, SIZE), np.uint8)
+    validation = Prepared(
+        ("a", "b"), zeros, np.zeros((2, 14)), np.full((2, 2), SIZE, np.int32), CHEXPERT, pack_masks(masks)
+    )
+    assert np.isnan(_evaluation(lambda _, batch: jnp.zeros((2, SIZE, SIZE, 10)), validation)({})["miou"])
+    assert "the tasks with validation masks: none" in capsys.readouterr().err
+
+
 def test_a_segmentation_goes_on_from_another_as_it_is(tmp_path):
     module = models.create("deeplabv3plus_resnet18", num_classes=10)
     variables = jax.jit(module.init)(jax.random.key(1), jnp.zeros((1, SIZE, SIZE, 3)))

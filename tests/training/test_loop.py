@@ -196,6 +196,15 @@ def test_the_best_checkpoint_is_returned(tmp_path):
     assert kept == {"10", "20"}  # the best and the latest, no more
 
 
+def test_without_a_score_the_last_state_is_returned_and_named(tmp_path, capsys):
+    state = train(tmp_path, 20, evaluate=lambda _: {"score": float("nan")}, best="score")
+    assert int(state.step) == 20
+    told = capsys.readouterr().err
+    assert "toy: nothing to choose a checkpoint by; the last is kept" in told
+    assert "nan" not in told
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     with pytest.raises(InputError, match="lower the learning rate"):
         train(tmp_path, 40, optimizer=optax.sgd(1e30))

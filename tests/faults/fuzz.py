@@ -1,0 +1,269 @@
+"""Damage valid inputs at random: each must be read, or refused by one `InputError` of one line.
+
+    python tests/faults/fuzz.py --inputs 10000 [--reader csv] [--seed 0]
+
+Prints a table of counts by reader, names the first crashes, and exits with 1 if there are any. Another reader is
+another entry of `READERS`.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from chexseg_jax import progress, settings
+from chexseg_jax.config_args import parse_flags
+from chexseg_jax.data import chexpert
+from chexseg_jax.data.chexlocalize import encode, read_annotations, read_segmentations
+from chexseg_jax.data.taxonomy import CHEXPERT, read_taxonomy
+from chexseg_jax.errors import InputError, tell
+from configs import semi
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+#: Larger masks are read, but not decoded: ten of 2^28 pixels do not fit in memory.
+_DECODED = 10**6
+#: A longer message is no line that anyone reads.
+_LONGEST = 1300
+_SPECIAL = (
+    *(b"NaN", b"-1", b"0", b"-0.0", b"0.5", b"1e999", b"Infinity", b"99999999999999999999", b"9" * 5000),
+    *(b"[]", b"{}", b"null", b"true", b'""', b'"', b"[[0]]", b"[" * 3000, b"{" * 3000, b'{"a": ' * 3000),
+    *(
+        b"\0",
+        b"\xff\xfe",
+        b"\xc3\xa9",
+        b"\xe9",
+        b"\\ud800",
+        b"\r",
+        b"\n",
+        b",",
+        b";",
+        b"=",
+        b"..",
+        b"/",
+        b"\\",
+    ),
+)
+
+
+class Reader(NamedTuple):
+    """Valid inputs, how to damage one, and how to read one into a folder of its own."""
+
+    seeds: Sequence[bytes]
+    read: Callable[[Path, bytes], Any]
+    mutate: Callable[[np.random.Generator, bytes], bytes]
+
+
+def damage(rng: np.random.Generator, content: bytes) -> bytes:
+    """Flip bytes, cut, or duplicate, delete, replace and insert tokens, one to three times."""
+    for _ in range(rng.integers(1, 4)):
+        tokens = re.findall(rb"[\w.-]+|\s+|[^\w\s]", content)
+        if not tokens:
+            return content
+        at, other = rng.integers(0, len(tokens), 2)
+        special = _SPECIAL[rng.integers(len(_SPECIAL))]
+        match rng.integers(7):
+            case 0:
+                flipped = bytearray(content)
+                flipped[rng.integers(len(flipped))] ^= 1 << rng.integers(8)
+                content = bytes(flipped)
+                continue
+            case 1:
+                tokens = tokens[: at + 1]
+            case 2:
+                tokens[at:at] = tokens[min(at, other) : max(at, other)]
+            case 3:
+                del tokens[min(at, other) : max(at, other)]
+            case 4:
+                tokens[at] = tokens[other]
+            case 5:
+                tokens[at] = special
+            case _:
+                tokens.insert(at, special)
+        content = b"".join(tokens)
+    return content
+
+
+def run(name: str, inputs: int, *, seed: int = 0) -> tuple[dict[str, int], list[str]]:
+    """Counts of values, refusals and crashes, and a line for each kind of crash."""
+    reader, counts, crashes = READERS[name], {"values": 0, "refusals": 0, "crashes": 0}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(inputs):
+            rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
+            content = reader.mutate(rng, reader.seeds[number % len(reader.seeds)])
+            wrong = ""
+            try:
+                reader.read(Path(folder), content)
+                counts["values"] += 1
+                continue
+            except InputError as error:
+                with contextlib.redirect_stderr(io.StringIO()) as told:
+                    tell(error)
+                line = told.getvalue()
+                if len(line.splitlines()) != 1 or len(line) > _LONGEST:
+                    wrong = f"a refusal of more than a line, or of {_LONGEST} characters: {line[:200]!r}"
+            except (Exception, RecursionError) as error:
+                place = error.__traceback__
+                while place.tb_next:
+                    place = place.tb_next
+                where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
+                wrong = f"{type(error).__name__} at {where}: {str(error)[:200]!r}"
+            counts["crashes" if wrong else "refusals"] += 1
+            if wrong:
+                crashes.setdefault(
+                    wrong.partition(": ")[0], f"{name}, input {number}: {wrong}; {content[:200]!r}"
+                )
+    return counts, [*crashes.values()]
+
+
+def _file(name: str, read: Callable[[Path], Any]) -> Callable[[Path, bytes], Any]:
+    def read_content(folder: Path, content: bytes) -> Any:
+        (folder / name).write_bytes(content)
+        return read(folder / name)
+
+    return read_content
+
+
+def _read_masks(path: Path) -> None:
+    found = read_segmentations(path)
+    for image_id in found.ids:
+        height, width = found.size(image_id)
+        if height * width <= _DECODED:
+            found.masks(image_id)
+
+
+def _read_polygons(path: Path) -> None:
+    for annotation in read_annotations(path).values():
+        height, width = annotation.size
+        if height * width <= _DECODED:
+            annotation.masks()
+
+
+def _read_arguments(_: Path, content: bytes) -> None:
+    settings.check(semi.get_config(content.decode(errors="replace")))
+
+
+def _read_settings(_: Path, content: bytes) -> None:
+    """The command line of a table, one flag a line."""
+    text = content.decode(errors="replace").replace("\0", "")
+    argv = ["launch.py", f"--config={CONFIGS / 'table1.py'}:smoke", *filter(None, text.split("\n"))]
+    old, flags.FLAGS = flags.FLAGS, flags.FlagValues()
+    try:
+        holder = config_flags.DEFINE_config_file("config", flag_values=flags.FLAGS, sys_argv=argv)
+        parse_flags(argv)
+        settings.check(holder.value)
+        settings.trials(holder.value)
+    finally:
+        flags.FLAGS = old
+
+
+def _table(columns: Sequence[str], *rows: str) -> bytes:
+    return "\n".join([",".join(columns), *rows, ""]).encode()
+
+
+_MASK = encode(np.eye(6, 5, dtype=bool))
+_ROWS = [
+    f"CheXpert-v1.0-small/train/patient0000{n}/study1/view1_{view.lower()}.jpg,Male,60,{view},AP,1,,0.0,-1.0"
+    + "," * 10
+    for n, view in ((1, "Frontal"), (2, "Lateral"))
+]
+_TOML = """labels = ["Nodule", "Fracture", "No Finding"]
+tasks = ["Nodule", "Rib Fracture"]
+missing = "unknown"
+common = ["Nodule"]
+colours = ["#e6c229", "#4cc9f0"]
+[label_of]
+"Rib Fracture" = "Fracture"
+[aliases]
+"Lump" = "Nodule"
+"""
+
+READERS = {
+    "csv": Reader(
+        [
+            _table(chexpert.COLUMNS, *_ROWS),
+            _table(chexpert.TEST_COLUMNS, "test/patient1/study1/view1_frontal.jpg" + ",0" * 14),
+        ],
+        _file("train.csv", lambda path: chexpert.read_labels(path, root=path.parent)),
+        damage,
+    ),
+    "segmentations": Reader(
+        [
+            json.dumps({"p_s_v": {"Edema": _MASK, "Lung Opacity": _MASK}, "q_s_v": {}}).encode(),
+            json.dumps(
+                {"a": {"Edema": {"size": [4, 3], "counts": [3, 4, 5]}, "Cardiomegaly": _MASK}}
+            ).encode(),
+            json.dumps({"a": {task: _MASK for task in CHEXPERT.tasks}}).encode(),
+        ],
+        _file("gt_segmentations.json", _read_masks),
+        damage,
+    ),
+    "annotations": Reader(
+        [
+            json.dumps(
+                {"a": {"img_size": [9, 8], "Edema": [[[1, 2], [3.5, 4], [5, 0.25]]], "Cardiomegaly": []}}
+            ).encode()
+        ],
+        _file("gt_annotations.json", _read_polygons),
+        damage,
+    ),
+    "toml": Reader([_TOML.encode()], _file("tasks.toml", lambda path: read_taxonomy(path.parent)), damage),
+    "arguments": Reader(
+        [
+            b"p=0.9,pseudo=irnet,count=100,seed=3",
+            b"init=moco,experts=12,trial=1,smoke",
+            b"root=/a,b/c,scale=laptop",
+        ],
+        _read_arguments,
+        damage,
+    ),
+    "settings": Reader(
+        [
+            b"--config.segmentation.steps=3\n--config.segmentation.learning_rate=0.1\n--config.grid.p=(0, 0.5, 1)",
+            b"--config.grid.init=('random', 'moco')\n--config.data.uncertainty=zeros;Edema=ones;blank=ignore",
+            b"--noconfig.segmentation.augment\n--config.trials=2\n--config.data.validation=0.25\n--config.data.size=64",
+            b"--config.classifier.epochs=0.5\n--config.grid.count=(10,)\n--config.shard=1/2",
+        ],
+        _read_settings,
+        damage,
+    ),
+}
+
+
+def main() -> None:
+    """Parse the command line, run, and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--inputs", type=int, default=10_000, help="for each reader")
+    parser.add_argument("--reader", choices=READERS, help="default: all")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    progress.mute()
+    crashes = []
+    print(f"{'reader':14}{'inputs':>8}{'values':>8}{'refusals':>10}{'crashes':>9}")
+    for name in [chosen.reader] if chosen.reader else READERS:
+        counts, found = run(name, chosen.inputs, seed=chosen.seed)
+        print(
+            f"{name:14}{chosen.inputs:8}{counts['values']:8}{counts['refusals']:10}{counts['crashes']:9}",
+            flush=True,
+        )
+        crashes += found
+    print("\n".join(crashes), end="\n" * bool(crashes))
+    sys.exit(bool(crashes))
+
+
+if __name__ == "__main__":
+    main()
