@@ -1,6 +1,6 @@
 """Damage valid inputs at random: each must be read, or refused by one `InputError` of one line.
 
-    python tests/faults/fuzz.py --inputs 10000 [--reader csv] [--seed 0]
+    python tests/faults/fuzz.py > benchmarks/results/fuzz.md    # ten minutes; --inputs, --reader and --seed change it
 
 Prints a table of counts by reader, names the first crashes, and exits with 1 if there are any. Another reader is
 another entry of `READERS`.
@@ -10,17 +10,22 @@ import argparse
 import contextlib
 import io
 import json
+import logging
 import re
 import sys
 import tempfile
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
+from PIL import Image
+from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -28,8 +33,10 @@ from chexseg_jax import progress, settings
 from chexseg_jax.config_args import parse_flags
 from chexseg_jax.data import chexpert
 from chexseg_jax.data.chexlocalize import encode, read_annotations, read_segmentations
+from chexseg_jax.data.images import read_radiograph
 from chexseg_jax.data.taxonomy import CHEXPERT, read_taxonomy
 from chexseg_jax.errors import InputError, tell
+from chexseg_jax.models.torch_weights import files
 from configs import semi
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -94,6 +101,24 @@ def damage(rng: np.random.Generator, content: bytes) -> bytes:
                 tokens.insert(at, special)
         content = b"".join(tokens)
     return content
+
+
+def damage_bytes(rng: np.random.Generator, content: bytes) -> bytes:
+    """Flip bits, mostly near the beginning, overwrite a few bytes, cut, or repeat a piece, one to three times."""
+    changed = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        end = len(changed) if rng.random() < 0.5 else min(len(changed), 300)
+        at, length = int(rng.integers(end)), int(rng.integers(1, 9))
+        match rng.integers(5):
+            case 0 | 1:
+                changed[at] ^= 1 << rng.integers(8)
+            case 2:
+                changed[at : at + length] = rng.bytes(length)
+            case 3:
+                changed[at:at] = changed[at : at + 20 * length]
+            case _:
+                del changed[at + 1 :]
+    return bytes(changed)
 
 
 def run(name: str, inputs: int, *, seed: int = 0) -> tuple[dict[str, int], list[str]]:
@@ -169,6 +194,33 @@ def _read_settings(_: Path, content: bytes) -> None:
         flags.FLAGS = old
 
 
+def _images(suffix: str) -> Reader:
+    """Small radiographs of eight bits, of sixteen where the format has them, in colour, and turned."""
+    grey = (np.add.outer(np.arange(24), np.arange(17)) * 5).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pictures = [Image.fromarray(grey), Image.fromarray(grey).convert("RGB")]
+    if suffix in ("png", "tif", "jp2", "pgm"):
+        pictures.append(Image.fromarray(grey.astype(np.uint16) * 16))
+    seeds = []
+    for picture, more in [(p, m) for p in pictures for m in ({}, {"exif": exif})]:
+        content = io.BytesIO()
+        kind = Image.registered_extensions()[f".{suffix}"]
+        if more and kind not in ("PNG", "JPEG", "TIFF", "WEBP"):
+            continue
+        picture.save(content, kind, **more)
+        seeds.append(content.getvalue())
+    return Reader(seeds, _file(f"image.{suffix}", read_radiograph), damage_bytes)
+
+
+def _weights(suffix: str, save: Callable[..., None]) -> Reader:
+    state = {"conv1.weight": np.ones((2, 3, 1, 1), np.float32), "bn1.running_var": np.ones(2, np.float32)}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"weights.{suffix}")
+        save(state, file)
+        return Reader([file.read_bytes()], _file(file.name, files.read), damage_bytes)
+
+
 def _table(columns: Sequence[str], *rows: str) -> bytes:
     return "\n".join([",".join(columns), *rows, ""]).encode()
 
@@ -229,6 +281,10 @@ READERS = {
         _read_arguments,
         damage,
     ),
+    **{suffix: _images(suffix) for suffix in ("png", "jpg", "tif", "bmp", "gif", "webp", "jp2", "pgm")},
+    "npz": _weights("npz", lambda state, file: np.savez(file, **state)),
+    "npz, compressed": _weights("npz", lambda state, file: np.savez_compressed(file, **state)),
+    "safetensors": _weights("safetensors", save_file),
     "settings": Reader(
         [
             b"--config.segmentation.steps=3\n--config.segmentation.learning_rate=0.1\n--config.grid.p=(0, 0.5, 1)",
@@ -253,15 +309,18 @@ def main() -> None:
     chosen = parser.parse_args()
     progress.mute()
     crashes = []
-    print(f"{'reader':14}{'inputs':>8}{'values':>8}{'refusals':>10}{'crashes':>9}")
+    warnings.simplefilter("ignore")
+    logging.disable()
+    print(f"# Damaged inputs\n\n{date.today()}, seed {chosen.seed}\n")
+    print("| reader | inputs | values | refusals | crashes |\n| --- | ---: | ---: | ---: | ---: |")
     for name in [chosen.reader] if chosen.reader else READERS:
         counts, found = run(name, chosen.inputs, seed=chosen.seed)
         print(
-            f"{name:14}{chosen.inputs:8}{counts['values']:8}{counts['refusals']:10}{counts['crashes']:9}",
+            f"| {name} | {chosen.inputs:,} | " + " | ".join(f"{n:,}" for n in counts.values()) + " |",
             flush=True,
         )
         crashes += found
-    print("\n".join(crashes), end="\n" * bool(crashes))
+    print("".join(f"- {crash}\n" for crash in crashes), end="")
     sys.exit(bool(crashes))
 
 
