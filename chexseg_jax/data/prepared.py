@@ -3,8 +3,9 @@
 A folder holds `ids.json`, `taxonomy.json`, `labels.npy` [N,L], `sizes.npy` [N,2] (the full height and width),
 `known.npy` [N,K], `listed.npy` [N], and as records (see `data.records`) `images` [S,S] uint8 and, where there are
 masks, `masks` [S,S,P] bit-planes. `images.rows.npy` [N] maps rows to records. `images.folder` names those of another
-set, without a link, which some file systems do not have. Images are decoded and resized once. A memory map would be read twice as fast, but no training waits for
-that, and its pages count as the process's memory, which would then grow with the set.
+set, without a link, which some file systems do not have. Images are decoded and resized once. A memory map would be
+read twice as fast, but no training waits for that, and its pages count as the process's memory, which would then grow
+with the set.
 """
 
 import json
