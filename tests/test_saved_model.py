@@ -88,7 +88,9 @@ def test_a_runs_folder_leads_to_its_model(saved, tmp_path):
 
 def test_a_copied_run_whose_link_leads_nowhere_is_named(tmp_path):
     (tmp_path / "model").symlink_to("../../artifacts/segmentation-1")
-    with pytest.raises(InputError, match=r"model: links to \.\./\.\./artifacts/segmentation-1, which is not here"):
+    with pytest.raises(
+        InputError, match=r"model: links to \.\./\.\./artifacts/segmentation-1, which is not here"
+    ):
         chexseg_jax.restore(tmp_path)
 
 

@@ -356,4 +356,3 @@ def _copy(source: Path, folder: Path) -> None:
     aside = aside_of(folder / source.name)
     shutil.copyfile(source, aside)
     aside.replace(folder / source.name)
-
