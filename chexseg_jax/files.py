@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,6 +38,32 @@ def written_aside(path: str | Path) -> Iterator[TextIO]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def give_folder(source: Path, target: Path) -> None:
+    """Make `target` a folder with the files of `source`, which never change: hard links, or copies without links.
+
+    The folder stays whole when it is copied or `source` is deleted, and takes no space where there are links.
+    """
+    aside, old = aside_of(target), aside_of(target.with_name(f"{target.name}.old"))
+    try:
+        for file in source.rglob("*"):
+            if file.is_file():
+                path = aside / file.relative_to(source)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(file, path)
+                except OSError:  # no hard links here, or a file of another user
+                    shutil.copyfile(file, path)
+        if os.path.lexists(target):  # it may be a link that an earlier version made
+            target.rename(old)
+        aside.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another process made the same folder meanwhile
+            raise
+    finally:
+        for path in (aside, old):
+            path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
 
 
 def make_folder(path: Path, name: str) -> None:

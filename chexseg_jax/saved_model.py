@@ -1,6 +1,7 @@
 """Trained models on disk: `save_model`, `restore`, and a training that starts from one."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +158,10 @@ def restore(directory: str | Path) -> Restored:
     directory = Path(directory)
     if not (directory / "model.json").exists() and (directory / "model" / "model.json").exists():
         directory = directory / "model"
+    if (link := directory / "model").is_symlink() and not link.exists():  # earlier versions made a link
+        raise InputError(
+            f"{link}: links to {os.readlink(link)}, which is not here; copy the run with cp -aL, which follows links"
+        )
     path = directory / "model.json"
     card = read_card(path)
     if not card:

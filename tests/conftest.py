@@ -1,6 +1,7 @@
 """Shared by every test: two CPU devices, real samples where they are, golden numbers, no stray downloads."""
 
 import atexit
+import errno
 import gc
 import os
 import shutil
@@ -91,6 +92,17 @@ def few_collections():
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def without_links(monkeypatch):
+    """A file system that has neither symbolic nor hard links, such as exFAT."""
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    monkeypatch.setattr(os, "link", refuse)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
+import shutil
+
 import pytest
 
 from chexseg_jax.errors import InputError
-from chexseg_jax.files import make_folder, written_aside
+from chexseg_jax.files import give_folder, make_folder, written_aside
 
 
 def test_the_file_appears_complete(tmp_path):
@@ -35,3 +37,21 @@ def test_a_folder_is_made_with_its_parents_and_a_file_is_refused(tmp_path):
         make_folder(tmp_path / "file", "--out")
     with pytest.raises(InputError, match=r"--out=.*/file/b: .*; give a writable folder"):
         make_folder(tmp_path / "file" / "b", "--out")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_given_folder_is_whole_by_itself_and_replaces_an_older_link(tmp_path, links, request):
+    source, run = tmp_path / "artifacts" / "model", tmp_path / "runs" / "a"
+    (source / "variables" / "d").mkdir(parents=True)
+    (source / "variables" / "d" / "1").write_text("weights")
+    run.mkdir(parents=True)
+    (run / "model").symlink_to("../../artifacts/model")
+    if not links:
+        request.getfixturevalue("without_links")
+    for _ in range(2):
+        give_folder(source, run / "model")
+    assert [path.name for path in run.iterdir()] == ["model"]
+    given = run / "model" / "variables" / "d" / "1"
+    assert given.samefile(source / "variables" / "d" / "1") == links
+    shutil.rmtree(source)
+    assert given.read_text() == "weights"

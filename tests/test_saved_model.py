@@ -85,8 +85,16 @@ def test_predict_makes_no_guess_of_what_numbers_stand_for(saved, images):
 
 
 def test_a_runs_folder_leads_to_its_model(saved, tmp_path):
-    (tmp_path / "model").symlink_to(saved[0])
+    (tmp_path / "model").symlink_to(saved[0])  # earlier versions made a link
     assert chexseg_jax.restore(str(tmp_path)).config.name == "resnet18"
+
+
+def test_a_copied_run_whose_link_leads_nowhere_is_named(tmp_path):
+    (tmp_path / "model").symlink_to("../../artifacts/segmentation-1")
+    with pytest.raises(
+        InputError, match=r"model: links to \.\./\.\./artifacts/segmentation-1, which is not here"
+    ):
+        chexseg_jax.restore(tmp_path)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

@@ -2,9 +2,10 @@
 
 A folder holds `ids.json`, `taxonomy.json`, `labels.npy` [N,L], `sizes.npy` [N,2] (the full height and width),
 `known.npy` [N,K], `listed.npy` [N], and as records (see `data.records`) `images` [S,S] uint8 and, where there are
-masks, `masks` [S,S,P] bit-planes. `images.rows.npy` [N] maps rows to records; `images` may be a link to those of
-another set. Images are decoded and resized once. A memory map would be read twice as fast, but no training waits for
-that, and its pages count as the process's memory, which would then grow with the set.
+masks, `masks` [S,S,P] bit-planes. `images.rows.npy` [N] maps rows to records. `images.folder` names those of another
+set, without a link, which some file systems do not have. Images are decoded and resized once. A memory map would be
+read twice as fast, but no training waits for that, and its pages count as the process's memory, which would then grow
+with the set.
 """
 
 import json
@@ -131,7 +132,7 @@ class Prepared:
     def save(self, directory: Path) -> None:
         """Write the set into `directory`, a sibling of the folders with its records.
 
-        Arrays are written. Records in `directory` stay as they are; others are linked.
+        Arrays are written. Records in `directory` stay as they are; others are named.
         """
         for name, code in CODES.items():
             value = getattr(self, name)
@@ -148,8 +149,7 @@ class Prepared:
             if isinstance(value, Records):
                 np.save(directory / f"{name}.rows.npy", value.rows)
                 if value.folder != directory / name:
-                    (directory / name).unlink(missing_ok=True)
-                    (directory / name).symlink_to(os.path.relpath(value.folder, directory))
+                    (directory / f"{name}.folder").write_text(os.path.relpath(value.folder, directory))
         (directory / "ids.json").write_text(json.dumps(self.ids))
         (directory / "taxonomy.json").write_text(json.dumps(self.taxonomy.to_dict(), indent=1))
         for name in ("labels", "sizes", "known", "listed"):
@@ -160,7 +160,7 @@ class Prepared:
         """Open a saved set; images and masks stay on disk.
 
         Raises:
-          InputError: naming a missing set, the missing records of a set that this one links to, or a missing chunk.
+          InputError: naming a missing set, the missing records of a set that this one names, or a missing chunk.
         """
         if not (directory / "ids.json").exists():
             raise InputError(f"{directory}: not a prepared set (no ids.json); give an artifact of prepare")
@@ -173,7 +173,7 @@ class Prepared:
             labels,
             sizes,
             Taxonomy.from_dict(json.loads((directory / "taxonomy.json").read_text())),
-            _open(directory, "masks") if os.path.lexists(directory / "masks") else None,
+            _open(directory, "masks") if any(directory.glob("masks*")) else None,
             known,
             listed,
         )
@@ -184,6 +184,9 @@ def _take(values: np.ndarray | Records, rows: Int[np.ndarray, " M"]) -> np.ndarr
 
 
 def _open(directory: Path, name: str) -> Records:
-    records = Records.open(directory / name)
+    folder, other = directory / name, directory / f"{name}.folder"
+    if other.exists():  # earlier versions made a link
+        folder = Path(os.path.normpath(directory / other.read_text()))
+    records = Records.open(folder)
     rows = directory / f"{name}.rows.npy"
     return records.take(np.load(rows)) if rows.exists() else records

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from chexseg_jax.data.records import Records
 from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.evaluation import bootstrap, iou
 from chexseg_jax.evaluation.probe import PENALTIES
-from chexseg_jax.files import aside_of, written_aside
+from chexseg_jax.files import aside_of, give_folder, written_aside
 from chexseg_jax.progress import say
 from chexseg_jax.pseudo import LABELLERS
 from chexseg_jax.report import figures
@@ -70,8 +69,8 @@ def report_segmentation(
     """Write a segmentation run's folder below `workdir/runs`.
 
     It holds `report.md`, `report.html`, `scores.json`, `overlays.png`, `saliency.png` (for p < 1), `curves.png`,
-    `metrics.jsonl`, `predictions.json` (CheXlocalize's format), `config.json`, and `model`, a link that
-    `chexseg_jax.restore` follows.
+    `metrics.jsonl`, `predictions.json` (CheXlocalize's format), `config.json`, and `model`, which
+    `chexseg_jax.restore` opens.
 
     Args:
       workdir: the work directory.
@@ -187,7 +186,7 @@ def _write_run(
     """
     model, made = trainings[-1], [path for path in dict.fromkeys(artifacts or trainings) if path]
     _copy(model / "metrics.jsonl", run)
-    _link(run / "model", model)
+    give_folder(model, run / "model")
     common = [_training_section(run, trainings), _provenance_section(config, sources, made)]
     title = f"{config.name}: {title}, seed {config.seed}, {config.scale} scale"
     write_report(
@@ -372,10 +371,3 @@ def _copy(source: Path, folder: Path) -> None:
     aside = aside_of(folder / source.name)
     shutil.copyfile(source, aside)
     aside.replace(folder / source.name)
-
-
-def _link(link: Path, target: Path) -> None:
-    aside = aside_of(link)
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(os.path.relpath(target, link.parent))
-    aside.replace(link)

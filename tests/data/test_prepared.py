@@ -43,6 +43,7 @@ def test_round_trip_on_disk(prepared, tmp_path, masked):
         np.testing.assert_array_equal(loaded.masks[:], prepared.masks)
 
 
+@pytest.mark.usefixtures("without_links")
 def test_a_chosen_set_with_other_masks_points_to_the_images(prepared, tmp_path):
     for name in ("whole", "chosen"):
         (tmp_path / name).mkdir()
@@ -55,8 +56,21 @@ def test_a_chosen_set_with_other_masks_points_to_the_images(prepared, tmp_path):
     np.testing.assert_array_equal(loaded.images[:], prepared.images[[3, 1]])
     np.testing.assert_array_equal(loaded.masks[:], prepared.masks[:2])
     (tmp_path / "whole").rename(tmp_path / "gone")
-    with pytest.raises(InputError, match="images: no records"):
+    with pytest.raises(InputError, match="whole/images: no records"):
         Prepared.load(tmp_path / "renamed")
+
+
+def test_a_set_of_an_earlier_version_links_to_the_images(prepared, tmp_path):
+    for name in ("whole", "chosen"):
+        (tmp_path / name).mkdir()
+    prepared.save(tmp_path / "whole")
+    Prepared.load(tmp_path / "whole").take([3, 1]).save(tmp_path / "chosen")
+    for name in ("images", "masks"):
+        (tmp_path / "chosen" / f"{name}.folder").unlink()
+        (tmp_path / "chosen" / name).symlink_to(f"../whole/{name}")
+    loaded = Prepared.load(tmp_path / "chosen")
+    for name in ("images", "masks"):
+        np.testing.assert_array_equal(getattr(loaded, name)[:], getattr(prepared, name)[[3, 1]])
 
 
 def test_has_mask_is_true_for_known_masks_with_a_pixel(prepared):
