@@ -10,7 +10,7 @@ from ml_collections import config_flags
 from chexseg_jax import experiment, processes, settings, sweep
 from chexseg_jax.artifact import config_digest
 from chexseg_jax.config_args import parse_flags
-from chexseg_jax.errors import InputError, run_command
+from chexseg_jax.errors import InputError, disk_errors, run_command
 from chexseg_jax.files import make_folder
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -27,7 +27,7 @@ flags.mark_flag_as_required("config")
 
 def main(_: list[str]) -> None:
     """Join the other processes, turn on the compilation cache, and hand over."""
-    logging.set_verbosity(logging.WARNING)  # Orbax logs every thread it starts
+    logging.set_verbosity(logging.FATAL)  # Orbax logs every thread, and all errors that it then raises
     config = _CONFIG.value
     if config.shard != "1/1":  # other shards may use the same GPU
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -38,7 +38,7 @@ def main(_: list[str]) -> None:
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "xla_cache"))
     # Cache even programs that compile fast: many small ones make a slow start.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    with processes.ending_together():
+    with processes.ending_together(), disk_errors(workdir):
         if processes.on_first(config_digest, config) != config_digest(config):
             raise InputError(
                 f"process {jax.process_index()} has another configuration than process 0; start configurations that "

@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
-from chexseg_jax.errors import DamagedError, first_line
+from chexseg_jax.errors import DamagedError, disk_errors, first_line
 from chexseg_jax.files import checksums, damaged
 from chexseg_jax.processes import on_first, wait_for_all
 from chexseg_jax.progress import say
@@ -85,12 +85,17 @@ class Store:
         directory = self.folder / f"{name}-{config_digest(key)}"
         if self.planning:
             return directory
+
+        def work(part: Path) -> None:
+            with disk_errors(part):
+                stage(part, **inputs, **(apart or {}))
+
         lock = FileLock(self.folder / ".locks" / directory.name)
         try:
             if on_first(_found, directory, lock):
                 say(f"{name}: reusing {directory.name}")
             else:
-                _make(directory, name, key, lambda part: stage(part, **inputs, **(apart or {})), collective)
+                _make(directory, name, key, work, collective)
         finally:
             lock.release()
         return directory

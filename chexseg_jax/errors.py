@@ -1,6 +1,9 @@
 """User-facing errors: one line naming the file, row or value, and the fix; exit code 2."""
 
 import argparse
+import errno
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +12,15 @@ from typing import NoReturn
 
 #: Characters of an error's line: a list of all tasks or labels fits.
 _LONGEST = 1200
+_FREE, _ALLOW = "free some space", "allow this user to read and write it, or give another folder"
+#: What a file system refuses, and the fix.
+_REFUSALS = {
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EROFS: _ALLOW,
+    errno.EACCES: _ALLOW,
+    errno.EPERM: _ALLOW,
+}
 
 
 class InputError(ValueError):
@@ -30,6 +42,42 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except InputError as error:
         raise type(error)(f"{path}: {error}") from None
+
+
+class DiskError(InputError):
+    """The file system refuses to read or to write: it is full, read-only or another user's."""
+
+
+@contextmanager
+def disk_errors(path: Path | None = None, kept: Callable[[], str] = str) -> Iterator[None]:
+    """Turn a refusal of the file system, a library's too, into a `DiskError`.
+
+    Args:
+      path: the file or folder to name if the error names none, as those of writing do.
+      kept: names what the rerun starts from.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if not (refusal := _refusal(error)):
+            raise
+        name = getattr(error, "filename", None) or path
+        at, start = f"{name}: " if name else "", f" from {kept()}" if kept() else ""
+        fix = f"{_REFUSALS[refusal]}, and rerun the command to resume{start}"
+        raise DiskError(f"{at}{os.strerror(refusal)}; {fix}") from error
+
+
+def _refusal(error: BaseException) -> int | None:
+    """The number of a file system's refusal; libraries in C++ put its text into errors of their own."""
+    if isinstance(error, OSError) and error.errno:  # without a file's name, it may be a socket's
+        known = error.errno in _REFUSALS and (error.filename or _REFUSALS[error.errno] == _FREE)
+        return error.errno if known else None
+    text = str(error)
+    if re.search(r"\d+ requested and \d+ written", text):  # by NumPy, of a full disk
+        return errno.ENOSPC
+    return next((number for number in _REFUSALS if os.strerror(number) in text), None)
 
 
 def first_line(error: BaseException) -> str:
@@ -58,7 +106,8 @@ def run_command(main: Callable[[], None]) -> None:
     Any other exception is a bug and keeps its traceback.
     """
     try:
-        main()
+        with disk_errors():
+            main()
     except InputError as error:
         tell(error)
         sys.exit(2)

@@ -17,7 +17,7 @@ import jax
 from jax._src.distributed import global_state
 
 from chexseg_jax import progress
-from chexseg_jax.errors import InputError, MissingWeightsError, first_line, tell
+from chexseg_jax.errors import DiskError, InputError, MissingWeightsError, first_line, tell
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -142,8 +142,8 @@ def on_first(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     The others wait at the coordination service: a collective would occupy their devices, and time out.
 
     Raises:
-      InputError: on the others, if `work` fails on process 0, which raises the original error; a MissingWeightsError is
-        one on all.
+      InputError: on the others, if `work` fails on process 0, which raises the original error; a MissingWeightsError or
+        a DiskError is one on all.
     """
     if jax.process_count() == 1:
         return work(*args, **kwargs)
@@ -158,7 +158,7 @@ def on_first(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         value = work(*args, **kwargs)
     except BaseException as error:
         failure = f"{type(error).__name__}: {error}"
-        kind = MissingWeightsError if isinstance(error, MissingWeightsError) else InputError
+        kind = next((k for k in (MissingWeightsError, DiskError) if isinstance(error, k)), InputError)
         raise
     finally:
         _service().key_value_set_bytes(key, pickle.dumps((value, failure, kind)))

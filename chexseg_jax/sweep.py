@@ -14,7 +14,7 @@ import jax
 from filelock import FileLock
 from ml_collections import ConfigDict
 
-from chexseg_jax.errors import DamagedError, InputError, MissingWeightsError, first_line
+from chexseg_jax.errors import DamagedError, DiskError, InputError, MissingWeightsError, first_line
 from chexseg_jax.experiment import Run
 from chexseg_jax.files import written_aside
 from chexseg_jax.paper.output import describe_absent, write_paper
@@ -114,6 +114,8 @@ def _attempt(one: Run, name: str) -> tuple[str, str]:
         one.segmentation()
     except MissingWeightsError as error:
         return _ABSENT, str(error)
+    except DiskError:
+        raise  # the next run would meet the same
     except Exception as error:
         shared = isinstance(error, InputError) and not isinstance(error, DamagedError)
         if jax.process_count() > 1 and not shared:

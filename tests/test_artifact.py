@@ -1,3 +1,4 @@
+import errno
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -8,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from chexseg_jax.artifact import Store, config_digest, plain
-from chexseg_jax.errors import DamagedError
+from chexseg_jax.errors import DamagedError, InputError
 
 
 @pytest.fixture
@@ -135,6 +136,16 @@ def test_a_failed_stage_is_never_taken_for_finished_and_resumes(store):
 
     assert store.make("stage", succeeds).suffix == ""
     assert not list(store.folder.glob("*.part"))
+
+
+def test_a_full_disk_names_the_artifact(store):
+    def fills(part):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as `write` does, without the file's name
+
+    with pytest.raises(
+        InputError, match=r"stage-\w+\.part: No space left on device; free some space, and rerun"
+    ):
+        store.make("stage", fills)
 
 
 def test_a_finished_training_keeps_no_checkpoints(store):

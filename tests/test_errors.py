@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 
 from chexseg_jax.errors import InputError, run_command
@@ -11,6 +13,40 @@ def test_an_input_error_is_one_line_and_exit_code_2(capsys):
         run_command(main)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: file.csv, row 3: no such label\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(errno.ENOSPC, "full", "a.csv"),
+            "a.csv: No space left on device; free some space, and rerun",
+        ),
+        (OSError(errno.EDQUOT, "full"), "Disk quota exceeded; free some space"),
+        (OSError(errno.EROFS, "read-only", "/mnt/a"), "/mnt/a: Read-only file system; allow this user to"),
+        (PermissionError(errno.EACCES, "no", "/mnt/a"), "/mnt/a: Permission denied; allow this user to"),
+        (OSError("8192 requested and 100 written"), "No space left on device; free"),
+        (
+            ValueError("tensorstore: No space left on device [os_error_code='28']"),
+            "No space left on device; free",
+        ),
+    ],
+    ids=["full", "quota", "read-only", "another user's", "numpy", "orbax"],
+)
+def test_what_the_file_system_refuses_is_one_line(error, told, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {told}")
+
+
+def test_a_socket_that_is_refused_is_no_file():
+    with pytest.raises(PermissionError):
+        run_command(lambda: (_ for _ in ()).throw(PermissionError(errno.EACCES, "Permission denied")))
 
 
 def test_a_bug_keeps_its_traceback():

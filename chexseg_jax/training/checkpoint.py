@@ -7,7 +7,7 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
-from chexseg_jax.errors import InputError, first_line
+from chexseg_jax.errors import InputError, disk_errors, first_line
 from chexseg_jax.progress import say
 from chexseg_jax.training.state import TrainState
 
@@ -43,7 +43,8 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(batches.get_state())
         )
-        self._manager.save(step, args=items, metrics=dict(scores) or None, force=True)
+        with disk_errors(self._directory, self._kept):  # an earlier save may have failed meanwhile
+            self._manager.save(step, args=items, metrics=dict(scores) or None, force=True)
 
     def restore(
         self, initial: TrainState, batches: grain.DatasetIterator
@@ -62,7 +63,8 @@ class Checkpoints:
 
     def choose(self, last: TrainState) -> TrainState:
         """Return the best state, placed as `last` is; `last` itself if it is the best or nothing was scored."""
-        self._manager.wait_until_finished()
+        with disk_errors(self._directory, self._kept):
+            self._manager.wait_until_finished()
         step = None if self._best is None else self._manager.best_step()
         if self._best is not None and step is None:
             say(f"{self._name}: nothing to choose a checkpoint by; the last is kept")
@@ -74,7 +76,13 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait until everything is on disk, and release the folder."""
-        self._manager.close()
+        with disk_errors(self._directory, self._kept):
+            self._manager.close()
+
+    def _kept(self) -> str:
+        """The latest checkpoint that is whole; Orbax gives it its name once it is."""
+        steps = [int(path.name) for path in self._directory.iterdir() if path.name.isdecimal()]
+        return f"the checkpoint of step {max(steps)}" if steps else ""
 
     def _restore_state(self, step: int, like: TrainState) -> TrainState:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)

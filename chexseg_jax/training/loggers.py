@@ -1,13 +1,18 @@
 """Loggers of a training's scalars: JSON lines for programs, TensorBoard for people, and any a user adds."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
+
+from chexseg_jax.files import written_aside
 
 
 class Logger(Protocol):
@@ -42,7 +47,8 @@ class JsonLines:
         """Drop the lines after `step`."""
         if self._path.exists():
             kept = [line for line in read_metrics(self._path) if line["step"] <= step]
-            self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            with written_aside(self._path) as file:
+                file.write("".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append one line."""
@@ -54,10 +60,15 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Writes event files to `tensorboard/`."""
+    """Writes event files to `tensorboard/`.
+
+    In this thread: after a full disk has ended that of `SummaryWriter`, the training waits for it for ever.
+    """
 
     def __init__(self, directory: Path):
-        self._writer = SummaryWriter(logdir=str(directory / "tensorboard"))
+        (directory / "tensorboard").mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(directory / "tensorboard" / "events"))
+        self._flush_at = 0.0
 
     def truncate(self, step: int) -> None:
         """Do nothing: event files only grow."""
@@ -65,11 +76,16 @@ class TensorBoard:
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Add one point to each curve."""
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+            event = Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+            self._writer.write_event(event)
+        if time.monotonic() >= self._flush_at:
+            self._writer.flush()
+            self._flush_at = time.monotonic() + 30
 
     def close(self) -> None:
-        """Flush and close the event file."""
-        self._writer.close()
+        """Flush and close the event file, if the disk is not full: what ended the training is the error to tell."""
+        with suppress(OSError):
+            self._writer.close()
 
 
 #: Every training writes to all of these; `LOGGERS["mine"] = Mine` adds one. Resumption and reports read "jsonl".

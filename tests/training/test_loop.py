@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import subprocess
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from chexseg_jax.data.mixture import shuffled
@@ -179,6 +181,51 @@ def test_a_signal_does_not_skip_the_evaluation_of_a_due_step(tmp_path):
     assert len(evaluated) == 2  # steps 5 and 10
     assert int(train(tmp_path, 20, evaluate=evaluate, best="score").step) == 5
     assert len(evaluated) == 4
+
+
+@pytest.mark.parametrize("real", [True, False], ids=["a full disk", "simulated"])
+def test_a_full_disk_ends_the_training_in_one_line_and_it_resumes(tmp_path, real, monkeypatch, capsys):
+    """Its checkpoints are written in threads: the error comes to light with a later call."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        real
+        and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "t", disk], check=False).returncode
+    ):
+        pytest.skip("mounting needs root")
+
+    def large(key):
+        params, model_state = init(key)
+        return {**params, "noise": jax.random.normal(key, (32_000,))}, model_state
+
+    settings = {"init": large, "optimizer": optax.sgd(0.1)}
+    try:
+        if not real:
+            monkeypatch.setattr(ocp.CheckpointManager, "save", full_at(ocp.CheckpointManager.save, step=10))
+        with pytest.raises(SystemExit) as stop:
+            run_command(lambda: train(disk / "x", 40, **settings))
+        assert stop.value.code == 2
+        (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
+        assert f"{disk}/x/checkpoints: No space left on device; free some space" in line
+        assert "resume from the checkpoint of step 5" in line
+        monkeypatch.undo()
+        if real:
+            subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
+        assert int(train(disk / "x", 40, **settings).step) == 40
+        assert "35 of 40 steps to go" in capsys.readouterr().err
+    finally:
+        if real:
+            subprocess.run(["umount", "-l", disk], check=True)
+
+
+def full_at(save, step):
+    def fails(self, at, **more):
+        if at == step:
+            self.wait_until_finished()
+            raise ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']")
+        return save(self, at, **more)
+
+    return fails
 
 
 def test_the_best_checkpoint_is_returned(tmp_path):
