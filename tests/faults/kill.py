@@ -1,11 +1,10 @@
 """Kill runs at random moments, resume them, and compare with runs that were left alone.
 
-    python tests/faults/kill.py --kills 100 > benchmarks/results/kills.md    # about 20 minutes on two cores
+    python tests/faults/kill.py --kills 100 > benchmarks/results/kills.md    # about 15 minutes on two cores
 
 The runs of `small.py` share a work directory and together have every stage. Each stage is killed (SIGKILL) at least
-`--kills` / (number of stages) times, at random moments of it: until then, whenever a start reaches that stage, it is
-killed there. Afterwards all artifacts and reports must equal those of the uninterrupted runs, timings apart, and no
-process that a killed one had started may be left.
+`--kills` / (number of stages) times, at random moments of it. Afterwards all artifacts and reports must equal those of
+the uninterrupted runs, timings apart, and no process that a killed one had started may be left.
 """
 
 import argparse
@@ -14,11 +13,13 @@ import os
 import random
 import re
 import runpy
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -29,7 +30,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 ROOT = Path(__file__).parents[2]
 RUNS = ("moco", "init_moco", "table")
-_MAKING = re.compile(r"^\d\d:\d\d:\d\d ([\w-]+): making ", re.M)
+_STAGES = re.compile(r"^\d\d:\d\d:\d\d ([\w-]+): (making|done) ", re.M)
 
 
 def main() -> None:
@@ -45,10 +46,10 @@ def main() -> None:
         whole, cut = Path(scratch) / "whole", Path(scratch) / "cut"
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{scratch}/xla_cache"
         import_all()
-        durations: dict[str, list[float]] = {}
+        durations: dict[str, float] = {}
         for run in options.runs:
             for stage, seconds in left_alone(run, whole).items():
-                durations.setdefault(stage, []).append(seconds)
+                durations[stage] = min(seconds, durations.get(stage, seconds))
         kills, orphans = kill_all(options.runs, cut, durations, options.kills, random.Random(options.seed))
         differences = compare(whole, cut)
     rows = "".join(f"| {stage} | {kills[stage]} |\n" for stage in durations)
@@ -93,60 +94,83 @@ def start(run: str, workdir: Path) -> tuple[int, Path]:
 
 
 def left_alone(run: str, workdir: Path) -> dict[str, float]:
-    """Run to the end; return the seconds of each stage that was made, and of the report."""
+    """Run to the end; return the seconds that each stage took."""
     child, log = start(run, workdir)
     began: dict[str, float] = {}
-    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        for stage in _MAKING.findall(log.read_text()):
-            began.setdefault(stage, time.monotonic())
-        time.sleep(0.02)
-    if ended[1]:
-        sys.exit(
-            f"{run} left alone ended with {os.waitstatus_to_exitcode(ended[1])}:\n{log.read_text()[-3000:]}"
-        )
-    times = [*began.values(), time.monotonic()]
-    return {stage: times[i + 1] - times[i] for i, stage in enumerate(began)}
+    seconds: dict[str, float] = {}
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        for stage, doing in _STAGES.findall(log.read_text()):
+            if doing == "making":
+                began.setdefault(stage, time.monotonic())
+            else:
+                seconds.setdefault(stage, time.monotonic() - began[stage])
+        if ended:
+            _check_end(status, run, log)
+            return seconds
+        time.sleep(0.005)
+
+
+def _check_end(status: int, run: str, log: Path) -> None:
+    if status:
+        sys.exit(f"{run} ended with {os.waitstatus_to_exitcode(status)}:\n{log.read_text()[-3000:]}")
 
 
 def kill_all(
-    runs: list[str], workdir: Path, durations: dict[str, list[float]], wanted: int, rng: random.Random
+    runs: Sequence[str], workdir: Path, durations: Mapping[str, float], wanted: int, rng: random.Random
 ) -> tuple[Counter, int]:
-    """Kill each stage its share of times, and the rest anywhere; run everything to its end. Count kills and orphans."""
+    """Kill each stage its share of times, then run everything to its end. Return kills by stage, and orphans.
+
+    A stage that finishes before it has had its share is deleted and made again.
+    """
     kills: Counter = Counter()
-    share = -(-wanted // len(durations))
-    orphans = 0
+    share, orphans, missed = -(-wanted // len(durations)), 0, Counter()
     for run in runs:
         while True:
             child, log = start(run, workdir)
-            killed = _watch(child, log, kills, share, durations, rng)
+            killed = _watch(child, run, log, kills, share, durations, rng)
             orphans += _left_alive(child)
-            if killed is None:
+            if killed:
+                kills[killed] += 1
+                print(f"kill {kills.total()}: {killed}", file=sys.stderr, flush=True)
+                continue
+            made = {stage for stage, _ in _STAGES.findall(log.read_text())}
+            again = [stage for stage in made if kills[stage] < share and missed[stage] < 3 * share]
+            for stage in again:
+                missed[stage] += 1
+                for artifact in (workdir / "artifacts").glob(f"{stage}-????????????"):
+                    shutil.rmtree(artifact)
+            if not again:
                 break
-            kills[killed] += 1
-            print(f"kill {sum(kills.values())}: {killed}", file=sys.stderr, flush=True)
     return kills, orphans
 
 
-def _watch(child, log, kills, share, durations, rng) -> str | None:
-    """Kill the run within the first stage that has not had its share; None if it ends before."""
-    armed = None
+def _watch(
+    child: int,
+    run: str,
+    log: Path,
+    kills: Counter,
+    share: int,
+    durations: Mapping[str, float],
+    rng: random.Random,
+) -> str | None:
+    """Kill the run within the first stage that has not had its share, if it lasts until then; return that stage."""
+    target, moment = None, 0.0
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            if status:
-                sys.exit(
-                    f"a resumed run ended with {os.waitstatus_to_exitcode(status)}:\n{log.read_text()[-3000:]}"
-                )
+            _check_end(status, run, log)
             return None
-        making = _MAKING.findall(log.read_text())
-        if armed and time.monotonic() >= armed[1]:
+        seen = _STAGES.findall(log.read_text())
+        stage = seen[-1][0] if seen and seen[-1][1] == "making" else None
+        if stage != target:  # what is compiled already ends sooner
+            target = stage
+            moment = time.monotonic() + rng.uniform(0, 0.5 * durations.get(stage or "", 1.0))
+        if target and kills[target] < share and time.monotonic() >= moment:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return _MAKING.findall(log.read_text())[-1]
-        if not armed and making and kills[making[-1]] < share:
-            seconds = max(durations.get(making[-1], [1.0]))
-            armed = making[-1], time.monotonic() + rng.uniform(0, seconds)
-        time.sleep(0.005)
+            return target
+        time.sleep(0.001)
 
 
 def _left_alive(session: int) -> int:
@@ -210,6 +234,10 @@ def contents(folder: Path) -> dict[str, object]:
             found[name] = {
                 key: (size, digest) for key, (size, _, digest) in json.loads(path.read_text()).items()
             }
+        elif path.name == "model.json":
+            found[name] = {
+                key: value for key, value in json.loads(path.read_text()).items() if key != "checksums"
+            }
         elif path.suffix in (".md", ".html"):
             found[name] = _without_timings(path.read_text())
         else:
@@ -222,6 +250,7 @@ def contents(folder: Path) -> dict[str, object]:
 def _without_timings(text: str) -> list[str]:
     """The lines of a report without those of its table of costs, seconds and the work directory's name."""
     text = re.sub(r"\d+(\.\d+)? s\b|/[^\s`<>]+(?=/artifacts/)", "", text)
+    text = re.sub(r"(?<=-[0-9a-f]{12})(</th><td>| *\| *)[\d.]+", "", text)  # an artifact's seconds
     lines = (re.sub(r"[ -]+", " ", line) for line in text.splitlines())
     return [line for line in lines if " x cpu" not in line and "images/s" not in line and line.strip("| :")]
 
