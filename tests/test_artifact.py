@@ -121,7 +121,9 @@ def test_a_full_disk_names_the_artifact(store):
     def fills(part):
         raise OSError(errno.ENOSPC, "No space left on device")  # as `write` does, without the file's name
 
-    with pytest.raises(InputError, match=r"stage-\w+\.part: No space left on device; free some space, and rerun"):
+    with pytest.raises(
+        InputError, match=r"stage-\w+\.part: No space left on device; free some space, and rerun"
+    ):
         store.make("stage", fills)
 
 

@@ -1,4 +1,7 @@
 import errno
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -18,12 +21,18 @@ def test_an_input_error_is_one_line_and_exit_code_2(capsys):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(errno.ENOSPC, "full", "a.csv"), "a.csv: No space left on device; free some space, and rerun"),
+        (
+            OSError(errno.ENOSPC, "full", "a.csv"),
+            "a.csv: No space left on device; free some space, and rerun",
+        ),
         (OSError(errno.EDQUOT, "full"), "Disk quota exceeded; free some space"),
         (OSError(errno.EROFS, "read-only", "/mnt/a"), "/mnt/a: Read-only file system; allow this user to"),
         (PermissionError(errno.EACCES, "no", "/mnt/a"), "/mnt/a: Permission denied; allow this user to"),
         (OSError("8192 requested and 100 written"), "No space left on device; free"),
-        (ValueError("tensorstore: No space left on device [os_error_code='28']"), "No space left on device; free"),
+        (
+            ValueError("tensorstore: No space left on device [os_error_code='28']"),
+            "No space left on device; free",
+        ),
     ],
     ids=["full", "quota", "read-only", "another user's", "numpy", "orbax"],
 )
@@ -51,11 +60,20 @@ def test_a_bug_keeps_its_traceback():
         run_command(main)
 
 
-def test_an_interrupt_says_how_to_resume(capsys):
-    def main():
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as stop:
-        run_command(main)
-    assert stop.value.code == 130
-    assert "rerun the command to resume" in capsys.readouterr().err
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_says_how_to_resume_and_no_thread_can_crash_the_end(number):
+    """Interpreters that end wait for such a thread."""
+    lines = (
+        "import os, threading, time",
+        "from chexseg_jax.errors import run_command",
+        "def main():",
+        "    threading.Thread(target=time.sleep, args=[60]).start()",
+        f"    os.kill(os.getpid(), {number:d})",
+        "    time.sleep(10)",
+        "run_command(main)",
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 128 + number
+    assert ended.stderr == "interrupted; rerun the command to resume, finished stages are reused\n"
