@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from chexseg_jax.errors import DamagedError, disk_errors, first_line
-from chexseg_jax.files import checksums, damaged
+from chexseg_jax.files import Lock, checksums, damaged
 from chexseg_jax.processes import on_first, wait_for_all
 from chexseg_jax.progress import say
 
@@ -63,8 +62,7 @@ class Store:
         checkpoints.
 
         If several runs need the same artifact at once, on one machine or on several with a common file system, one
-        makes it under a file lock and the others wait. The lock is released with its process where the file system
-        supports locks (flock).
+        makes it under a file lock and the others wait.
 
         Args:
           name: the first part of the folder's name.
@@ -90,7 +88,7 @@ class Store:
             with disk_errors(part):
                 stage(part, **inputs, **(apart or {}))
 
-        lock = FileLock(self.folder / ".locks" / directory.name)
+        lock = Lock(self.folder / ".locks" / directory.name)
         try:
             if on_first(_found, directory, lock):
                 say(f"{name}: reusing {directory.name}")
@@ -101,20 +99,17 @@ class Store:
         return directory
 
 
-def _found(directory: Path, lock: FileLock) -> bool:
+def _found(directory: Path, lock: Lock) -> bool:
     """Whether the artifact exists; if not, this process holds `lock` on return and has to make it."""
     if directory.exists():
         verify(directory)
         return True
-    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
+    if not lock.acquire():
         say(
             f"another run is making {directory.name}; waiting for it (if no such run exists any more, delete "
-            f"{lock.lock_file})"
+            f"{lock.path})"
         )
-        lock.acquire()
+        lock.wait()
     # A network file system may cache for a minute that a name does not exist; listing the folder asks again.
     return directory.name in os.listdir(directory.parent)
 

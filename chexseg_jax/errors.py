@@ -4,11 +4,13 @@ import argparse
 import errno
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 #: Characters of an error's line: a list of all tasks or labels fits.
 _LONGEST = 1200
@@ -80,6 +82,45 @@ def _refusal(error: BaseException) -> int | None:
     return next((number for number in _REFUSALS if os.strerror(number) in text), None)
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked the program to stop.
+
+    Args:
+      number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+#: What asks a program to stop: Ctrl-C, a scheduler's last word, and SLURM's warning (`--signal=USR1@120`).
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@contextmanager
+def stop_signals(handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle `STOP_SIGNALS` by `handle` meanwhile; outside the main thread, which alone may, leave them."""
+    here = STOP_SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    old = {number: signal.signal(number, handle) for number in here}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, _: Any) -> None:
+    raise Stopped(number)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once: threads of libraries may crash when Python ends with them alive."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a library's exception, or its type if the message is empty."""
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
@@ -103,14 +144,15 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`; an `InputError` becomes one line on stderr and exit code 2.
 
-    Any other exception is a bug and keeps its traceback.
+    A signal of `STOP_SIGNALS` becomes one line too, and exit code 128 + its number. Any other exception is a bug and
+    keeps its traceback.
     """
     try:
-        with disk_errors():
+        with stop_signals(_stop), disk_errors():
             main()
     except InputError as error:
         tell(error)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted; rerun the command to resume, finished stages are reused", file=sys.stderr)
-        sys.exit(130)
+        leave(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))

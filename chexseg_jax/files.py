@@ -1,9 +1,11 @@
 """Files that are either complete or absent, written aside and then renamed; checksums."""
 
+import fcntl
 import hashlib
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,6 +40,56 @@ def written_aside(path: str | Path) -> Iterator[TextIO]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+class Lock:
+    """An exclusive lock on a file, among processes and threads; it ends with its process.
+
+    As `filelock` has it, but that retries for ever, or falls back to files that a kill leaves behind, where a file
+    system has no locks. Two runs would then wait for nobody, or write one artifact together.
+
+    Args:
+      path: the file, which is created and stays.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Return whether this has the lock now; False while another has it.
+
+        Raises:
+          InputError: if the file system has no locks.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):  # else somebody deleted the file
+                self._descriptor, descriptor = descriptor, -1
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: this file system has no locks ({error.strerror}), which keep two runs from writing one "
+                "artifact; give a --workdir on one that has, such as a local disk"
+            ) from error
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return self._descriptor is not None
+
+    def wait(self) -> None:
+        """Return once this has the lock."""
+        while not self.acquire():
+            time.sleep(0.2)
+
+    def release(self) -> None:
+        """Let another have the lock; do nothing without it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def give_folder(source: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ import itertools
 import os
 import pickle
 import re
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -86,15 +87,20 @@ def _join(coordinator: str | None, processes: int | None, process: int | None) -
     if not coordinator.rpartition(":")[2].isdecimal():
         raise InputError(f"--coordinator={coordinator} has no port; give HOST:PORT")
     # Detection is off: SLURM might number the processes differently.
-    jax.distributed.initialize(coordinator, processes, process, cluster_detection_method="deactivate")
+    with _telling_of_wait(processes, f"--processes={processes}", "start each with its own --process"):
+        jax.distributed.initialize(coordinator, processes, process, cluster_detection_method="deactivate")
 
 
 def _join_cluster() -> bool:
     """Join the processes that a cluster started; return False if this one is alone."""
     if any(os.environ.get(name) == "1" for name in _COUNTS):
         return False
+    name = next((name for name in reversed(_COUNTS) if name in os.environ), "")  # as in `own_devices`
+    source = f"{name}={os.environ.get(name)}"
+    fix = f"start each with {'srun' if 'SLURM' in name else 'mpirun'}, or set {name}=1 for this one alone"
     try:
-        jax.distributed.initialize(local_device_ids=own_devices(os.environ))
+        with _telling_of_wait(int(os.environ.get(name, 1)), source, fix):
+            jax.distributed.initialize(local_device_ids=own_devices(os.environ))
     except ValueError as error:
         if "coordinator_address should be defined" not in str(error):
             raise
@@ -105,6 +111,20 @@ def _join_cluster() -> bool:
             ) from None
         return False
     return True
+
+
+@contextmanager
+def _telling_of_wait(count: int, source: str, fix: str) -> Iterator[None]:
+    """Say after a second who is waited for: JAX gives up after five minutes."""
+    text = f"waiting for the other {count - 1} of {count} processes ({source}); if there are none, {fix}"
+    timer = threading.Timer(1, progress.say, [text])
+    timer.daemon = True
+    if count > 1:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def own_devices(environment: Mapping[str, str]) -> list[int] | None:
@@ -170,10 +190,14 @@ def ending_together() -> Iterator[None]:
     """End this process at once if the block fails and there are others, which then end too.
 
     A normal exit would wait for the others, in Orbax's threads and at JAX's last barrier, while they wait for this one.
-    A stop that all agreed on (KeyboardInterrupt) does exit normally.
+    A stop that all agreed on (KeyboardInterrupt) does meet the others at that barrier.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        if jax.process_count() > 1:
+            jax.distributed.shutdown()
+        raise
     except Exception as error:
         if jax.process_count() == 1:
             raise

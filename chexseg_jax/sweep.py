@@ -11,12 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-from filelock import FileLock
 from ml_collections import ConfigDict
 
 from chexseg_jax.errors import DamagedError, DiskError, InputError, MissingWeightsError, first_line
 from chexseg_jax.experiment import Run
-from chexseg_jax.files import written_aside
+from chexseg_jax.files import Lock, written_aside
 from chexseg_jax.paper.output import describe_absent, write_paper
 from chexseg_jax.paper.results import Results
 from chexseg_jax.processes import on_first
@@ -142,7 +141,9 @@ def _note_outcome(folder: Path, trial: Trial, kind: str, reason: str) -> None:
 
 def _write(folder: Path, table: Run, planned: list[Trial]) -> dict[Trial, str]:
     """Write the table from the finished runs; return the absent ones, each with its reason."""
-    with FileLock(folder / ".lock"):  # two shards may end together
+    lock = Lock(folder / ".lock")  # two shards may end together
+    lock.wait()
+    try:
         finished = finished_runs(table, planned)
         runs = {(*trial,): {"model": m.model.name, "scores": m.scores.name} for trial, m in finished.items()}
         results = Results.load(table.store.folder, runs)
@@ -154,6 +155,8 @@ def _write(folder: Path, table: Run, planned: list[Trial]) -> dict[Trial, str]:
             else:
                 missing[trial.name] = failure.read_text() if failure.exists() else "not run yet"
         write_paper(folder, table.config, table.data.sources, table.data.test, results, missing, absent)
+    finally:
+        lock.release()
     return absent
 
 

@@ -1,6 +1,9 @@
 import errno
+import fcntl
 import json
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from types import SimpleNamespace
 
@@ -136,6 +139,42 @@ def test_a_failed_stage_is_never_taken_for_finished_and_resumes(store):
 
     assert store.make("stage", succeeds).suffix == ""
     assert not list(store.folder.glob("*.part"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_one_line_and_nothing_is_made(store, number, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    def stop(*_):
+        raise TimeoutError("it waits")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(time, "sleep", stop)
+    with pytest.raises(
+        InputError, match=r"stage-\w+: this file system has no locks \(.*; give a --workdir on one"
+    ):
+        store.make("stage", nothing)
+    assert not list(store.folder.glob("stage*"))
+
+
+def test_a_lock_file_that_a_user_deletes_is_waited_for_no_longer(store):
+    began, may_end = threading.Event(), threading.Event()
+
+    def hangs(part):
+        began.set()
+        assert may_end.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(store.make, "stage", hangs)
+        assert began.wait(10)
+        second = pool.submit(store.make, "stage", nothing)
+        assert wait([second], timeout=0.3).not_done
+        (lock,) = (store.folder / ".locks").iterdir()
+        lock.unlink()
+        assert second.result(10).is_dir()
+        may_end.set()
+        wait([first])
 
 
 def test_a_full_disk_names_the_artifact(store):

@@ -1,4 +1,7 @@
 import errno
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -57,14 +60,23 @@ def test_a_bug_keeps_its_traceback():
         run_command(main)
 
 
-def test_an_interrupt_says_how_to_resume(capsys):
-    def main():
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as stop:
-        run_command(main)
-    assert stop.value.code == 130
-    assert "rerun the command to resume" in capsys.readouterr().err
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_says_how_to_resume_and_no_thread_can_crash_the_end(number):
+    """Interpreters that end wait for such a thread."""
+    lines = (
+        "import os, threading, time",
+        "from chexseg_jax.errors import run_command",
+        "def main():",
+        "    threading.Thread(target=time.sleep, args=[60]).start()",
+        f"    os.kill(os.getpid(), {number:d})",
+        "    time.sleep(10)",
+        "run_command(main)",
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 128 + number
+    assert ended.stderr == "interrupted; rerun the command to resume, finished stages are reused\n"
 
 
 def test_an_error_that_quotes_too_much_keeps_its_ends(capsys):

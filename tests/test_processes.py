@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -285,6 +286,24 @@ def test_a_single_process_has_all_devices(cluster):
     )
     # A new interpreter: `start` must come before JAX touches a device.
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, env=os.environ | cluster)
+
+
+def test_a_lone_process_of_two_that_slurm_announces_says_whom_it_waits_for():
+    started = subprocess.Popen(
+        [sys.executable, "-c", "from chexseg_jax import processes; processes.start()"],
+        env=os.environ | ALONE | {"SLURM_NTASKS": "2"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = threading.Timer(60, started.kill)
+    end.start()
+    try:
+        told = next((line for line in started.stderr if "waiting for" in line), "nothing")
+    finally:
+        end.cancel()
+        started.kill()
+        started.communicate()
+    assert "the other 1 of 2 processes (SLURM_NTASKS=2); if there are none, start each with srun" in told
 
 
 def test_processes_that_jax_cannot_join_are_an_error():

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -113,8 +115,21 @@ def _in_processes(
     if processes == 1:
         return list(track(map(work, views), title, len(views)))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent) as pool:
         return list(track(pool.map(work, views, chunksize=4), title, len(views)))
+
+
+def _follow_parent() -> None:
+    """End this worker with its parent, even a killed one; signals to all processes are for the parent to handle."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _write_tables(root: Path, views: Sequence[View]) -> None:

@@ -71,7 +71,6 @@ class Checkpoints:
         if step not in (None, self._manager.latest_step()):
             last = self._restore_state(step, last)
             say(f"{self._name}: the best checkpoint is step {step} of {self._manager.latest_step()}")
-        self.close()
         return last
 
     def close(self) -> None:

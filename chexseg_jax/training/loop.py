@@ -8,9 +8,8 @@ checkpoint, which restores on any number of processes.
 """
 
 import math
-import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, Stopped, stop_signals
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import progress, say
 from chexseg_jax.training.checkpoint import Checkpoints
@@ -117,7 +116,7 @@ def fit(
     Raises:
       InputError: if the batch does not divide over the devices, the loss is not finite, or the checkpoint's state has
         another structure.
-      KeyboardInterrupt: after SIGINT or SIGTERM to any process, once a checkpoint is written.
+      Stopped: after one of `STOP_SIGNALS` to any process, once a checkpoint is written.
     """
     mesh = mesh or data_mesh()
     check_divides(batch_size, mesh)
@@ -144,28 +143,28 @@ def fit(
         checkpoints.save(step, state, batches, scores)
         update.restart(step)
 
-    with (
-        open_loggers(directory, first_step=todo.start) as log,
-        progress(name, steps) as advance,
-        _stop_signals() as stopping,
-        MeasuredStep(make_step(loss, optimizer, mesh), name, directory, mesh, todo, profile) as update,
-    ):
-        for step in todo:
-            state, metrics = update(step, state, split_batch(next(batches), mesh), step_key)
-            log_pending()  # one step late, so that the device never waits for the log
-            due = step % checkpoint_every == 0 or step == steps
-            logged = step % _LOG_EVERY == 0 or step == steps
-            if logged:
-                pending.append((step, metrics))
-            if due or ((logged or jax.process_count() == 1) and stopping()):
-                log_pending()
-                # Process 0 evaluates for all: separate evaluations could disagree on the best checkpoint.
-                save(on_first(evaluate, state.variables) if due and evaluate else {})
-                if stopping():
-                    checkpoints.close()
-                    say(f"{name}: stopped at step {step}; rerun the command to resume")
-                    raise KeyboardInterrupt
-    return checkpoints.choose(state)
+    with closing(checkpoints):  # it finishes writing, however the training ends
+        with (
+            open_loggers(directory, first_step=todo.start) as log,
+            progress(name, steps) as advance,
+            _stop_signals() as stopping,
+            MeasuredStep(make_step(loss, optimizer, mesh), name, directory, mesh, todo, profile) as update,
+        ):
+            for step in todo:
+                state, metrics = update(step, state, split_batch(next(batches), mesh), step_key)
+                log_pending()  # one step late, so that the device never waits for the log
+                due = step % checkpoint_every == 0 or step == steps
+                logged = step % _LOG_EVERY == 0 or step == steps
+                if logged:
+                    pending.append((step, metrics))
+                if due or ((logged or jax.process_count() == 1) and stopping()):
+                    log_pending()
+                    # Process 0 evaluates for all: separate evaluations could disagree on the best checkpoint.
+                    save(on_first(evaluate, state.variables) if due and evaluate else {})
+                    if stopping():
+                        say(f"{name}: stopped at step {step}; rerun the command to resume")
+                        raise Stopped(stopping())
+        return checkpoints.choose(state)
 
 
 def _initial_state(
@@ -181,23 +180,16 @@ def _check_finite(name: str, step: int, loss: float) -> None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a flag that the loop reads between steps, where the state is complete.
+def _stop_signals() -> Iterator[Callable[[], int]]:
+    """Keep the number of a signal until the loop reads it between steps, where the state is complete.
 
     Reading it is collective: every process learns whether any of them got a signal.
     """
-    asked = False
+    asked = 0
 
-    def ask(*_: Any) -> None:
+    def ask(number: int, _: Any) -> None:
         nonlocal asked
-        asked = True
+        asked = number
 
-    try:
-        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # outside the main thread, as in a notebook's worker, signals cannot be handled
-        old = {}
-    try:
-        yield lambda: bool(multihost_utils.process_allgather(np.array(asked)).any())
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+    with stop_signals(ask):
+        yield lambda: int(multihost_utils.process_allgather(np.array(asked)).max())

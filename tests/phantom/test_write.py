@@ -1,7 +1,11 @@
+import contextlib
 import csv
 import hashlib
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -25,6 +29,30 @@ def hashes(root):
 def table(path):
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_their_parent(tmp_path, number):
+    arguments = ["--out", tmp_path / "out", "--patients", "400", "--processes", "2"]
+    command = [sys.executable, "-m", "chexseg_jax.phantom", *map(str, arguments)]
+    parent = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: list(tmp_path.rglob("*.jpg")), 60)
+        os.killpg(parent.pid, number) if number == signal.SIGINT else parent.send_signal(number)
+        _, told = parent.communicate(timeout=30)  # which ends when no worker holds the pipe any more
+        assert parent.returncode == (-number if number == signal.SIGKILL else 128 + number)
+        assert "Traceback" not in told
+        assert "rerun the command to resume" in told or number == signal.SIGKILL
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+
+
+def wait_for(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_a_seed_gives_the_same_bytes_for_any_number_of_processes(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
-from chexseg_jax.errors import InputError, run_command
+from chexseg_jax.errors import InputError, Stopped, run_command
 from chexseg_jax.training.loop import fit, make_step
 from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate, split_batch
 from chexseg_jax.training.state import TrainState
@@ -141,14 +141,14 @@ def test_checkpoints_of_another_structure_are_refused_in_one_line(tmp_path, caps
 class Interrupting(grain.DatasetIterator):
     """A data iterator that sends a signal to its process before its n-th batch."""
 
-    def __init__(self, inner, at: int):
+    def __init__(self, inner, at: int, number: int = signal.SIGTERM):
         super().__init__()
-        self.inner, self.left = inner, at
+        self.inner, self.left, self.number = inner, at, number
 
     def __next__(self):
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
         return next(self.inner)
 
     def get_state(self):
@@ -158,14 +158,17 @@ class Interrupting(grain.DatasetIterator):
         self.inner.set_state(state)
 
 
-def test_a_signal_saves_before_the_program_ends(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_before_the_program_ends(number, tmp_path):
     whole = train(tmp_path / "whole", 30)
-    stream = Interrupting(batches(shuffled(Points(), seed=0), batch_size=8), at=17)
-    with pytest.raises(KeyboardInterrupt):
+    stream = Interrupting(batches(shuffled(Points(), seed=0), batch_size=8), at=17, number=number)
+    handler = signal.getsignal(number)
+    with pytest.raises(Stopped) as stopped:
         train(tmp_path / "cut", 30, batch_stream=stream)
+    assert stopped.value.number == number
     assert (tmp_path / "cut" / "checkpoints" / "17").is_dir()  # not a multiple of checkpoint_every
     assert same(whole, train(tmp_path / "cut", 30))
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(number) == handler
 
 
 def test_a_signal_does_not_skip_the_evaluation_of_a_due_step(tmp_path):
