@@ -18,7 +18,7 @@ import jax
 from jax._src.distributed import global_state
 
 from chexseg_jax import progress
-from chexseg_jax.errors import DiskError, InputError, MissingWeightsError, first_line, tell
+from chexseg_jax.errors import DiskError, InputError, MissingWeightsError, first_line, leave, tell
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -187,9 +187,10 @@ def on_first(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
 
 @contextmanager
 def ending_together() -> Iterator[None]:
-    """End this process at once if the block fails and there are others, which then end too.
+    """End this process at once if the block fails, and the others, if there are any, with it.
 
-    A normal exit would wait for the others, in Orbax's threads and at JAX's last barrier, while they wait for this one.
+    A normal exit would let libraries report a full disk again, and wait for the others, in Orbax's threads and at JAX's
+    last barrier, while they wait for this one.
     A stop that all agreed on (KeyboardInterrupt) does meet the others at that barrier.
     """
     try:
@@ -199,11 +200,10 @@ def ending_together() -> Iterator[None]:
             jax.distributed.shutdown()
         raise
     except Exception as error:
-        if jax.process_count() == 1:
-            raise
         if isinstance(error, InputError):
             tell(error)
         else:
             traceback.print_exc()
-        time.sleep(_FAREWELL_S)
-        os._exit(2 if isinstance(error, InputError) else 1)
+        if jax.process_count() > 1:
+            time.sleep(_FAREWELL_S)
+        leave(2 if isinstance(error, InputError) else 1)

@@ -1,6 +1,6 @@
 """Damage a finished work directory, one file at a time: each damage is noticed, or the result is unchanged.
 
-    python tests/faults/flip.py --flips 500 > benchmarks/results/flips.md    # about 20 minutes on two cores
+    python tests/faults/flip.py --flips 500    # about 30 minutes on two cores
 
 A bit is flipped, or the end cut off, in a random file: of the artifacts (models among them), of the records, or of the
 compilation cache. The command is then run again; after damage to the cache, without the scores, so that it compiles.

@@ -1,6 +1,6 @@
 """Kill runs at random moments, resume them, and compare with runs that were left alone.
 
-    python tests/faults/kill.py --kills 100 > benchmarks/results/kills.md    # about 15 minutes on two cores
+    python tests/faults/kill.py --kills 100    # about 15 minutes on two cores
 
 The runs of `small.py` share a work directory and together have every stage. Each stage is killed (SIGKILL) at least
 `--kills` / (number of stages) times, at random moments of it. Afterwards all artifacts and reports must equal those of

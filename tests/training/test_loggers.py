@@ -1,7 +1,10 @@
+import errno
 import json
+import os
 from typing import ClassVar
 
 import jax
+import pytest
 
 from chexseg_jax.training.loggers import LOGGERS, open_loggers, read_metrics
 
@@ -14,6 +17,15 @@ def test_a_resumed_training_truncates_its_lines(tmp_path):
         log(30, {"loss": 7.0})
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 0.1), (20, 0.05), (30, 7)]
+
+
+def test_event_files_on_a_full_disk_end_the_training_and_no_thread_hides_it(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with open_loggers(tmp_path, first_step=1) as log, pytest.raises(OSError, match="No space left"):
+        log(10, {"loss": 1.0})
 
 
 def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path):
