@@ -41,7 +41,7 @@ def prepared(tmp_path_factory):
 def plan(prepared, monkeypatch):
     """Plan a run: a function from (config file, arguments) to {stage's function: [its inputs]}."""
     workdir, common = prepared
-    monkeypatch.setattr(imagenet, "CACHE", workdir.parent / "weights")
+    monkeypatch.setattr(imagenet, "torchvision_cache", lambda: workdir.parent / "weights")
 
     def planned(file, arguments="", **changes):
         config = file.get_config(f"{common},{arguments}" if arguments else common)
@@ -106,7 +106,7 @@ def test_random_weights_are_a_choice_that_is_made(file, argument):
 
 
 def test_missing_weights_are_listed_at_once_before_anything_is_prepared(prepared, monkeypatch, tmp_path):
-    monkeypatch.setattr(imagenet, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(imagenet, "torchvision_cache", lambda: tmp_path / "cache")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     config = semi.get_config(prepared[1])
     with pytest.raises(InputError) as error:

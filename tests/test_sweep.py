@@ -191,7 +191,7 @@ def test_a_failed_run_is_named_and_the_others_complete(table, config, stub, caps
 
 @pytest.fixture
 def without_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(imagenet, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(imagenet, "torchvision_cache", lambda: tmp_path / "cache")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
 
 
