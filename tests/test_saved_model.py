@@ -124,7 +124,7 @@ def drop_checksums(file):
 
 
 def test_any_bit_of_the_weights_counts(saved, tmp_path):
-    """Orbax does not notice each: within the compressed values it may read others."""
+    """Orbax alone reads most flipped bits within the values as other weights, without an error."""
     shutil.copytree(saved[0], tmp_path / "model")
     weights = max((tmp_path / "model" / "variables").rglob("*"), key=lambda path: path.stat().st_size)
     data = bytearray(weights.read_bytes())
