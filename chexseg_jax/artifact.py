@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexseg_jax.errors import DamagedError, disk_errors, first_line
-from chexseg_jax.files import Lock, checksums, damaged
+from chexseg_jax.files import Lock, checksums, damaged, remove_asides
 from chexseg_jax.processes import on_first, wait_for_all
 from chexseg_jax.progress import say
 
@@ -130,6 +130,7 @@ def _make(
     card = {"stage": name, "key": key, "seconds": round(seconds, 1), "versions": versions()}
 
     def finish() -> None:
+        remove_asides(part)  # of processes that were killed
         files = checksums(part, leave_out=(_CHECKPOINTS, _RECORDS))
         (part / _CARD).write_text(json.dumps(card | {"files": files}, indent=1))
         os.replace(part, directory)

@@ -33,8 +33,12 @@ from chexseg_jax.stages.pseudo_masks import (
 from chexseg_jax.stages.scores import score_segmentation
 from chexseg_jax.stages.segmentation import train_segmentation
 from chexseg_jax.streams import stream
+from chexseg_jax.training.loop import Apart
 from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import check_divides, data_mesh
+
+#: Settings that do not change results.
+_APART = ("profile", "skip_steps", "shard")
 
 
 def run(config: ConfigDict, workdir: Path) -> Path:
@@ -150,15 +154,15 @@ class Run:
 
     Attributes:
       store: of artifacts.
-      config: see `run`; without `profile` and `shard`, which do not change results.
+      config: see `run`; without those that do not change results.
       data: the prepared radiographs.
-      profile: what to profile in trainings.
+      apart: what to profile in trainings, and how many of their steps may be skipped.
     """
 
     store: Store
     config: ConfigDict
     data: Data
-    profile: Profile
+    apart: Apart
 
     @classmethod
     def open(cls, config: ConfigDict, workdir: Path, runs: Sequence[ConfigDict] = ()) -> "Run":
@@ -181,13 +185,14 @@ class Run:
             check_layout(Path(config.root).expanduser())
         on_first(require_weights, runs or [config])
         profile = Profile.parse(**config.profile)
-        config = ConfigDict({key: value for key, value in config.items() if key not in ("profile", "shard")})
+        apart = Apart(profile=profile, skip_steps=config.skip_steps)
+        config = ConfigDict({key: value for key, value in config.items() if key not in _APART})
         where = config.root or "the phantom (synthetic radiographs, made here)"
         say(f"{config.name}: {config.scale} scale on {where}")
         if profile != Profile():
             say("profile: applies to trainings that are still to run; finished ones are not traced")
         store = Store(workdir / "artifacts")
-        return cls(store, config, Data.open(store, config), profile)
+        return cls(store, config, Data.open(store, config), apart)
 
     def classifier(self, config: ConfigDict) -> Path:
         """A classifier trained on the weak labels."""
@@ -195,7 +200,7 @@ class Run:
             f"classifier-{config.model}",
             train_classifier,
             collective=True,
-            apart={"profile": self.profile},
+            apart=self.apart,
             config=config,
             uncertainty=self.config.data.uncertainty,
             weak=self.data.weak,
@@ -228,7 +233,7 @@ class Run:
             f"moco-{model}",
             pretrain_moco,
             collective=True,
-            apart={"profile": self.profile},
+            apart=self.apart,
             config=self.config.moco,
             model=model,
             images=self.data.weak,
@@ -370,7 +375,7 @@ class Run:
             "segmentation",
             train_segmentation,
             collective=True,
-            apart={"profile": self.profile},
+            apart=self.apart,
             config=config.segmentation,
             encoder=config.encoder.model,
             p=config.p,

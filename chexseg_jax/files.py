@@ -42,6 +42,12 @@ def written_aside(path: str | Path) -> Iterator[TextIO]:
         aside.unlink(missing_ok=True)
 
 
+def remove_asides(folder: Path) -> None:
+    """Delete what killed processes left half-written below a folder that no other process writes to."""
+    for path in folder.rglob(".*.part"):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+
+
 class Lock:
     """An exclusive lock on a file, among processes and threads; it ends with its process.
 

@@ -208,7 +208,7 @@ def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
         ("trunk.model", *one_of("resnet50")),
         ("p", "a probability in [0, 1]", lambda p: 0 <= p <= 1),
         *((name, *at_least(0)) for name in ("seed", "split_seed", "trial", "experts", "weak_count")),
-        *((name, *at_least(0)) for name in ("irnet.count", "segmentation.steps")),
+        *((name, *at_least(0)) for name in ("irnet.count", "segmentation.steps", "skip_steps")),
         (
             "data.validation",
             "a share in (0, 1) or a whole number of images",

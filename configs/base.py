@@ -182,6 +182,8 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
             **{"weak_count": 0, "trials": 3, "shard": "1/1"},
             # steps "10:15" traces steps 10 to 15 of each training; hlo dumps its program. See docs/profiling.md.
             "profile": {"steps": "", "hlo": False},
+            # Of each training, so many steps are skipped whose loss or update is not finite; one more ends it.
+            "skip_steps": 0,
             "data": {**scale["data"], "uncertainty": "ignore", "max_missing": 0.01},
             "split_seed": 0,
             "phantom": {"train": 1000, "valid": 200, "test": 150, "size": 160, "seed": 0, "conspicuity": 1.5},

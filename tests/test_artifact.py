@@ -187,6 +187,28 @@ def test_a_full_disk_names_the_artifact(store):
         store.make("stage", fills)
 
 
+def test_what_a_killed_process_left_half_written_is_no_part_of_the_artifact(store):
+    def stage(part, *, killed):
+        if killed:
+            (part / ".scores.json.host.1.part").write_text("[1, 2")
+            (part / ".model.host.1.part").mkdir()
+            (part / ".model.host.1.part" / "a").write_text("")
+            raise KeyboardInterrupt  # as far as the folder goes, a kill
+        (part / "scores.json").write_text("[1, 2]")
+
+    def resumed(part):
+        stage(part, killed=False)
+
+    def first(part):
+        stage(part, killed=True)
+
+    with pytest.raises(KeyboardInterrupt):
+        store.make("stage", first)
+    made = store.make("stage", resumed)
+    assert sorted(path.name for path in made.iterdir()) == ["artifact.json", "scores.json"]
+    assert json.loads((made / "artifact.json").read_text())["files"].keys() == {"scores.json"}
+
+
 def test_a_finished_training_keeps_no_checkpoints(store):
     def trains(part):
         for name in ("checkpoints", "variables"):

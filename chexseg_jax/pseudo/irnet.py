@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,7 @@ from chexseg_jax.saved_model import initialise_from, restore, save_model, stride
 from chexseg_jax.streams import stream
 from chexseg_jax.training import optim
 from chexseg_jax.training.inference import map_batches
-from chexseg_jax.training.loop import Loss, fit
-from chexseg_jax.training.profiling import Profile
+from chexseg_jax.training.loop import Apart, Loss, fit
 from chexseg_jax.training.sharding import DATA_AXIS
 
 #: Published threshold on a walked map, divided by its maximum: the value of the background.
@@ -61,7 +60,7 @@ def maps(run: Run, classifier: Path, sets: Mapping[str, Images]) -> Saliency:
         train_irnet,
         version=5,
         collective=True,
-        apart={"profile": run.profile},
+        apart=run.apart,
         config=config.irnet,
         uncertainty=config.data.uncertainty,
         trunk=trunk,
@@ -103,7 +102,7 @@ def train_irnet(
     rows: Int[np.ndarray, " N"],
     maps: Path,
     seed: int,
-    profile: Profile = Profile(),
+    **apart: Unpack[Apart],
 ) -> None:
     """Train both branches on the seeds in the maps, then measure the mean displacement that inference subtracts.
 
@@ -117,7 +116,7 @@ def train_irnet(
       images, rows: prepared set and the training rows.
       maps: their saliency, aligned on `rows`.
       seed: of the branches' weights, order and augmentation.
-      profile: what to profile; not part of the artifact's key.
+      **apart: see `training.loop.Apart`.
     """
     encoder, train = restore(trunk), Prepared.load(images).take(rows)
     tasks, normalisation = len(train.taxonomy.tasks), encoder.normalisation
@@ -132,7 +131,7 @@ def train_irnet(
             yield from ({"seeds": one} for one in batch)
 
     planes = write_rows(part, len(rows), {"seeds": "runs"}, make_seeds, batch=_BATCH)["seeds"]
-    order = shuffled(Examples(image=train.images, seeds=planes), seed=seed)
+    order = shuffled(Examples(image=train.images, seeds=planes, id=np.array(train.ids)), seed=seed)
     state = fit(
         "irnet",
         init=initialise_from(encoder, module, train.size, part="resnet50"),
@@ -146,7 +145,7 @@ def train_irnet(
         seed=seed,
         directory=part,
         checkpoint_every=config.checkpoint_every,
-        profile=profile,
+        **apart,
     )
     save_model(
         part,

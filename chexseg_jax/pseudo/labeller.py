@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from chexseg_jax.artifact import Store
 from chexseg_jax.errors import InputError
-from chexseg_jax.training.profiling import Profile
+from chexseg_jax.training.loop import Apart
 
 
 class Images(NamedTuple):
@@ -53,8 +53,8 @@ class Run(Protocol):
         """The run's configuration."""
 
     @property
-    def profile(self) -> Profile:
-        """What to profile."""
+    def apart(self) -> Apart:
+        """What `store.make` passes to trainings apart."""
 
     def classifier(self, config: ConfigDict) -> Path:
         """A classifier trained on the weak labels."""

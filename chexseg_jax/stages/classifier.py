@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from flax import linen as nn
@@ -23,8 +23,7 @@ from chexseg_jax.models.normalisation import CHEXPERT, Normalisation, normalise
 from chexseg_jax.saved_model import initialise_from, restore, save_model, stride_option
 from chexseg_jax.training import losses, optim
 from chexseg_jax.training.inference import make_inference, map_batches
-from chexseg_jax.training.loop import Loss, fit
-from chexseg_jax.training.profiling import Profile
+from chexseg_jax.training.loop import Apart, Loss, fit
 from chexseg_jax.training.sharding import DATA_AXIS
 
 
@@ -37,7 +36,7 @@ def train_classifier(
     expert: Path,
     start: Path | None,
     seed: int,
-    profile: Profile = Profile(),
+    **apart: Unpack[Apart],
 ) -> None:
     """Train on the weak labels; keep the checkpoint with the best mean AUROC of the tasks on `expert`.
 
@@ -51,14 +50,14 @@ def train_classifier(
       weak, expert: prepared sets; the labels of `expert` choose the checkpoint.
       start: a saved model of the same network to initialise from, such as ImageNet's; None for random weights.
       seed: of weights, order and augmentation.
-      profile: what to profile; not part of the artifact's key.
+      **apart: see `training.loop.Apart`.
     """
     train, validation = Prepared.load(weak), Prepared.load(expert)
     old = restore(start) if start else None
     options = plain(config.options) | stride_option(old)
     labels = train.taxonomy.labels
     targets, weights = chexpert.targets(train.labels, uncertainty, train.taxonomy)
-    examples = Examples(image=train.images, targets=targets, weights=weights)
+    examples = Examples(image=train.images, targets=targets, weights=weights, id=np.array(train.ids))
     module = models.create(config.model, num_classes=len(labels), axis_name=DATA_AXIS, **options)
     steps = max(1, round(config.epochs * len(examples) / config.batch_size))
     infer = logits_of(module, CHEXPERT)
@@ -79,7 +78,7 @@ def train_classifier(
         checkpoint_every=config.checkpoint_every,
         evaluate=lambda variables: {"auroc": float(mean(task_aurocs(infer, variables, validation)))},
         best="auroc",
-        profile=profile,
+        **apart,
     )
     save_model(
         part,

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,7 @@ from chexseg_jax.models.normalisation import CHEXPERT, Normalisation, normalise
 from chexseg_jax.saved_model import Restored, initialise_from, restore, save_model, stride_option
 from chexseg_jax.training import optim
 from chexseg_jax.training.inference import map_batches
-from chexseg_jax.training.loop import Init, Loss, fit
-from chexseg_jax.training.profiling import Profile
+from chexseg_jax.training.loop import Apart, Init, Loss, fit
 from chexseg_jax.training.sharding import DATA_AXIS
 from chexseg_jax.training.state import initial_variables
 
@@ -43,7 +42,7 @@ def pretrain_moco(
     images: Path,
     start: Path | None,
     seed: int,
-    profile: Profile = Profile(),
+    **apart: Unpack[Apart],
 ) -> None:
     """Train an encoder to tell two views of one radiograph from the views of others; keep the last state.
 
@@ -57,7 +56,7 @@ def pretrain_moco(
       start: a saved model with the same ResNet to initialise weights, normalisation and stride placement from, as
         MoCo-CXR does from ImageNet's; None for random weights.
       seed: of weights, order and views.
-      profile: what to profile; not part of the artifact's key.
+      **apart: see `training.loop.Apart`.
     """
     if config.queue % config.batch_size:
         raise InputError(
@@ -86,13 +85,16 @@ def pretrain_moco(
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         ),
-        batches=batches(shuffled(Examples(image=train.images), seed=seed), batch_size=config.batch_size),
+        batches=batches(
+            shuffled(Examples(image=train.images, id=np.array(train.ids)), seed=seed),
+            batch_size=config.batch_size,
+        ),
         batch_size=config.batch_size,
         steps=steps,
         seed=seed,
         directory=part,
         checkpoint_every=config.checkpoint_every,
-        profile=profile,
+        **apart,
     )
     encoder = {name: state.variables[name]["encoder"] for name in ("params", "batch_stats")}
     save_model(

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
@@ -26,8 +26,7 @@ from chexseg_jax.saliency.thresholds import GRID, best_thresholds, pooled_iou, t
 from chexseg_jax.saved_model import initialise_from, restore, save_model, stride_option
 from chexseg_jax.training import losses, optim
 from chexseg_jax.training.inference import map_batches, probabilities_of
-from chexseg_jax.training.loop import Loss, fit
-from chexseg_jax.training.profiling import Profile
+from chexseg_jax.training.loop import Apart, Loss, fit
 from chexseg_jax.training.sharding import DATA_AXIS
 
 #: The published rate is 1e-3 on small sets and 1e-4 on large ones: sets of at least so many images.
@@ -47,7 +46,7 @@ def train_segmentation(
     start: Path | None,
     epoch: int,
     seed: int,
-    profile: Profile = Profile(),
+    **apart: Unpack[Apart],
 ) -> None:
     """Train on the mixture; keep the checkpoint with the best mIoU of the common tasks on the validation images.
 
@@ -67,7 +66,7 @@ def train_segmentation(
         stride placement are taken from it; None for random weights.
       epoch: the number of images that an epoch counts, see `training_steps`.
       seed: of weights, mixture, order and augmentation.
-      profile: what to profile; not part of the artifact's key.
+      **apart: see `training.loop.Apart`.
     """
     annotated = Prepared.load(expert)
     train, validation = annotated.take(train_rows), annotated.take(validation_rows)
@@ -98,7 +97,7 @@ def train_segmentation(
         checkpoint_every=config.checkpoint_every,
         evaluate=_evaluation(infer, validation),
         best="miou",
-        profile=profile,
+        **apart,
     )
     thresholds = _choose_thresholds(infer, state.variables, train)
     save_model(
@@ -167,7 +166,7 @@ def task_counts(
 
 
 def _examples(images: Prepared) -> Examples:
-    return Examples(image=images.images, masks=images.masks, known=images.known)
+    return Examples(image=images.images, masks=images.masks, known=images.known, id=np.array(images.ids))
 
 
 def _choose_thresholds(infer: Callable, variables: Mapping[str, Any], train: Prepared) -> dict[str, float]:

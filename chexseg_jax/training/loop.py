@@ -10,9 +10,9 @@ checkpoint, which restores on any number of processes.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import grain
 import jax
@@ -24,10 +24,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from chexseg_jax.errors import InputError, Stopped, stop_signals
+from chexseg_jax.errors import Stopped, stop_signals
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import progress, say
 from chexseg_jax.training.checkpoint import Checkpoints
+from chexseg_jax.training.finite import Watch, is_finite
 from chexseg_jax.training.loggers import open_loggers
 from chexseg_jax.training.profiling import MeasuredStep, Profile
 from chexseg_jax.training.sharding import DATA_AXIS, check_divides, data_mesh, replicate, split_batch
@@ -44,11 +45,27 @@ Loss = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, tuple[PyTr
 Evaluate = Callable[[Mapping[str, PyTree]], Mapping[str, float]]
 
 
+class Apart(TypedDict, total=False):
+    """What does not change the result of a sound training, and so is no part of an artifact's key.
+
+    Attributes:
+      profile: what to profile, see `training.profiling`. Default: nothing.
+      skip_steps: so many steps whose loss or update is not finite are skipped, counted from each start; one more ends
+        the training. Default 0.
+    """
+
+    profile: Profile
+    skip_steps: int
+
+
 @lru_cache(maxsize=4)
 def make_step(
-    loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh
+    loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh, guarded: bool = False
 ) -> Callable[[TrainState, PyTree, jax.Array], tuple[TrainState, Mapping[str, jax.Array]]]:
     """Make the jitted update: (state, global batch, key) -> (state, metrics averaged over devices); donates `state`.
+
+    The metric `sound` says whether the loss is finite. A guarded update is also sound only if what it leads to is
+    finite; if it is not, it changes nothing but the number of the step.
 
     The loss is differentiated as the mean over devices. `shard_map` knows that the parameters are replicated, so it
     sums their gradient over the devices itself.
@@ -71,7 +88,11 @@ def make_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = jax.lax.pmean({"loss": value, **metrics}, DATA_AXIS)
-        return TrainState(state.step + 1, params, model_state, opt_state), metrics
+        new, sound = TrainState(state.step + 1, params, model_state, opt_state), jnp.isfinite(value)
+        if guarded:
+            sound &= is_finite(new.variables)
+            new = jax.tree.map(partial(jnp.where, sound), new, state.replace(step=new.step))
+        return new, metrics | {"sound": sound}
 
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(DATA_AXIS), P()), out_specs=P())
     return jax.jit(sharded, donate_argnums=0)
@@ -93,6 +114,7 @@ def fit(
     best: str | None = None,
     mesh: Mesh | None = None,
     profile: Profile = Profile(),
+    skip_steps: int = 0,
 ) -> TrainState:
     """Train for `steps` updates, resuming from the latest checkpoint in `directory` if there is one.
 
@@ -100,7 +122,8 @@ def fit(
       name: the training's name in progress lines.
       init, loss, evaluate: see `Init`, `Loss`, `Evaluate`.
       optimizer: any optax transformation.
-      batches: a Grain iterator, saved with the state.
+      batches: a Grain iterator, saved with the state. A column `id` names the images of a batch in errors; the loss
+        does not get it.
       batch_size: global.
       steps: updates in all.
       seed: of initialisation, augmentation and dropout.
@@ -108,14 +131,15 @@ def fit(
       checkpoint_every: updates between checkpoints. Each has one evaluation; the last update always has both.
       best: choose the checkpoint by this scalar of `evaluate`, larger is better; None returns the last state.
       mesh: default all devices.
-      profile: what to profile, see `training.profiling`.
+      profile, skip_steps: see `Apart`.
 
     Returns:
       The chosen state, replicated over the mesh.
 
     Raises:
-      InputError: if the batch does not divide over the devices, the loss is not finite, or the checkpoint's state has
-        another structure.
+      InputError: if the batch does not divide over the devices, or a loss, or a variable at a checkpoint, is not
+        finite.
+      DamagedError: if the checkpoint's state has another structure or is not what was written.
       Stopped: after one of `STOP_SIGNALS` to any process, once a checkpoint is written.
     """
     mesh = mesh or data_mesh()
@@ -125,16 +149,16 @@ def fit(
     state, batches = checkpoints.restore(_initial_state(init, optimizer, init_key, mesh), batches)
     todo = range(int(state.step) + 1, steps + 1)
     say(f"{name}: {count_parameters(state.params):,} parameters, {len(todo)} of {steps} steps to go")
+    step_of = make_step(loss, optimizer, mesh, guarded=skip_steps > 0)
     pending: list[tuple[int, Mapping[str, jax.Array]]] = []
 
     def log_pending() -> None:
         while pending:
             at, metrics = pending.pop()
-            scalars = {key: float(value) for key, value in metrics.items()}
+            watch.check(at)
             update.fetched(at)
-            log(at, scalars)
-            advance(at, f"loss {scalars['loss']:.4f}")
-            _check_finite(name, at, scalars["loss"])
+            log(at, {key: float(value) for key, value in metrics.items() if math.isfinite(value)})
+            advance(at, f"loss {metrics['loss']:.4f}")
 
     def save(scores: Mapping[str, float]) -> None:
         if scores := {key: value for key, value in scores.items() if not math.isnan(value)}:
@@ -148,23 +172,30 @@ def fit(
             open_loggers(directory, first_step=todo.start) as log,
             progress(name, steps) as advance,
             _stop_signals() as stopping,
-            MeasuredStep(make_step(loss, optimizer, mesh), name, directory, mesh, todo, profile) as update,
+            MeasuredStep(step_of, name, directory, mesh, todo, profile) as update,
         ):
+            watch = Watch(name, skip_steps, checkpoints, log)
             for step in todo:
-                state, metrics = update(step, state, split_batch(next(batches), mesh), step_key)
+                batch, ids = _without_ids(next(batches))
+                state, metrics = update(step, state, split_batch(batch, mesh), step_key)
+                watch.add(step, ids, metrics["loss"], metrics.pop("sound"))
                 log_pending()  # one step late, so that the device never waits for the log
-                due = step % checkpoint_every == 0 or step == steps
-                logged = step % _LOG_EVERY == 0 or step == steps
+                due, logged = (step % every == 0 or step == steps for every in (checkpoint_every, _LOG_EVERY))
                 if logged:
                     pending.append((step, metrics))
                 if due or ((logged or jax.process_count() == 1) and stopping()):
                     log_pending()
+                    watch.check(step, state.variables)
                     # Process 0 evaluates for all: separate evaluations could disagree on the best checkpoint.
                     save(on_first(evaluate, state.variables) if due and evaluate else {})
-                    if stopping():
-                        say(f"{name}: stopped at step {step}; rerun the command to resume")
-                        raise Stopped(stopping())
+                    _leave_if(stopping(), f"{name}: stopped at step {step}; rerun the command to resume")
         return checkpoints.choose(state)
+
+
+def _without_ids(batch: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The batch for the devices, which take no text, and the ids of its images, if it has any."""
+    rest = dict(batch)
+    return rest, rest.pop("id", np.array([]))
 
 
 def _initial_state(
@@ -174,9 +205,11 @@ def _initial_state(
     return replicate(TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params)), mesh)
 
 
-def _check_finite(name: str, step: int, loss: float) -> None:
-    if not math.isfinite(loss):
-        raise InputError(f"{name}: the loss is {loss} at step {step}; lower the learning rate")
+def _leave_if(signal: int, words: str) -> None:
+    """Say the words and raise `Stopped` if there is a signal."""
+    if signal:
+        say(words)
+        raise Stopped(signal)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 
@@ -34,6 +35,11 @@ class TrainState(struct.PyTreeNode):
     def variables(self) -> dict[str, PyTree]:
         """The collections that a Flax module's `apply` takes."""
         return {"params": self.params, **self.model_state}
+
+
+def on_host(leaf: PyTree) -> np.ndarray:
+    """A replicated array on this machine, without a copy if it is there already."""
+    return np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
 
 
 @lru_cache(maxsize=4)

@@ -2,18 +2,21 @@
 
     python tests/faults/flip.py --flips 500    # about 30 minutes on two cores
 
-A bit is flipped, or the end cut off, in a random file: of the artifacts (models among them), of the records, or of the
-compilation cache. The command is then run again; after damage to the cache, without the scores, so that it compiles.
-Records, which a finished run does not read, are read as a training would. An outcome is *noticed* (exit code 2 and one
-line that names the file, or its folder), *unchanged* (the same reports and scores), or *missed*.
+A bit is flipped, or the end cut off, in a random file: of the artifacts (models among them), of the records, of the
+compilation cache, or of the checkpoints of a killed training. The command is then run again; after damage to the cache,
+without the scores, so that it compiles. Records, which a finished run does not read, are read as a training would. An
+outcome is *noticed* (exit code 2 and one line that names the file, or its folder), *unchanged* (the same reports and
+scores), or *missed*.
 """
 
 import argparse
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -26,6 +29,7 @@ KINDS = {
     "model": "artifacts/*/variables/**/*",
     "records": "artifacts/*/*/*.array_record",
     "compilation cache": "xla_cache/*",
+    "checkpoint": "artifacts/*.part/checkpoints/**/*",
 }
 
 
@@ -41,11 +45,18 @@ def main() -> None:
     kill.import_all()
     rng, counts, missed = random.Random(options.seed), Counter(), []
     with tempfile.TemporaryDirectory(prefix="chexseg-flip-") as scratch:
-        workdir, sound = Path(scratch) / "work", Path(scratch) / "sound"
+        workdir, sound, stopped = (Path(scratch) / name for name in ("work", "sound", "stopped"))
         kill.left_alone(options.run, workdir)
         shutil.copytree(workdir, sound, symlinks=True)
+        stop_in_training(options.run, workdir)
+        shutil.copytree(workdir, stopped, symlinks=True)
         for number in range(options.flips):
             kind = list(KINDS)[number % len(KINDS)]
+            for at in ("artifacts", "runs", "xla_cache"):
+                shutil.rmtree(workdir / at)
+                shutil.copytree(
+                    (stopped if kind == "checkpoint" else sound) / at, workdir / at, symlinks=True
+                )
             files = [
                 path for path in sorted(workdir.glob(KINDS[kind])) if path.is_file() and path.stat().st_size
             ]
@@ -58,9 +69,6 @@ def main() -> None:
             print(
                 f"{number + 1}: {file.relative_to(workdir)}, {what}: {outcome}", file=sys.stderr, flush=True
             )
-            for at in ("artifacts", "runs", "xla_cache"):
-                shutil.rmtree(workdir / at)
-                shutil.copytree(sound / at, workdir / at, symlinks=True)
     print(
         f"# {options.flips} damages\n\n{date.today()}, `tests/faults/small.py:{options.run}`, seed {options.seed}\n"
     )
@@ -74,6 +82,23 @@ def main() -> None:
     for line in missed:
         print(f"- {line}")
     sys.exit(bool(missed))
+
+
+def stop_in_training(run: str, workdir: Path) -> None:
+    """Delete the last segmentation and what follows, and kill the run that makes it again at its second checkpoint."""
+    last = max(workdir.glob("artifacts/segmentation-*"), key=lambda path: path.stat().st_mtime)
+    shutil.rmtree(last)
+    shutil.rmtree(workdir / "runs")
+    for scores in workdir.glob("artifacts/scores-*"):
+        if last.name in (scores / "artifact.json").read_text():
+            shutil.rmtree(scores)
+    child, log = kill.start(run, workdir)
+    while not last.with_name(f"{last.name}.part").joinpath("checkpoints", "4").is_dir():
+        if os.waitpid(child, os.WNOHANG)[0]:
+            sys.exit(f"{run} ended before it could be killed:\n{log.read_text()[-3000:]}")
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def damage(file: Path, rng: random.Random) -> str:
@@ -94,13 +119,14 @@ def rerun(run: str, workdir: Path, sound: Path, file: Path, kind: str) -> str:
     if kind == "compilation cache":
         for scores in (workdir / "artifacts").glob("scores-*"):
             shutil.rmtree(scores)
+    artifact = file.relative_to(workdir).parts[1]
     child, log = kill.start(run, workdir)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     errors = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
     if code == 2 and len(errors) == 1:
-        artifact = file.relative_to(workdir).parts[1]
         return "noticed" if artifact in errors[0] else "missed"
     names = {path.name for path in (sound / "artifacts").glob("*") if path.name.startswith("scores-")}
+    names |= {artifact.removesuffix(".part")} if kind == "checkpoint" else set()
     folders = [f"artifacts/{name}" for name in names] + [
         f"runs/{path.name}" for path in (sound / "runs").iterdir()
     ]
