@@ -1,7 +1,6 @@
 """Run one configuration: `python launch.py --config=configs/semi.py:p=0.9 [--workdir=DIR] [--config.x.y=v]`."""
 
 import os
-from pathlib import Path
 
 import jax
 from absl import app, flags, logging
@@ -11,7 +10,7 @@ from chexseg_jax import experiment, processes, settings, sweep
 from chexseg_jax.artifact import config_digest
 from chexseg_jax.config_args import parse_flags
 from chexseg_jax.errors import InputError, disk_errors, run_command
-from chexseg_jax.files import make_folder
+from chexseg_jax.files import expand_home, make_folder
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="configs/NAME.py:key=value,...; an unknown key lists the known ones."
@@ -32,7 +31,7 @@ def main(_: list[str]) -> None:
     if config.shard != "1/1":  # other shards may use the same GPU
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    workdir = Path(_WORKDIR.value).expanduser()  # the shell does not expand a tilde after =
+    workdir = expand_home(_WORKDIR.value)
     make_folder(workdir, "--workdir")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "xla_cache"))

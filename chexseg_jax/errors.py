@@ -141,12 +141,19 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; --help lists the flags")
 
 
+def _tell_unraisable(ignored: Any) -> None:
+    """As Python does, but for the reads that TensorStore ends after one of them has failed: that one is told."""
+    if str(ignored.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(ignored)
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`; an `InputError` becomes one line on stderr and exit code 2.
 
     A signal of `STOP_SIGNALS` becomes one line too, and exit code 128 + its number. Any other exception is a bug and
     keeps its traceback.
     """
+    hook, sys.unraisablehook = sys.unraisablehook, _tell_unraisable
     try:
         with stop_signals(_stop), disk_errors():
             main()
@@ -156,3 +163,5 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt as error:
         print("interrupted; rerun the command to resume, finished stages are reused", file=sys.stderr)
         leave(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
+    finally:
+        sys.unraisablehook = hook

@@ -182,7 +182,7 @@ class Run:
         ):  # else segmentation, the last training, would fail after hours
             check_divides(config.segmentation.batch_size, data_mesh(), name="config.segmentation.batch_size=")
         if config.root:
-            check_layout(Path(config.root).expanduser())
+            check_layout(config.root)
         on_first(require_weights, runs or [config])
         profile = Profile.parse(**config.profile)
         apart = Apart(profile=profile, skip_steps=config.skip_steps)

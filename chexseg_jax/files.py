@@ -124,6 +124,18 @@ def give_folder(source: Path, target: Path) -> None:
             path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
 
 
+def expand_home(path: str | Path) -> Path:
+    """A user's path with its `~` replaced, which the shell leaves after `=` and `:`.
+
+    Raises:
+      InputError: if this user has no home directory, as in some containers, or the other user does not exist.
+    """
+    expanded = Path(os.path.expanduser(path))
+    if str(expanded).startswith("~"):
+        raise InputError(f"{path}: {expanded.parts[0]} is no home directory here; give the whole path")
+    return expanded
+
+
 def make_folder(path: Path, name: str) -> None:
     """Make a folder that a user named, with its parents.
 

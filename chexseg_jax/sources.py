@@ -18,6 +18,7 @@ from chexseg_jax.data.chexlocalize import Segmentations, read_segmentations
 from chexseg_jax.data.layout import check_layout
 from chexseg_jax.data.split import Split
 from chexseg_jax.data.taxonomy import FILE, Taxonomy, read_taxonomy
+from chexseg_jax.files import expand_home
 from chexseg_jax.progress import say
 
 PHANTOM_NOTE = (
@@ -84,7 +85,7 @@ def open_sources(store: Store, config: ConfigDict) -> Sources:
     Raises:
       InputError: listing everything that is missing under root, or naming a file or row that is wrong.
     """
-    root = Path(config.root).expanduser()  # the shell does not expand a tilde after a colon
+    root = expand_home(config.root)
     if not config.root:
         root = store.make("phantom", make_phantom, version=phantom.VERSION, config=config.phantom) / "data"
     layout, taxonomy = check_layout(root), read_taxonomy(root)

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from chexseg_jax.artifact import verify
 from chexseg_jax.errors import DamagedError, DiskError, InputError, MissingWeightsError, first_line
 from chexseg_jax.experiment import Run
 from chexseg_jax.files import Lock, written_aside
@@ -91,7 +92,11 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def finished_runs(table: Run, planned: list[Trial]) -> dict[Trial, Made]:
-    """The artifacts of the runs whose model and scores exist, by the names that today's code and inputs give them."""
+    """The artifacts of the runs whose model and scores exist, by the names that today's code and inputs give them.
+
+    Raises:
+      DamagedError: for scores that are not what was written.
+    """
     finished = {}
     for trial in planned:
         try:
@@ -99,6 +104,7 @@ def finished_runs(table: Run, planned: list[Trial]) -> dict[Trial, Made]:
         except InputError:  # an input is missing: the run itself reports it
             continue
         if made.model.is_dir() and made.scores.is_dir():
+            verify(made.scores)
             finished[trial] = made
     return finished
 

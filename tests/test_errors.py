@@ -52,6 +52,22 @@ def test_a_socket_that_is_refused_is_no_file():
         run_command(lambda: (_ for _ in ()).throw(PermissionError(errno.EACCES, "Permission denied")))
 
 
+def test_of_errors_that_python_ignores_those_of_reads_that_failed_already_are_not_told(capsys):
+    class Ended:
+        def __init__(self, message):
+            self.message = message
+
+        def __del__(self):
+            raise RuntimeError(self.message)
+
+    hook = sys.unraisablehook
+    run_command(lambda: [Ended(message) for message in ("Event loop is closed", "another")] and None)
+    assert sys.unraisablehook is hook
+    told = capsys.readouterr().err
+    assert "RuntimeError: another" in told
+    assert "Event loop" not in told
+
+
 def test_a_bug_keeps_its_traceback():
     def main():
         raise ZeroDivisionError

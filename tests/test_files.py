@@ -1,9 +1,11 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
+from chexseg_jax.data.layout import check_layout
 from chexseg_jax.errors import InputError
-from chexseg_jax.files import give_folder, make_folder, written_aside
+from chexseg_jax.files import expand_home, give_folder, make_folder, written_aside
 
 
 def test_the_file_appears_complete(tmp_path):
@@ -55,3 +57,19 @@ def test_a_given_folder_is_whole_by_itself_and_replaces_an_older_link(tmp_path, 
     assert given.samefile(source / "variables" / "d" / "1") == links
     shutil.rmtree(source)
     assert given.read_text() == "weights"
+
+
+def test_a_tilde_is_the_home_directory_or_refused(monkeypatch):
+    """Containers that run under a user id without a name have none."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert expand_home("~/data") == Path("/home/somebody/data")
+    assert expand_home("data/~x") == Path("data/~x")
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for read in (expand_home, check_layout):
+        with pytest.raises(InputError, match="~/data: ~ is no home directory here; give the whole path"):
+            read("~/data")

@@ -10,7 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from chexseg_jax import sweep
-from chexseg_jax.errors import InputError
+from chexseg_jax.artifact import verify
+from chexseg_jax.errors import DamagedError, InputError
 from chexseg_jax.experiment import Run
 from chexseg_jax.settings import Setting, Trial, trials
 from chexseg_jax.stages import imagenet
@@ -263,3 +264,22 @@ def test_a_run_whose_results_are_gone_is_not_finished(table, config, stub):
     started.clear()
     sweep.run(config, workdir)
     assert len(started) == 1
+
+
+def test_scores_that_were_changed_are_refused_and_not_tabulated(table, config, stub):
+    workdir, _ = table
+    config = config.copy_and_resolve_references()
+    config.seed = 4
+    sweep.run(config, workdir)
+    file = (
+        sweep.finished_runs(Run.open(config, workdir), trials(config))[trials(config)[0]].scores
+        / "counts.npz"
+    )
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    verify.cache_clear()  # another process
+    with pytest.raises(
+        DamagedError, match=rf"{file}: missing, or not what was written; delete {file.parent}"
+    ):
+        sweep.run(config, workdir)

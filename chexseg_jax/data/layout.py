@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from chexseg_jax.errors import InputError
+from chexseg_jax.files import expand_home
 
 CHEXPERT_URL = "https://stanfordmlgroup.github.io/competitions/chexpert/"
 CHEXLOCALIZE_URL = "https://stanfordaimi.azurewebsites.net/datasets/abfb76e5-70d5-4315-badc-c94dd82e3d6d"
@@ -46,7 +47,7 @@ def check_layout(root: str | Path) -> Layout:
     Raises:
       InputError: listing everything that is missing at once, with where to get it.
     """
-    root = Path(root).expanduser().absolute()
+    root = expand_home(root).absolute()
     if not root.is_dir():
         raise InputError(
             f"{root}: no such folder; it should hold CheXpert ({CHEXPERT_URL}) and CheXlocalize "

@@ -139,7 +139,7 @@ def changed_images(directory: Path, split: Split) -> dict[str, str]:
 
 
 def _selected(split: Split, views: str) -> Studies:
-    """The rows of the wanted views."""
+    """The rows of the wanted views; the number of the others is said."""
     studies, annotated = split.studies, split.segmentations
     if views != "both":
         studies = studies.take(np.flatnonzero(studies.frontal == (views == "frontal")))
@@ -156,6 +156,13 @@ def _selected(split: Split, views: str) -> Studies:
             )
     if not len(studies):
         raise InputError(f"the {split.name} split has no {views} image; see config.data.views")
+    if others := set(split.studies.ids) - set(studies.ids):
+        masked = "" if annotated is None else f", {sum(i in annotated for i in others)} of them with masks"
+        kind = "lateral" if views == "frontal" else "frontal"
+        say(
+            f"{split.name}: {len(others)} of {len(split.studies)} images are {kind} and left out{masked}; see "
+            "config.data.views"
+        )
     return studies
 
 

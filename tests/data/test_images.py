@@ -281,6 +281,16 @@ def test_read_grey_opens_jpeg_and_one_bit(tmp_path):
     np.testing.assert_array_equal(read_grey(tmp_path / "b.png"), np.where(GREY > 100, 255, 0))
 
 
+def test_a_small_file_of_billions_of_pixels_is_refused_before_it_is_unpacked(tmp_path):
+    sound = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(sound, "png")
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + sound.getvalue()[24:29]
+    bomb = sound.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + sound.getvalue()[33:]
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    with pytest.raises(InputError, match=r"bomb\.png: not a readable image .*3600000000 pixels"):
+        read_grey(tmp_path / "bomb.png")
+
+
 def test_read_grey_names_the_file_that_it_cannot_read(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(
         tmp_path / "whole.jpg"

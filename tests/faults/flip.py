@@ -1,12 +1,12 @@
 """Damage a finished work directory, one file at a time: each damage is noticed, or the result is unchanged.
 
-    python tests/faults/flip.py --flips 500    # about 30 minutes on two cores
+    python tests/faults/flip.py --flips 500    # about 15 minutes on two cores
 
 A bit is flipped, or the end cut off, in a random file: of the artifacts (models among them), of the records, of the
-compilation cache, or of the checkpoints of a killed training. The command is then run again; after damage to the cache,
-without the scores, so that it compiles. Records, which a finished run does not read, are read as a training would. An
-outcome is *noticed* (exit code 2 and one line that names the file, or its folder), *unchanged* (the same reports and
-scores), or *missed*.
+compilation cache, or of the checkpoints of a killed training. The command is then run again, without the scores, so
+that it looks at all that led to them. Records, which it does not read, are read as a training would. An outcome is
+*noticed* (exit code 2 and one line that names the file, or its folder), *unchanged* (the same reports and scores), or
+*missed*.
 """
 
 import argparse
@@ -18,11 +18,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
 import kill
 
+_PROCESSES = 2
+OUTCOMES = ("noticed", "unchanged", "missed")
 #: What is damaged: each kind's files below the work directory.
 KINDS = {
     "artifact": "artifacts/*/*.*",
@@ -40,48 +43,50 @@ def main() -> None:
     )
     parser.add_argument("--flips", type=int, default=500, help="number of damages")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--run", default="table", choices=kill.RUNS)
+    parser.add_argument("--run", default="init_moco", choices=kill.RUNS)
     options = parser.parse_args()
     kill.import_all()
-    rng, counts, missed = random.Random(options.seed), Counter(), []
     with tempfile.TemporaryDirectory(prefix="chexseg-flip-") as scratch:
-        workdir, sound, stopped = (Path(scratch) / name for name in ("work", "sound", "stopped"))
-        kill.left_alone(options.run, workdir)
-        shutil.copytree(workdir, sound, symlinks=True)
-        stop_in_training(options.run, workdir)
-        shutil.copytree(workdir, stopped, symlinks=True)
-        for number in range(options.flips):
-            kind = list(KINDS)[number % len(KINDS)]
-            for at in ("artifacts", "runs", "xla_cache"):
-                shutil.rmtree(workdir / at)
-                shutil.copytree(
-                    (stopped if kind == "checkpoint" else sound) / at, workdir / at, symlinks=True
-                )
-            files = [
-                path for path in sorted(workdir.glob(KINDS[kind])) if path.is_file() and path.stat().st_size
-            ]
-            file = rng.choice(files)
-            what = damage(file, rng)
-            outcome = (read_records if kind == "records" else rerun)(options.run, workdir, sound, file, kind)
-            counts[kind, outcome] += 1
-            if outcome == "missed":
-                missed.append(f"{file.relative_to(workdir)}: {what}")
-            print(
-                f"{number + 1}: {file.relative_to(workdir)}, {what}: {outcome}", file=sys.stderr, flush=True
-            )
+        shards = [kill.forked(shard, options, k, Path(scratch) / str(k)) for k in range(_PROCESSES)]
+        outcomes = [outcome for wait in shards for outcome in wait()]
+    counts = Counter((kind, outcome) for kind, outcome, _ in outcomes)
     print(
-        f"# {options.flips} damages\n\n{date.today()}, `tests/faults/small.py:{options.run}`, seed {options.seed}\n"
+        f"# {len(outcomes)} damages\n\n{date.today()}, `tests/faults/small.py:{options.run}`, seed {options.seed}\n"
     )
     print("| kind | noticed | unchanged | missed |\n| --- | ---: | ---: | ---: |")
     for kind in KINDS:
-        print(
-            f"| {kind} | "
-            + " | ".join(str(counts[kind, x]) for x in ("noticed", "unchanged", "missed"))
-            + " |"
-        )
-    for line in missed:
-        print(f"- {line}")
+        print(f"| {kind} | " + " | ".join(str(counts[kind, outcome]) for outcome in OUTCOMES) + " |")
+    missed = [what for _, outcome, what in outcomes if outcome == "missed"]
+    print("".join(f"- {what}\n" for what in missed), end="")
     sys.exit(bool(missed))
+
+
+def shard(options: argparse.Namespace, k: int, scratch: Path) -> list[tuple[str, str, str]]:
+    """Every `_PROCESSES`th damage from the k-th: kind, outcome and what was damaged."""
+    scratch.mkdir()
+    workdir, sound, stopped = (scratch / name for name in ("work", "sound", "stopped"))
+    kill.left_alone(options.run, workdir)
+    shutil.copytree(workdir, sound, symlinks=True)
+    stop_in_training(options.run, workdir)
+    shutil.copytree(workdir, stopped, symlinks=True)
+    outcomes = []
+    for number in range(k, options.flips, _PROCESSES):
+        rng, kind = random.Random(f"{options.seed}, {number}"), list(KINDS)[number % len(KINDS)]
+        source = stopped if kind == "checkpoint" else sound
+        for at in ("artifacts", "runs", "xla_cache"):
+            shutil.rmtree(workdir / at, ignore_errors=True)
+            if (source / at).exists():  # a single run has its folder only at the end
+                shutil.copytree(source / at, workdir / at, symlinks=True)
+        files = [path for path in sorted(workdir.glob(KINDS[kind])) if path.is_file() and path.stat().st_size]
+        file = rng.choice(files)
+        what = f"{file.relative_to(workdir)}: {damage(file, rng)}"
+        if kind == "records":
+            outcome = kill.forked(read_records, workdir, sound, file)()
+        else:
+            outcome = rerun(options.run, workdir, sound, file, kind)
+        outcomes.append((kind, outcome, what))
+        print(f"{number + 1}: {what}: {outcome}", file=sys.stderr, flush=True)
+    return outcomes
 
 
 def stop_in_training(run: str, workdir: Path) -> None:
@@ -116,10 +121,10 @@ def damage(file: Path, rng: random.Random) -> str:
 
 def rerun(run: str, workdir: Path, sound: Path, file: Path, kind: str) -> str:
     """The outcome of running the command again."""
-    if kind == "compilation cache":
-        for scores in (workdir / "artifacts").glob("scores-*"):
-            shutil.rmtree(scores)
     artifact = file.relative_to(workdir).parts[1]
+    for scores in (workdir / "artifacts").glob("scores-*") if kind != "checkpoint" else ():
+        if scores.name != artifact:
+            shutil.rmtree(scores)
     child, log = kill.start(run, workdir)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     errors = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
@@ -130,17 +135,19 @@ def rerun(run: str, workdir: Path, sound: Path, file: Path, kind: str) -> str:
     folders = [f"artifacts/{name}" for name in names] + [
         f"runs/{path.name}" for path in (sound / "runs").iterdir()
     ]
-    other = [
-        difference
-        for at in folders
-        for difference in kill.unequal(at, kill.contents(sound / at), kill.contents(workdir / at))
-    ]
+    other = kill.forked(differences, folders, workdir, sound)()
     if code or other:
         print(f"exit code {code}, {other}, {log.read_text()[-2000:] if code else ''}", file=sys.stderr)
     return "missed" if code or other else "unchanged"
 
 
-def read_records(_run: str, workdir: Path, sound: Path, file: Path, _kind: str) -> str:
+def differences(folders: Sequence[str], workdir: Path, sound: Path) -> list[str]:
+    """What differs between the sound folders and those of the work directory."""
+    both = [(at, kill.contents(sound / at), kill.contents(workdir / at)) for at in folders]
+    return [difference for one in both for difference in kill.unequal(*one)]
+
+
+def read_records(workdir: Path, sound: Path, file: Path) -> str:
     """The outcome of reading all rows of the damaged file's column."""
     from chexseg_jax.data.records import Records
     from chexseg_jax.errors import DamagedError

@@ -3,7 +3,7 @@
     python tests/faults/fuzz.py > benchmarks/results/fuzz.md    # ten minutes; --inputs, --reader and --seed change it
 
 Prints a table of counts by reader, names the first crashes, and exits with 1 if there are any. Another reader is
-another entry of `READERS`.
+another entry of `READERS`. Checkpoints of torch are damaged only where torch is installed.
 """
 
 import argparse
@@ -18,32 +18,42 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 from safetensors.numpy import save_file
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path += [str(Path(__file__).parents[i]) for i in (1, 2)]
 
-from chexseg_jax import progress, settings
+from tiny import Tiny
+
+from chexseg_jax import models, progress, settings
 from chexseg_jax.config_args import parse_flags
 from chexseg_jax.data import chexpert
 from chexseg_jax.data.chexlocalize import encode, read_annotations, read_segmentations
 from chexseg_jax.data.images import read_radiograph
 from chexseg_jax.data.taxonomy import CHEXPERT, read_taxonomy
 from chexseg_jax.errors import InputError, tell
+from chexseg_jax.models.normalisation import CHEXPERT as CHEST
 from chexseg_jax.models.torch_weights import files
+from chexseg_jax.models.zoo import ENCODERS
+from chexseg_jax.saved_model import restore, save_model
 from configs import semi
 
+ENCODERS["tiny"] = Tiny
 CONFIGS = Path(__file__).parents[2] / "configs"
 #: Larger masks are read, but not decoded: ten of 2^28 pixels do not fit in memory.
 _DECODED = 10**6
 #: A longer message is no line that anyone reads.
 _LONGEST = 1300
+#: Between the card and the weights of a model.
+_CUT = b"\n---- weights ----\n"
 _SPECIAL = (
     *(b"NaN", b"-1", b"0", b"-0.0", b"0.5", b"1e999", b"Infinity", b"99999999999999999999", b"9" * 5000),
     *(b"[]", b"{}", b"null", b"true", b'""', b'"', b"[[0]]", b"[" * 3000, b"{" * 3000, b'{"a": ' * 3000),
@@ -66,11 +76,12 @@ _SPECIAL = (
 
 
 class Reader(NamedTuple):
-    """Valid inputs, how to damage one, and how to read one into a folder of its own."""
+    """Valid inputs, how to damage one, how to read one into a folder of its own, and whether that takes long."""
 
     seeds: Sequence[bytes]
     read: Callable[[Path, bytes], Any]
     mutate: Callable[[np.random.Generator, bytes], bytes]
+    slow: bool = False
 
 
 def damage(rng: np.random.Generator, content: bytes) -> bytes:
@@ -221,6 +232,56 @@ def _weights(suffix: str, save: Callable[..., None]) -> Reader:
         return Reader([file.read_bytes()], _file(file.name, files.read), damage_bytes)
 
 
+def _pickled() -> Reader:
+    """A checkpoint of torch, as it and as Lightning write them."""
+    import torch
+
+    def save(state: dict[str, np.ndarray], file: Path) -> None:
+        tensors = {name: torch.from_numpy(value) for name, value in state.items()}
+        torch.save({"state_dict": tensors, "epoch": 3, "hyper_parameters": {"lr": 0.1}}, file)
+
+    return _weights("pth", save)._replace(slow=True)
+
+
+def _model() -> Reader:
+    """A saved model, all files in one input: with checksums, and without, as earlier versions wrote it."""
+    module = models.create("tiny", num_classes=14)
+    zeros = np.zeros((1, 32, 32, 3), np.float32)
+    variables = jax.tree.map(
+        lambda x: np.ones(x.shape, x.dtype), jax.eval_shape(module.init, jax.random.key(0), zeros)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(
+            Path(folder),
+            variables,
+            name="tiny",
+            num_classes=14,
+            options={},
+            size=32,
+            tasks=CHEXPERT.labels,
+            normalisation=CHEST,
+        )
+        card = Path(folder, "model.json")
+        old = json.dumps(
+            {key: value for key, value in json.loads(card.read_text()).items() if key != "checksums"}
+        )
+        others = [path for path in sorted(Path(folder).rglob("*")) if path.is_file() and path != card]
+        names = [path.relative_to(folder) for path in others]
+        pieces = [path.read_bytes() for path in others]
+        cards = [card.read_bytes(), old.encode()]
+
+    def read_pieces(folder: Path, content: bytes) -> Any:
+        card, _, rest = content.partition(_CUT)
+        (folder / "model.json").write_bytes(card)
+        for name, piece in zip(names, pieces, strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(rest[: len(piece)])
+            rest = rest[len(piece) :]
+        return restore(folder)
+
+    return Reader([card + _CUT + b"".join(pieces) for card in cards], read_pieces, damage_bytes, slow=True)
+
+
 def _table(columns: Sequence[str], *rows: str) -> bytes:
     return "\n".join([",".join(columns), *rows, ""]).encode()
 
@@ -285,6 +346,8 @@ READERS = {
     "npz": _weights("npz", lambda state, file: np.savez(file, **state)),
     "npz, compressed": _weights("npz", lambda state, file: np.savez_compressed(file, **state)),
     "safetensors": _weights("safetensors", save_file),
+    "saved model": _model(),
+    **({"pth": _pickled()} if find_spec("torch") else {}),
     "settings": Reader(
         [
             b"--config.segmentation.steps=3\n--config.segmentation.learning_rate=0.1\n--config.grid.p=(0, 0.5, 1)",
@@ -303,7 +366,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--inputs", type=int, default=10_000, help="for each reader")
+    parser.add_argument("--inputs", type=int, default=10_000, help="for each reader; a tenth for slow ones")
     parser.add_argument("--reader", choices=READERS, help="default: all")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
@@ -314,9 +377,10 @@ def main() -> None:
     print(f"# Damaged inputs\n\n{date.today()}, seed {chosen.seed}\n")
     print("| reader | inputs | values | refusals | crashes |\n| --- | ---: | ---: | ---: | ---: |")
     for name in [chosen.reader] if chosen.reader else READERS:
-        counts, found = run(name, chosen.inputs, seed=chosen.seed)
+        inputs = chosen.inputs // (10 if READERS[name].slow else 1)
+        counts, found = run(name, inputs, seed=chosen.seed)
         print(
-            f"| {name} | {chosen.inputs:,} | " + " | ".join(f"{n:,}" for n in counts.values()) + " |",
+            f"| {name} | {inputs:,} | " + " | ".join(f"{n:,}" for n in counts.values()) + " |",
             flush=True,
         )
         crashes += found

@@ -1,9 +1,12 @@
 """MoCo's training on a tiny network: what its state holds, and that none of it is lost."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import linen as nn
 from golden.peers import peer
 from ml_collections import ConfigDict
@@ -16,6 +19,7 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.models.layers import BatchNorm, Conv
 from chexseg_jax.models.moco import Embedder
 from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET
+from chexseg_jax.models.zoo import ENCODERS
 from chexseg_jax.saved_model import restore, save_model
 from chexseg_jax.stages import moco
 from chexseg_jax.stages.moco import moco_init, moco_loss
@@ -138,3 +142,25 @@ def test_a_start_brings_its_weights_normalisation_and_stride(tmp_path, monkeypat
     assert made.config.options.stride_on == "conv1"
     for layer, value in made.variables["params"].items():
         jax.tree.map(np.testing.assert_array_equal, value, old.variables["params"][layer])
+
+
+def test_a_probe_without_labels_to_choose_by_takes_the_first_penalty(tmp_path, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "tiny", tiny.Tiny)
+    count = len(IMAGES)
+    labels = np.zeros((count, len(TAXONOMY.labels)), np.float32)
+    labels[::2] = 1
+    sizes, ids = np.full((count, 2), 16, np.int32), tuple(map(str, range(count)))
+    for name, values in (("train", labels), ("unlabelled", 0 * labels)):
+        (tmp_path / name).mkdir()
+        Prepared(ids, IMAGES, values, sizes, TAXONOMY).save(tmp_path / name)
+    moco.probe_encoder(
+        tmp_path,
+        encoder=None,
+        random=ConfigDict({"model": "tiny", "options": {}, "seed": 0}),
+        uncertainty="ignore",
+        train=tmp_path / "train",
+        splits={"valid": tmp_path / "unlabelled", "test": tmp_path / "train"},
+    )
+    scores = json.loads((tmp_path / "auroc.json").read_text())
+    assert scores["valid"] == dict.fromkeys(TAXONOMY.tasks)
+    assert all(value > 0.5 for value in scores["test"].values())

@@ -233,6 +233,14 @@ def test_a_split_without_masks_of_the_wanted_views_is_refused(sources, tmp_path)
         made(tmp_path, settings(views="lateral"), split)
 
 
+def test_images_of_other_views_and_their_masks_are_counted(sources, tmp_path, capfd):
+    studies = replace(sources.valid.studies, frontal=np.arange(len(sources.valid.studies)) > 0)
+    made(tmp_path, settings(views="frontal"), replace(sources.valid, studies=studies))
+    masked = sum(image_id in sources.valid.segmentations for image_id in studies.ids[:1])
+    told = f"valid: 1 of {len(studies)} images are lateral and left out, {masked} of them with masks; see "
+    assert told in capfd.readouterr().err
+
+
 def unlist(file) -> str:
     """Remove the first image from a segmentations file."""
     masks = json.loads(file.read_text())

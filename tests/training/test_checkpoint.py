@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from training.test_loop import same, train
 
@@ -57,6 +58,30 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(stopped, tmp_path):
         else:
             assert same(state, sound), name
     assert len(noticed) > 4, noticed
+
+
+def test_values_that_orbax_reads_without_an_error_are_compared(stopped, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / "a")
+    state = folder / "checkpoints" / "6" / "state"
+    with ocp.StandardCheckpointer() as checkpointer:
+        values = checkpointer.restore(state)
+        values["params"]["w"] = np.nextafter(values["params"]["w"], 9, dtype=np.float32)
+        checkpointer.save(state, values, force=True)
+    with pytest.raises(
+        DamagedError, match=r"checkpoints/6: cannot restore \(.*w.* is not what was written\);"
+    ):
+        train_on(folder, 8)
+
+
+def test_another_position_in_the_data_is_noticed(stopped, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / "a")
+    data = folder / "checkpoints" / "6" / "data" / "metadata"
+    card = json.loads(data.read_text())
+    changed = json.dumps(card["position"]).replace("6", "7")
+    assert changed != json.dumps(card["position"])
+    data.write_text(json.dumps(card | {"position": json.loads(changed)}))
+    with pytest.raises(DamagedError, match=r"cannot restore \(its data item is not what was written\);"):
+        train_on(folder, 8)
 
 
 def test_scores_that_were_changed_do_not_choose(stopped, tmp_path):
