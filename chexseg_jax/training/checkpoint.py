@@ -102,7 +102,7 @@ class Checkpoints:
         return f"the checkpoint of step {max(steps)}" if steps else ""
 
     def _card(self, step: int) -> dict[str, Any]:
-        """The iterator's position, the scores and the state's checksums, of which checkpoints of old have none."""
+        """The iterator's position, the scores and the state's checksums, which earlier versions did not write."""
         items = ocp.args.Composite(data=ocp.args.JsonRestore())
         card = self._read(lambda: self._manager.restore(step, args=items)["data"], step)
         if not {"position", "scores", "state", _SEAL} & set(card):
