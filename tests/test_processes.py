@@ -322,7 +322,8 @@ def test_processes_that_jax_cannot_join_are_an_error():
     [("cuda", "processes.start"), ("nonsense", "lambda: predict.main(['--checkpoint=x', '--out=x', 'x'])")],
 )
 def test_a_device_that_is_not_there_is_one_line(platform, command):
-    program = f"from chexseg_jax import errors, predict, processes; errors.run_command({command})"
+    imports = "from chexseg_jax import errors, processes; from chexseg_jax.predict import __main__ as predict"
+    program = f"{imports}; errors.run_command({command})"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"JAX_PLATFORMS": platform, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},

@@ -15,7 +15,8 @@ from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.normalisation import Normalisation
-from chexseg_jax.predict import find_images, main
+from chexseg_jax.predict.__main__ import main
+from chexseg_jax.predict.inputs import find_images
 from chexseg_jax.saved_model import save_model
 from chexseg_jax.training.inference import probabilities_of
 

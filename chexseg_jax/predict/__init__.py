@@ -1,0 +1,1 @@
+"""Segment radiographs of any origin with a trained model."""
