@@ -34,15 +34,21 @@ class Store:
 
     Attributes:
       folder: of all artifacts.
-      planning: whether `make` only names artifacts, to learn what a run needs without computing it.
+      planned: of a store for planning, the artifacts that `make` has named, in order: folder -> (stage, inputs). It
+        computes none of them, to learn what a run needs.
     """
 
     folder: Path
-    planning: bool = False
+    planned: dict[Path, tuple[str, Mapping[str, Any]]] | None = None
+
+    @property
+    def planning(self) -> bool:
+        """Whether `make` only names artifacts."""
+        return self.planned is not None
 
     def plan(self) -> "Store":
         """The same store for planning."""
-        return replace(self, planning=True)
+        return replace(self, planned={})
 
     def make(
         self,
@@ -81,7 +87,8 @@ class Store:
         """
         key = plain(inputs) | ({"version": version} if version > 1 else {})
         directory = self.folder / f"{name}-{config_digest(key)}"
-        if self.planning:
+        if self.planned is not None:
+            self.planned[directory] = name, inputs
             return directory
 
         def work(part: Path) -> None:

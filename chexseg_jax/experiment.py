@@ -119,7 +119,7 @@ class Data:
         def prepared(split: Split) -> Path:
             make = partial(store.make, f"prepare-{split.name}", prepare, version=3, collective=True)
             first = make(config=settings, split=split)
-            changed = on_first(changed_images, first, split)
+            changed = on_first(changed_images, first, split) if first.is_dir() else None  # else only planned
             return make(config=settings, split=split, changed=changed) if changed else first
 
         weak, expert, test = map(prepared, (sources.train, sources.valid, sources.test))
@@ -165,12 +165,15 @@ class Run:
     apart: Apart
 
     @classmethod
-    def open(cls, config: ConfigDict, workdir: Path, runs: Sequence[ConfigDict] = ()) -> "Run":
+    def open(
+        cls, config: ConfigDict, workdir: Path, runs: Sequence[ConfigDict] = (), *, planning: bool = False
+    ) -> "Run":
         """Check the configuration and open the data; train nothing.
 
         Args:
           config, workdir: see `run`.
           runs: of a table, the configurations of its single runs.
+          planning: only name the artifacts, also those of the data.
 
         Raises:
           InputError: see `settings.check`, `open_sources` and `require_weights`.
@@ -192,6 +195,7 @@ class Run:
         if profile != Profile():
             say("profile: applies to trainings that are still to run; finished ones are not traced")
         store = Store(workdir / "artifacts")
+        store = store.plan() if planning else store
         return cls(store, config, Data.open(store, config), apart)
 
     def classifier(self, config: ConfigDict) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from chexseg_jax import phantom
@@ -17,7 +18,7 @@ from chexseg_jax.data import chexpert
 from chexseg_jax.data.chexlocalize import Segmentations, read_segmentations
 from chexseg_jax.data.layout import check_layout
 from chexseg_jax.data.split import Split
-from chexseg_jax.data.taxonomy import FILE, Taxonomy, read_taxonomy
+from chexseg_jax.data.taxonomy import CHEXPERT, FILE, Taxonomy, read_taxonomy
 from chexseg_jax.files import expand_home
 from chexseg_jax.progress import say
 
@@ -78,6 +79,8 @@ class Sources:
 def open_sources(store: Store, config: ConfigDict) -> Sources:
     """Open `config.root`, with its layout checked first, or make the phantom if no root is set.
 
+    A store for planning makes none: the splits of a phantom that does not exist yet have names and no images.
+
     Args:
       store: of artifacts.
       config: `root` (a folder, or "" for the phantom) and `phantom` (the arguments of `phantom.make`).
@@ -88,6 +91,12 @@ def open_sources(store: Store, config: ConfigDict) -> Sources:
     root = expand_home(config.root)
     if not config.root:
         root = store.make("phantom", make_phantom, version=phantom.VERSION, config=config.phantom) / "data"
+        if store.planning and not root.is_dir():  # still to be made: nothing to read
+            nobody = chexpert.Studies(
+                (), (), np.zeros((0, len(CHEXPERT.labels)), np.float32), np.zeros(0, bool)
+            )
+            empty = {name: Split(name, nobody, None, None, "") for name in ("train", "valid", "test")}
+            return Sources(**empty, taxonomy=CHEXPERT, is_phantom=True, root=root)
     layout, taxonomy = check_layout(root), read_taxonomy(root)
     if (root / FILE).exists():
         say(f"{root / FILE}: {len(taxonomy.tasks)} tasks: {', '.join(taxonomy.tasks)}")

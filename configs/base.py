@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from chexseg_jax.config_args import Argument, OneOf, Within, parse
+from chexseg_jax.config_args import Argument, parse
 from chexseg_jax.errors import InputError
 from chexseg_jax.pseudo import LABELLERS
 from chexseg_jax.settings import Setting, Trial, imagenet_networks
@@ -113,40 +113,65 @@ _SCALES = {"laptop": LAPTOP, "paper": PAPER}
 INITS = ("chexpert", "moco", "imagenet", "random")
 
 #: Arguments of every configuration.
-COMMON: dict[str, Argument] = {"seed": 0, "scale": OneOf("auto", "laptop", "paper"), "smoke": False}
-#: auto: imagenet at the paper's scale, random on a laptop.
-START = OneOf("auto", "random", "imagenet")
-#: Arguments of a classifier and of MoCo; `weights` says where ImageNet's are.
-CLASSIFIER: dict[str, Argument] = {"classifier_start": START, "weights": ""}
-MOCO: dict[str, Argument] = {"encoder": OneOf("resnet18", "resnet50"), "moco_start": START, "weights": ""}
+COMMON: dict[str, Argument] = {
+    "seed": Argument(0, "seed of everything"),
+    "scale": Argument.one_of(
+        "auto: the paper's with a root, a laptop's on the phantom", "auto", "laptop", "paper"
+    ),
+    "smoke": Argument(False, "a switch: everything tiny, in a few minutes"),
+}
+
+
+def _start_of(network: str) -> Argument:
+    meaning = f"start of {network}; auto: imagenet at the paper's scale, else random"
+    return Argument.one_of(meaning, "auto", "random", "imagenet")
+
+
+_CLASSIFIER_START = _start_of("the DenseNet121 whose saliency maps become pseudo-masks")
+_WEIGHTS = Argument("", "file or folder of ImageNet's weights; without it, torchvision's cache, then the hub")
+#: Arguments of a classifier and of MoCo.
+CLASSIFIER: dict[str, Argument] = {"classifier_start": _CLASSIFIER_START, "weights": _WEIGHTS}
+MOCO: dict[str, Argument] = {
+    "encoder": Argument.one_of("network of MoCo and the segmentation's encoder", "resnet18", "resnet50"),
+    "moco_start": _start_of("MoCo, behind init=moco"),
+    "weights": _WEIGHTS,
+}
 #: Arguments of a segmentation, and those of its pseudo-masks. Trials differ in the pseudo-masked images and in the
 #: segmentation's seed; they share the classifiers of `seed`.
 SEGMENTATION: dict[str, Argument] = {
-    "init": OneOf(*INITS),
-    "trial": 0,
-    "experts": 0,
-    "encoder_start": START,
+    "init": Argument.one_of("initialisation of the segmentation's encoder", *INITS),
+    "trial": Argument(
+        0, "other pseudo-masked images and another seed of the segmentation; the classifiers stay"
+    ),
+    "experts": Argument(0, "images with expert masks to use, for training and validation together; 0: all"),
+    "encoder_start": _start_of("the classifier behind init=chexpert"),
     **MOCO,
 }
 PSEUDO: dict[str, Argument] = {
-    "pseudo": OneOf(*LABELLERS),
-    "trunk": OneOf("auto", "chexpert", "imagenet"),
-    "walk": OneOf("chexseg", "pascal"),
-    "count": 100,
-    "classifier_start": START,
+    "pseudo": Argument.one_of("pseudo-labeller", *LABELLERS),
+    "trunk": Argument.one_of(
+        "IRNet's frozen ResNet50: from ImageNet (auto: at the paper's scale), or a classifier trained here",
+        *("auto", "chexpert", "imagenet"),
+    ),
+    "walk": Argument.one_of(
+        "constants of IRNet's random walk: the CheXseg code's, or IRNet's own", "chexseg", "pascal"
+    ),
+    "count": Argument(100, "number of pseudo-masked images"),
+    "classifier_start": _CLASSIFIER_START,
 }
-P = Within(0.9, 0.0, 1.0)
+P = Argument(0.9, "probability of an expert example", within=(0.0, 1.0))
 #: Arguments of a table.
 TABLE: dict[str, Argument] = {
     key: value
     for key, value in {**SEGMENTATION, **PSEUDO}.items()
     if key not in ("init", "trial", "pseudo", "count", "experts")
 }
+_ROOT = "folder of your data; by default the variable CHEXPERT_ROOT, else the phantom"
 
 
 def arguments(arg: str | None, **more: Argument) -> ConfigDict:
     """Parse what follows the colon of `--config=FILE:key=value,...`."""
-    args = parse(arg, **COMMON, root=os.environ.get("CHEXPERT_ROOT", ""), **more)
+    args = parse(arg, **COMMON, root=Argument(os.environ.get("CHEXPERT_ROOT", ""), _ROOT), **more)
     if args.smoke and args.scale == "paper":
         raise InputError("smoke is small on any data: give smoke or scale=paper, not both")
     if args.scale == "auto":

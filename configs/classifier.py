@@ -6,7 +6,7 @@ Laptop scale, on the phantom: about 4 minutes on 2 CPU cores. Paper scale: 3 epo
 Semi-supervised and weak runs with the same settings reuse this classifier.
 """
 
-from configs import base
+from chexseg_jax.configs import base
 
 
 def get_config(arg=None):

@@ -6,7 +6,7 @@
 Hardware and time as for configs/semi.py, without the saliency classifier. The paper's mIoU: .246.
 """
 
-from configs import base
+from chexseg_jax.configs import base
 
 
 def get_config(arg=None):

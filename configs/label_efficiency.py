@@ -9,7 +9,7 @@ epochs, by which it has fewer steps than p = .9, and as many steps. The paper ha
 In one work directory with configs/table1.py, the runs with all expert images are the same.
 """
 
-from configs import base
+from chexseg_jax.configs import base
 
 
 def get_config(arg=None):

@@ -7,7 +7,7 @@ GPUs. It starts from ImageNet's weights there, as MoCo-CXR does; on a laptop wit
 Segmentations with init=moco and the same `moco_start` reuse this encoder.
 """
 
-from configs import base
+from chexseg_jax.configs import base
 
 
 def get_config(arg=None):

@@ -8,7 +8,7 @@ Paper scale, root=DIR: on a GPU; 3 epochs of 224,316 images for each of two clas
 The paper's mIoU: .270 (CAM), .267 (IRNet).
 """
 
-from configs import base
+from chexseg_jax.configs import base
 
 
 def get_config(arg=None):

@@ -12,7 +12,7 @@ as many. --config.segmentation.steps=N gives all of them N updates instead.
 At the paper's scale configs/semi.py:p=0.9,trial=1 is one of its runs and reuses its stages.
 """
 
-from configs import base
+from chexseg_jax.configs import base
 
 
 def get_config(arg=None):

@@ -11,7 +11,7 @@ ImageNet needs weights of the encoder (`weights=FILE`, or the hub): without them
 command succeeds with the others. The paper's best: .142 (CAM), .156 (IRNet), with 20,000 pseudo-masks.
 """
 
-from configs import base
+from chexseg_jax.configs import base
 
 
 def get_config(arg=None):

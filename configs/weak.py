@@ -6,7 +6,7 @@ Hardware and time as for configs/semi.py. The paper's mIoU: .142 (CAM) and .156 
 its Table 2: `count=20000`.
 """
 
-from configs import base
+from chexseg_jax.configs import base
 
 
 def get_config(arg=None):

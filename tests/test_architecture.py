@@ -39,6 +39,10 @@ ALLOWED: dict[str, set[str]] = {
     "experiment": TRAINED | {"pseudo", "report", "settings", "sources", "stages"},
     "paper": GROUND | {"data", "evaluation", "report", "settings", "sources", "pseudo"},
     "sweep": GROUND | {"artifact", "experiment", "paper", "report", "settings"},
+    "dry_run": GROUND | {"artifact", "config_args", "experiment", "pseudo", "report", "settings", "sweep"},
+    "run": GROUND | {"artifact", "config_args", "dry_run", "experiment", "settings", "sweep"},
+    # The command `chexseg`: a door, which names the others without importing them.
+    "__main__": set(),
     # `chexseg_jax.restore`, imported when it is first used.
     "__init__": {"saved_model"},
 }

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import config_flags
 
-from chexseg_jax.config_args import OneOf, Within, parse, parse_flags
+from chexseg_jax.config_args import Argument, Help, parse, parse_flags
 from chexseg_jax.errors import InputError
 
 KNOWN = {
-    "p": Within(0.9, 0.0, 1.0),
-    "init": OneOf("chexpert", "random"),
+    "p": Argument(0.9, "probability", within=(0.0, 1.0)),
+    "init": Argument.one_of("initialisation", "chexpert", "random"),
     "seed": 0,
     "lr": 0.5,
     "root": "",
@@ -75,6 +75,29 @@ def test_a_wrong_argument_is_one_line_that_names_it(arg, told):
 )
 def test_a_switch_is_a_bare_name(arg, smoke, root):
     assert parse(arg, smoke=False, root="").to_dict() == {"smoke": smoke, "root": root}
+
+
+@pytest.mark.parametrize("arg", ["help", "p=0.5,help"])
+def test_help_lists_every_argument_with_its_default_and_meaning(arg):
+    with pytest.raises(Help) as text:
+        parse(arg, **KNOWN)
+    rows = [line.split("  ", 2) for line in str(text.value).splitlines()]
+    assert [row[1] for row in rows[:3]] == ["p=0.9 in [0, 1]", "init=chexpert|random", "seed=0"]
+    assert [row[2].strip() for row in rows[:2]] == ["probability", "initialisation"]
+    assert len(rows) == len(KNOWN)
+
+
+def test_of_a_config_help_ends_the_program_with_its_header(monkeypatch, capsys):
+    argv = ["launch.py", f"--config={Path(__file__).parents[1] / 'configs/semi.py'}:help"]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    with pytest.raises(SystemExit) as end:
+        parse_flags(argv)
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Semi-supervised segmentation: ")
+    assert "  p=0.9 in [0, 1]  " in shown
 
 
 @given(p=st.floats(0, 1), seed=st.integers(-(10**9), 10**9), root=st.text("abc/,. -", max_size=20))

@@ -1,9 +1,12 @@
 import importlib
 import os
+import re
+from pathlib import Path
 
 import pytest
 
 from chexseg_jax import models
+from chexseg_jax.config_args import Help
 from chexseg_jax.settings import check
 from configs import full, moco, semi
 
@@ -26,6 +29,17 @@ def test_every_config_opens_at_both_scales_and_names_real_models(name, scale):
     segmentation = f"{config.segmentation.decoder}_{config.encoder.model}"
     models.create(segmentation, num_classes=3, **config.segmentation.options)
     assert importlib.import_module(f"configs.{name}").__doc__
+
+
+def test_every_argument_has_a_meaning_and_stands_in_the_documentation():
+    with pytest.raises(Help) as text:
+        semi.get_config("help")
+    rows = [tuple(line.strip().split("  ", 1)) for line in str(text.value).splitlines()]
+    page = (Path(__file__).parents[1] / "docs/usage.md").read_text().replace("\\|", "|")
+    table = re.findall(
+        r"^\| `(.*?)` \| (.*) \|$", page.split("## Arguments")[1].split("\n\n")[2], re.MULTILINE
+    )
+    assert table == [(key, meaning.strip()) for key, meaning in rows]
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, "table1", "table2"])

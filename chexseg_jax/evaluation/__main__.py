@@ -31,10 +31,10 @@ from chexseg_jax.evaluation.bootstrap import Interval, pooled_interval
 from chexseg_jax.evaluation.iou import per_image
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, evaluate, and print a table."""
     parser = Parser(
-        prog="python -m chexseg_jax.evaluation",
+        prog="chexseg evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the CSV files")
     parser.add_argument("--maps", metavar="FILE", help="npz of maps (ID_Task|map), for the hit rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0, as published)")
-    flags = parser.parse_args()
+    flags = parser.parse_args(arguments)
     if not 0 <= flags.seed < 2**32:
         parser.error(f"--seed {flags.seed} must be in [0, 2^32)")
     folder = Path(flags.gt).parent

@@ -1,4 +1,6 @@
-"""The command `python -m chexseg_jax.phantom --out DIR --patients N --seed S`: write a phantom."""
+"""The command `chexseg phantom --out DIR --patients N --seed S`: write a phantom."""
+
+from collections.abc import Sequence
 
 from chexseg_jax.errors import InputError, Parser, run_command
 from chexseg_jax.phantom.write import make
@@ -12,7 +14,7 @@ TRAIN_VIEWS, EXPERT_VIEWS = 1.9, 1.1
 _DESCRIPTION = """\
 Write a phantom: synthetic chest radiographs with masks, labels and a second reader, in the layouts of CheXpert and
 CheXlocalize. 55 % of the patients are in train, 25 % in valid, 20 % in test. DIR/PHANTOM.md describes the files. To
-train on them: python launch.py --config=configs/semi.py:p=0.9,root=DIR,scale=laptop"""
+train on them: chexseg run semi:p=0.9,root=DIR,scale=laptop"""
 
 
 def split_patients(patients: int) -> dict[str, int]:
@@ -29,9 +31,9 @@ def split_patients(patients: int) -> dict[str, int]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and write the phantom."""
-    parser = Parser(prog="python -m chexseg_jax.phantom", description=_DESCRIPTION)
+    parser = Parser(prog="chexseg phantom", description=_DESCRIPTION)
     add = parser.add_argument
     add(
         "--out",
@@ -56,7 +58,7 @@ def main() -> None:
         help="factor on the findings' attenuation; below 1 is harder to see (default 1)",
     )
     add("--processes", type=int, metavar="N", help="worker processes (default: one per core)")
-    options = vars(parser.parse_args())
+    options = vars(parser.parse_args(arguments))
     images = split_patients(options.pop("patients"))
     out = make(options.pop("out"), **options, **images)
     counts = ", ".join(f"{count} {split}" for split, count in images.items())

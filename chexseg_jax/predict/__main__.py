@@ -17,7 +17,7 @@ from chexseg_jax.saved_model import restore
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = Parser(prog="python -m chexseg_jax.predict", description=__doc__)
+    parser = Parser(prog="chexseg predict", description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="folder of a run or of a segmentation's artifact")
     parser.add_argument("--out", required=True, type=Path, help="folder for segmentations.json and overlays")
     parser.add_argument(

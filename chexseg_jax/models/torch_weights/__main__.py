@@ -41,10 +41,10 @@ _PUBLISHED = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line; import or export."""
     parser = Parser(
-        prog="python -m chexseg_jax.models.torch_weights",
+        prog="chexseg weights",
         description="Convert PyTorch weights to an Orbax checkpoint, or back.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -75,7 +75,7 @@ def main() -> None:
         help="conv1 for v1 ResNet50s (default: conv2, torchvision's)",
     )
     parser.add_argument("--size", type=int, help="side of the network's images, in pixels (default: 320)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.size is not None and arguments.size < 1:
         raise InputError(f"--size {arguments.size} must be at least 1")
     if arguments.out.exists():

@@ -1,0 +1,81 @@
+"""The plan of a configuration."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from chexseg_jax.dry_run import describe
+from chexseg_jax.errors import InputError
+from configs import classifier, moco, semi, table1
+
+FILE = semi.__file__
+
+
+def states(plan: str) -> dict[str, str]:
+    """Stage -> its state, as the plan shows them."""
+    return dict(re.findall(r"^(\S+) +(\d+ \S[\w ,]*?)  +\S", plan, re.MULTILINE))
+
+
+def test_a_finished_run_has_nothing_to_do(tiny_run, tiny_config):
+    workdir, _ = tiny_run
+    before = sorted(path for path in workdir.rglob("*") if "xla_cache" not in str(path))
+    plan = describe(tiny_config, workdir, FILE)
+    made = [path for path in (workdir / "artifacts").glob("*-*") if path.suffix != ".part"]
+    assert f"To do: 0 of {len(made)} stages." in plan  # every artifact of the run, and no other
+    assert not [state for state in states(plan).values() if "to do" in state]
+    assert sorted(path for path in workdir.rglob("*") if "xla_cache" not in str(path)) == before
+
+
+def test_another_trial_reuses_the_classifiers_and_takes_as_long(tiny_run, tiny_config):
+    workdir, _ = tiny_run
+    config = tiny_config.copy_and_resolve_references()
+    config.trial = 1
+    plan = describe(config, workdir, FILE)
+    assert states(plan)["classifier-tiny"] == "1 finished"
+    assert states(plan)["segmentation"] == "1 to do"
+    assert states(plan)["cams"] == "1 to do, 1 finished"
+    card = json.loads(next((workdir / "artifacts").glob("segmentation-*/artifact.json")).read_text())
+    assert re.search(rf"^segmentation .* {card['seconds']:.0f} s$", plan, re.MULTILINE)
+
+
+def test_a_killed_stage_is_said_to_have_begun(tiny_run, tiny_config, tmp_path):
+    workdir = shutil.copytree(tiny_run[0] / "artifacts", tmp_path / "work/artifacts").parent
+    (model,) = (workdir / "artifacts").glob("segmentation-*")
+    model.rename(f"{model}.part")
+    assert states(describe(tiny_config, workdir, FILE))["segmentation"] == "1 begun"
+
+
+@pytest.mark.parametrize(
+    ("config", "stages", "number"),
+    [
+        (semi.get_config("smoke"), "phantom prepare-test classifier-resnet18 cams segmentation scores", 11),
+        (semi.get_config("smoke,pseudo=irnet,p=0"), "classifier-resnet50 irnet walks pseudo-masks", 16),
+        (classifier.get_config("smoke"), "classifier-resnet18 auroc", 6),
+        (moco.get_config("smoke"), "moco-resnet18 probe", 7),
+    ],
+    ids=["semi", "irnet", "classifier", "moco"],
+)
+def test_without_prepared_data_every_stage_is_named(config, stages, number, tmp_path):
+    plan = describe(config, tmp_path / "none", FILE)
+    assert set(stages.split()) <= set(states(plan))
+    assert f"To do: {number} of {number} stages." in plan
+    assert "The data is not prepared" in plan
+    assert "minutes" in plan
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_table_names_each_shared_stage_once(tmp_path):
+    config = table1.get_config("smoke")
+    plan = describe(config, tmp_path, table1.__file__)
+    assert states(plan)["classifier-resnet18"] == "1 to do"
+    assert states(plan)["segmentation"] == "20 to do"
+    config.shard = "1/2"
+    assert states(describe(config, tmp_path, table1.__file__))["segmentation"] == "10 to do"
+
+
+def test_missing_inputs_stop_the_plan(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(InputError, match="no such"):
+        describe(semi.get_config(f"root={tmp_path}/none,scale=laptop"), tmp_path, FILE)
