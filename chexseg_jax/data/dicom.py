@@ -270,8 +270,9 @@ def _spacing(dataset: Any) -> tuple[float, float] | None:
     return detector[0] / magnification[0], detector[1] / magnification[0]
 
 
-def _positive(numbers: Sequence[float]) -> tuple[float, float] | None:
-    return (numbers[0], numbers[1]) if len(numbers) == 2 and min(numbers) > 0 else None
+def _positive(spacing: tuple[float, ...]) -> tuple[float, float] | None:
+    """A spacing (row, column) in mm; None if it is not two positive numbers."""
+    return (spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None
 
 
 def _numbers(dataset: Any, name: str) -> tuple[float, ...]:

@@ -332,13 +332,45 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path):
         read_radiograph(tmp_path / "a.dcm")
 
 
+#: Elements that are read, and values of their own length that stand for a patient's.
+QUOTED = {
+    "NumberOfFrames": "1234567890",
+    "PhotometricInterpretation": "MONOCHROME2",
+    "WindowCenter": "1042.5",
+    "WindowWidth": "2000",
+    "VOILUTFunction": "LINEAR",
+    "PatientOrientation": "L\\F",
+    "PixelSpacing": "0.125\\0.125",
+    "RescaleSlope": "1.25",
+    "RescaleIntercept": "-7.5",
+}
+
+
+@pytest.mark.parametrize("name", QUOTED)
+def test_a_damaged_element_is_not_quoted(name, caplog, recwarn):
+    """Pydicom quotes it in its errors and warnings."""
+    logging.getLogger().setLevel(logging.DEBUG)
+    warnings.simplefilter("always")
+    ds = dataset(
+        TWELVE, bits=12, **{n: v for n, v in QUOTED.items() if n in (name, "WindowCenter", "WindowWidth")}
+    )
+    stored = QUOTED[name].encode()
+    sound = content(ds)
+    assert sound.count(stored) == 1
+    try:
+        told = [repr(read_dicom(sound.replace(stored, b"Zyxwvutsrqponm"[: len(stored)]), "a.dcm")[1:])]
+    except InputError as error:
+        told = [str(error)]
+    told += [record.getMessage() for record in caplog.records] + [str(w.message) for w in recwarn]
+    assert not [line for line in told if "Zyx" in line]
+
+
 def test_nothing_of_the_patient_is_told(caplog, recwarn):
-    """However the file is damaged: in an error, a warning, a log or a change."""
+    """However the header is damaged: in an error, a warning, a log or a change."""
     logging.getLogger().setLevel(logging.DEBUG)
     warnings.simplefilter("always")
     rng = np.random.default_rng(0)
-    ds = dataset(EIGHT, WindowCenter=PLANTED["PatientID"][3:], WindowWidth="1", PatientOrientation=["L", "F"])
-    sound, told, refused = content(ds), [], 0
+    sound, told, refused = content(dataset(EIGHT, PatientOrientation=["L", "F"])), [], 0
     for _ in range(200):
         damaged = bytearray(sound)
         for at in rng.integers(132, len(sound) - EIGHT.size, 3):
