@@ -155,9 +155,9 @@ def _decode(dataset: Any) -> Integer[np.ndarray, "H W"] | Integer[np.ndarray, "H
         raise InputError(f"{name}: no decoder reads it; export it uncompressed") from None
     if not decoder.is_available:
         raise InputError(f"{name}: its decoder is missing; {EXTRA}")
-    # Others stand before it where they are installed, and gdcm ends the process at some damaged files.
-    plugin = "pylibjpeg" if "pylibjpeg" in decoder.available_plugins else ""
-    return pixel_array(dataset, decoding_plugin=plugin)
+    # Other decoders come first where they are installed: gdcm and pylibjpeg-rle end the process at some damaged files.
+    sound = (plugin for plugin in ("pydicom", "pylibjpeg") if plugin in decoder.available_plugins)
+    return pixel_array(dataset, decoding_plugin=next(sound, ""))
 
 
 def _grey(dataset: Any) -> tuple[UInt8[np.ndarray, "H W"], tuple[str, ...]]:
