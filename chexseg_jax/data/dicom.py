@@ -227,12 +227,12 @@ def _voi(values: Num[np.ndarray, "H W"], dataset: Any) -> tuple[Float[np.ndarray
         return look_up(values, table / np.float64(max(full, 1)), first), how
     centres, widths = _numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth")
     function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+    if not centres or not widths or widths[0] <= 0 or (function == "LINEAR" and widths[0] < 1):
+        return None, ""
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         raise InputError(
             "a VOI LUT function other than LINEAR, LINEAR_EXACT and SIGMOID; export it with a window"
         )
-    if not centres or not widths or widths[0] <= 0 or (function == "LINEAR" and widths[0] < 1):
-        return None, ""
     several = max(len(centres), len(widths)) > 1
     return window(values, centres[0], widths[0], function), f"shown through its {'first ' * several}window"
 
