@@ -65,7 +65,7 @@ class Frame:
 class Radiograph(NamedTuple):
     """An image file's pixels as grey values in [0, 255], how they differ from the stored ones, and the file's hash.
 
-    `spacing` is in mm a pixel (row, column), where the file states it.
+    `spacing` is in mm per pixel (row, column), None where unknown.
     """
 
     grey: UInt8[np.ndarray, "H W"]
