@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, Integer, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
 from PIL import ExifTags, Image, ImageOps
 
+from chexseg_jax.data.dicom import is_dicom, read_dicom
+from chexseg_jax.data.windows import stretch, to_grey
 from chexseg_jax.errors import InputError, first_line
 
 #: Pillow's readers that are used; some others would start a program (EPS) or fetch a file.
@@ -61,11 +63,15 @@ class Frame:
 
 
 class Radiograph(NamedTuple):
-    """An image file's pixels as grey values in [0, 255], how they differ from the stored ones, and the file's hash."""
+    """An image file's pixels as grey values in [0, 255], how they differ from the stored ones, and the file's hash.
+
+    `spacing` is in mm per pixel (row, column), None where unknown.
+    """
 
     grey: UInt8[np.ndarray, "H W"]
     changes: tuple[str, ...]
     sha256: str
+    spacing: tuple[float, float] | None = None
 
 
 def read_grey(path: str | Path) -> UInt8[np.ndarray, "H W"]:
@@ -78,7 +84,7 @@ def read_radiograph(path: str | Path) -> Radiograph:
 
     Eight bits are taken as stored, colour as its luma. What has more bits, by the file's own statement, is scaled
     linearly from its 1st percentile (0) to its 99th (255): most "16-bit" radiographs hold ten or twelve bits, some
-    of them offset or inverted, and a burned-in marker may be brighter than all of them.
+    of them offset or inverted, and a burned-in marker may be brighter than all of them. DICOM files: see `read_dicom`.
 
     Raises:
       InputError: naming a file that is missing, truncated or not an image; one with several pages, with floating-point
@@ -86,6 +92,9 @@ def read_radiograph(path: str | Path) -> Radiograph:
     """
     try:
         data = Path(path).read_bytes()
+        if is_dicom(data, path):
+            grey, changes, spacing = read_dicom(data, path)
+            return Radiograph(grey, changes, hashlib.sha256(data).hexdigest(), spacing)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_pixels(image, data, path)
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
@@ -107,7 +116,7 @@ def read_radiograph(path: str | Path) -> Radiograph:
         ) from None
     changes = ("turned upright by its EXIF orientation",) * turned
     changes += ("scaled from more than 8 bits, 1st to 99th percentile",) * deep
-    grey = _window(pixels, inverted=inverted) if deep else pixels
+    grey = to_grey(stretch(pixels), inverted=inverted) if deep else pixels
     return Radiograph(grey, changes, hashlib.sha256(data).hexdigest())
 
 
@@ -131,18 +140,6 @@ def _check_pixels(image: Image.Image, data: bytes, path: str | Path) -> None:
 
 def _tags(image: Image.Image) -> Mapping[int, Any]:
     return getattr(image, "tag_v2", {})
-
-
-def _window(values: Integer[np.ndarray, "H W"], *, inverted: bool) -> UInt8[np.ndarray, "H W"]:
-    """Scale linearly from the 1st to the 99th percentile; where these are equal, from the least value to the largest.
-
-    An image of a single value is black.
-    """
-    low, high = np.percentile(values, (1, 99))
-    if low == high:
-        low, high = values.min(), values.max()
-    scaled = np.clip((values - np.float32(low)) / np.float32(max(high - low, 1)), 0, 1)
-    return np.rint(255 * (1 - scaled if inverted else scaled)).astype(np.uint8)
 
 
 def fit_image(image: UInt8[np.ndarray, "H W"], size: int) -> UInt8[np.ndarray, "S S"]:

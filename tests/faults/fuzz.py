@@ -43,6 +43,7 @@ from chexseg_jax.errors import InputError, tell
 from chexseg_jax.models.normalisation import CHEXPERT as CHEST
 from chexseg_jax.models.torch_weights import files
 from chexseg_jax.models.zoo import ENCODERS
+from chexseg_jax.predict.dicom_seg import write_dicom_seg
 from chexseg_jax.saved_model import restore, save_model
 from configs import semi
 
@@ -130,6 +131,12 @@ def damage_bytes(rng: np.random.Generator, content: bytes) -> bytes:
             case _:
                 del changed[at + 1 :]
     return bytes(changed)
+
+
+def damage_dicom(rng: np.random.Generator, content: bytes) -> bytes:
+    """As `damage_bytes`; half of the inputs keep the prefix, and damage begins in the header or in the pixels."""
+    cut = int(rng.integers(132, len(content))) if rng.random() < 0.5 else 0
+    return content[:cut] + damage_bytes(rng, content[cut:])
 
 
 def run(name: str, inputs: int, *, seed: int = 0) -> tuple[dict[str, int], list[str]]:
@@ -222,6 +229,32 @@ def _images(suffix: str) -> Reader:
         picture.save(content, kind, **more)
         seeds.append(content.getvalue())
     return Reader(seeds, _file(f"image.{suffix}", read_radiograph), damage_bytes)
+
+
+def _dicom(read: Callable[[Path], Any], *, slow: bool = False) -> Reader:
+    """Small radiographs with a window, with lookup tables, and compressed in four ways."""
+    from dicom_files import content, dataset, lookup_table
+    from pydicom.data import get_testdata_file
+    from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+    grey = np.add.outer(np.arange(64), np.arange(70)).astype(np.uint16) * 30
+    table = lookup_table(np.arange(40), 0, 8)
+    seeds = [
+        dataset(
+            grey, bits=12, WindowCenter=[900, 5], WindowWidth=[800, 9], RescaleSlope=2, RescaleIntercept=-9
+        ),
+        dataset(grey, bits=12, ModalityLUTSequence=[table], VOILUTSequence=[table], PixelPaddingValue=0),
+    ]
+    for syntax in (RLELossless, JPEGLSLossless, JPEG2000Lossless):
+        seeds.append(dataset(grey, bits=12, PhotometricInterpretation="MONOCHROME1"))
+        seeds[-1].compress(syntax)
+    with open(get_testdata_file("SC_rgb_jpeg_gdcm.dcm", download=False), "rb") as file:  # JPEG, lossless
+        return Reader([*map(content, seeds), file.read()], _file("image.dcm", read), damage_dicom, slow)
+
+
+def _refer(path: Path) -> None:
+    """Write a segmentation that refers to a radiograph of the size of most of the inputs."""
+    write_dicom_seg(path.with_name("seg.dcm"), path, np.zeros((64, 70, 10), bool), CHEXPERT, model="fuzz")
 
 
 def _weights(suffix: str, save: Callable[..., None]) -> Reader:
@@ -343,6 +376,8 @@ READERS = {
         damage,
     ),
     **{suffix: _images(suffix) for suffix in ("png", "jpg", "tif", "bmp", "gif", "webp", "jp2", "pgm")},
+    "dicom": _dicom(read_radiograph),
+    "dicom, as the source of a segmentation": _dicom(_refer, slow=True),
     "npz": _weights("npz", lambda state, file: np.savez(file, **state)),
     "npz, compressed": _weights("npz", lambda state, file: np.savez_compressed(file, **state)),
     "safetensors": _weights("safetensors", save_file),
