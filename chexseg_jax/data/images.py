@@ -61,11 +61,15 @@ class Frame:
 
 
 class Radiograph(NamedTuple):
-    """An image file's pixels as grey values in [0, 255], how they differ from the stored ones, and the file's hash."""
+    """An image file's pixels as grey values in [0, 255], how they differ from the stored ones, and the file's hash.
+
+    `spacing` is in mm per pixel (row, column), None where unknown.
+    """
 
     grey: UInt8[np.ndarray, "H W"]
     changes: tuple[str, ...]
     sha256: str
+    spacing: tuple[float, float] | None = None
 
 
 def read_grey(path: str | Path) -> UInt8[np.ndarray, "H W"]:

@@ -69,7 +69,7 @@ def test_a_taxonomy_survives_json():
         ('labels = ["a"]\ntasks = ["a"]\ncolors = ["#fff"]', "unknown entry 'colors'"),
         (
             'labels = ["a"]\ntasks = ["a"]\ncolours = ["crimson"]',
-            "colour 'crimson' must be #rrggbb, such as #e6c229",
+            "colour 'crimson' must be #rrggbb, such as #999911",
         ),
         (
             'labels = ["a"]\ntasks = ["a"]\ncolours = []\nlabel_of = ["a"]',
