@@ -22,7 +22,7 @@ def threshold_map(values: Float32[np.ndarray, "h w"], shape: tuple[int, int], li
     if shape[0] < values.shape[0] or shape[1] < values.shape[1]:  # shrinking averages over many samples
         return encode(resize_map(values, shape) > np.float64(limit))
     bound = np.float32(limit)
-    if bound > limit:  # float32 values above `limit` are those above the last float32 that is not
+    if float(bound) > limit:  # float32 values above `limit` are those above the last float32 that is not
         bound = np.nextafter(bound, np.float32(-np.inf))
     toggles = _toggles(values, shape, bound)
     counts = np.diff(toggles, prepend=0, append=shape[0] * shape[1])
