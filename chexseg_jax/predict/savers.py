@@ -84,7 +84,7 @@ def _save_maps(folder: Path, prediction: Prediction) -> None:
     file.parent.mkdir()
     maps = np.moveaxis(prediction.maps, -1, 0)
     named = zip(prediction.taxonomy.tasks, maps, strict=True)
-    np.savez_compressed(file, **{f"{prediction.name}_{task}|map": values for task, values in named})
+    np.savez(file, **{f"{prediction.name}_{task}|map": values for task, values in named})
 
 
 def _save_overlay(folder: Path, prediction: Prediction) -> None:
