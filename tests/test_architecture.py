@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "stages": TRAINED | {"evaluation"},
     "report": GROUND | {"data", "evaluation", "training", "saliency", "artifact", "sources", "pseudo"},
     "settings": GROUND | {"data", "pseudo"},
-    "predict": GROUND | {"data", "saved_model", "report", "__init__"},
+    "predict": GROUND | {"data", "saved_model", "artifact", "__init__"},
     "experiment": TRAINED | {"pseudo", "report", "settings", "sources", "stages"},
     "paper": GROUND | {"data", "evaluation", "report", "settings", "sources", "pseudo"},
     "sweep": GROUND | {"artifact", "experiment", "paper", "report", "settings"},

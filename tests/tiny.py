@@ -2,10 +2,16 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
+from chexseg_jax import models
 from chexseg_jax.models.layers import BatchNorm, Conv
+from chexseg_jax.models.normalisation import Normalisation
+from chexseg_jax.models.zoo import ENCODERS
+from chexseg_jax.saved_model import save_model
 
 
 class Tiny(nn.Module):
@@ -42,3 +48,27 @@ class Tiny(nn.Module):
     def __call__(self, images, train=False):
         features = self.stages(images, train)[16]
         return self.classify(features), {"features": features}
+
+
+def save_random(folder, taxonomy, size=64):
+    """Save a segmentation with random weights and thresholds of .5, without compiling anything."""
+    ENCODERS["tiny"] = Tiny
+    name, classes = "deeplabv3plus_tiny", len(taxonomy.tasks)
+    images = jnp.zeros((1, size, size, 3))
+    shapes = jax.eval_shape(models.create(name, num_classes=classes).init, jax.random.key(0), images)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), shapes["params"])
+    statistics = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes["batch_stats"])
+    folder.mkdir(exist_ok=True)
+    save_model(
+        folder,
+        {"params": params, "batch_stats": statistics},
+        name=name,
+        num_classes=classes,
+        options={},
+        size=size,
+        tasks=taxonomy.tasks,
+        taxonomy=taxonomy,
+        normalisation=Normalisation((0.5,) * 3, (0.25,) * 3),
+        thresholds=dict.fromkeys(taxonomy.tasks, 0.5),
+    )

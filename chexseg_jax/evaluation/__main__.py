@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--pred", required=True, metavar="FILE", help="prediction, in the same format")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the CSV files")
-    parser.add_argument("--maps", metavar="FILE", help="npz of maps (ID_Task|map), for the hit rate")
+    parser.add_argument(
+        "--maps", metavar="FILE", help="npz of maps (ID_Task|map), or a folder of them, for the hit rate"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0, as published)")
     flags = parser.parse_args(arguments)
     if not 0 <= flags.seed < 2**32:

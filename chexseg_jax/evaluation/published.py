@@ -93,8 +93,8 @@ def hits(truth: Segmentations, maps: str | Path) -> tuple[Float64[np.ndarray, "N
 
     Args:
       truth: N images, in the order of its `ids`.
-      maps: an npz of saliency maps [h, w] of any size under `ID_Task|map` (or without `|map`). They cover the whole
-        image and are resized to it bilinearly; the first of equal pixels counts.
+      maps: an npz of saliency maps [h, w] of any size under `ID_Task|map` (or without `|map`), or a folder of such
+        files. They cover the whole image and are resized to it bilinearly; the first of equal pixels counts.
 
     Returns:
       (hits, nan if the image is without the task or has no map of it; ids without any map).
@@ -105,7 +105,9 @@ def hits(truth: Segmentations, maps: str | Path) -> tuple[Float64[np.ndarray, "N
     taxonomy = truth.taxonomy
     rows = {image_id: np.full(len(taxonomy.tasks), np.nan) for image_id in truth.ids}
     mapped = set()
-    for image_id, task, values in _read_maps(Path(maps), taxonomy):
+    path = Path(maps)
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    for image_id, task, values in (item for file in files for item in _read_maps(file, taxonomy)):
         if image_id not in truth:
             continue
         mapped.add(image_id)

@@ -1,8 +1,9 @@
 import json
 
+import numpy as np
 import pytest
 
-from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy, read_taxonomy
+from chexseg_jax.data.taxonomy import CHEXPERT, PALETTE, Taxonomy, read_taxonomy
 from chexseg_jax.errors import InputError
 
 NODULES = """
@@ -69,7 +70,7 @@ def test_a_taxonomy_survives_json():
         ('labels = ["a"]\ntasks = ["a"]\ncolors = ["#fff"]', "unknown entry 'colors'"),
         (
             'labels = ["a"]\ntasks = ["a"]\ncolours = ["crimson"]',
-            "colour 'crimson' must be #rrggbb, such as #e6c229",
+            "colour 'crimson' must be #rrggbb, such as #999911",
         ),
         (
             'labels = ["a"]\ntasks = ["a"]\ncolours = []\nlabel_of = ["a"]',
@@ -82,3 +83,46 @@ def test_a_wrong_tasks_file_is_refused_by_name(tmp_path, text, complaint):
     with pytest.raises(InputError, match=complaint) as error:
         read_taxonomy(tmp_path)
     assert str(error.value).startswith(str(tmp_path / "tasks.toml"))
+
+
+#: Of linear RGB, at full severity: Machado, Oliveira and Fernandes, IEEE TVCG 15 (2009), table 1.
+SIGHTS = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+#: OKLab (Ottosson, 2020) from linear RGB, before and after the cube root.
+CONES = [
+    [0.4122214708, 0.5363325363, 0.0514459929],
+    [0.2119034982, 0.6806995451, 0.1073969566],
+    [0.0883024619, 0.2817188376, 0.6299787005],
+]
+OPPONENTS = [
+    [0.2104542553, 0.7936177850, -0.0040720468],
+    [1.9779984951, -2.4285922050, 0.4505937099],
+    [0.0259040371, 0.7827717662, -0.8086757660],
+]
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_the_colours_stay_apart_for_colour_blind_readers(sight):
+    rgb = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in PALETTE])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.cbrt(np.clip(linear @ np.transpose(SIGHTS[sight]), 0, 1) @ np.transpose(CONES))
+    lab = seen @ np.transpose(OPPONENTS)
+    apart = np.linalg.norm(lab[:, None] - lab, axis=-1) + np.eye(len(lab))
+    assert apart[:10, :10].min() > 0.11
+    assert apart.min() > 0.08

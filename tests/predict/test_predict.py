@@ -1,23 +1,23 @@
+import csv
 import os
-import tempfile
-from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import save_random
 
 import chexseg_jax
-from chexseg_jax import models
 from chexseg_jax.data import chexpert
-from chexseg_jax.data.chexlocalize import read_segmentations
-from chexseg_jax.data.taxonomy import Taxonomy
-from chexseg_jax.errors import InputError
-from chexseg_jax.models.normalisation import Normalisation
+from chexseg_jax.data.chexlocalize import read_segmentations, write_segmentations
+from chexseg_jax.data.images import read_radiograph, resize_map, unfit_map
+from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
+from chexseg_jax.errors import InputError, run_command
+from chexseg_jax.evaluation import published
+from chexseg_jax.files import Lock
+from chexseg_jax.predict import outputs
 from chexseg_jax.predict.__main__ import main
 from chexseg_jax.predict.inputs import find_images
-from chexseg_jax.saved_model import save_model
 from chexseg_jax.training.inference import probabilities_of
 
 
@@ -28,6 +28,20 @@ def write(path, shape):
     return path
 
 
+def files(folder):
+    return {
+        str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and ".predict" not in f.parts
+    }
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A segmentation with random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    save_random(folder, CHEXPERT)
+    return folder
+
+
 def test_masks_at_full_size_and_one_overlay_per_image(tiny_run, tmp_path):
     _, run = tiny_run
     write(tmp_path / "in/valid/patient1/study2/view1_frontal.jpg", (70, 90))
@@ -36,8 +50,9 @@ def test_masks_at_full_size_and_one_overlay_per_image(tiny_run, tmp_path):
     predicted = read_segmentations(tmp_path / "out" / "segmentations.json")
     assert predicted.size("patient1_study2_view1_frontal") == (70, 90)
     assert predicted.masks("alone").shape == (50, 40, 10)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+    assert files(tmp_path / "out") == {
         "segmentations.json",
+        "summary.csv",
         "alone.png",
         "patient1_study2_view1_frontal.png",
     }
@@ -45,52 +60,158 @@ def test_masks_at_full_size_and_one_overlay_per_image(tiny_run, tmp_path):
 
 def test_a_model_of_other_tasks(tmp_path):
     taxonomy = Taxonomy(labels=("Nodule",), tasks=("Nodule",), missing="unknown")
-    module = models.create("deeplabv3plus_resnet18", num_classes=1)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
-    variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
-    save_model(
-        tmp_path,
-        variables,
-        name="deeplabv3plus_resnet18",
-        num_classes=1,
-        options={},
-        size=32,
-        tasks=taxonomy.tasks,
-        taxonomy=taxonomy,
-        normalisation=Normalisation((0.5,) * 3, (0.1,) * 3),
-        thresholds={"Nodule": 0.5},
-    )
+    save_random(tmp_path / "model", taxonomy)
     image = write(tmp_path / "a.png", (50, 40))
-    main(["--checkpoint", str(tmp_path), "--out", str(tmp_path / "out"), str(image)])
+    main(["--checkpoint", str(tmp_path / "model"), "--out", str(tmp_path / "out"), str(image)])
     predicted = read_segmentations(tmp_path / "out" / "segmentations.json", taxonomy)
     assert predicted.masks("a").shape == (50, 40, 1)
     assert (tmp_path / "out" / "a.png").exists()
 
 
-def test_an_unreadable_image_leaves_no_files(tiny_run, tmp_path):
-    _, run = tiny_run
-    good, bad = write(tmp_path / "a.png", (40, 40)), tmp_path / "b.png"
-    bad.write_bytes(good.read_bytes()[:60])
-    with pytest.raises(InputError, match=r"b\.png"):
-        main(["--checkpoint", str(run), "--out", str(tmp_path / "out"), str(good), str(bad)])
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
-
-
-def test_the_output_folder_may_be_on_another_disk(tiny_run, tmp_path, monkeypatch, capsys):
+def test_every_file_moves_within_the_output_folder(model, tmp_path, monkeypatch):
     """Scratch files stay inside the output folder: its parent may be another disk, or not writable."""
-    _, run = tiny_run
-    out = tmp_path / "around" / "out"
-    out.mkdir(parents=True)
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", partial(_within, out, tempfile.TemporaryDirectory))
-    image = write(tmp_path / "a.png", (40, 40))
-    main(["--checkpoint", str(run), "--out", str(out), str(image)])
-    assert {path.name for path in out.iterdir()} == {"segmentations.json", "a.png"}
-    assert "a model trained on phantom: synthetic images" in capsys.readouterr().err
+    out, replace = tmp_path / "around" / "out", os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: replace(a, b) if Path(a).is_relative_to(out) else pytest.fail(str(a))
+    )
+    main(["-m", str(model), "-o", str(out), str(write(tmp_path / "a.png", (40, 40)))])
+    assert files(out) == {"segmentations.json", "summary.csv", "a.png"}
 
 
-def _within(folder, make, *, dir, **more):
-    assert Path(dir).is_relative_to(folder)
-    return make(dir=dir, **more)
+def test_a_bad_image_is_named_at_the_end_and_the_others_are_done(model, tmp_path, capsys):
+    images = [write(tmp_path / f"in/{k:02}.png", (40, 40)) for k in range(6)]
+    images[3].write_bytes(images[3].read_bytes()[:60])
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: main(["-m", str(model), "-o", str(tmp_path / "out"), str(tmp_path / "in")]))
+    assert stop.value.code == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == "error: 1 of 6 images were not predicted; they are named above"
+    assert any("not predicted: " in line and "03.png: not a readable image" in line for line in told)
+    assert len(read_segmentations(tmp_path / "out/segmentations.json")) == 5
+
+
+def test_where_no_image_is_readable_nothing_is_written(model, tmp_path, capsys):
+    bad = tmp_path / "b.png"
+    bad.write_bytes(b"none")
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: main(["-m", str(model), "-o", str(tmp_path / "out"), str(bad)]))
+    assert stop.value.code == 2
+    assert "b.png: not a readable image" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_call_adds_reuses_what_is_equal_and_replaces_what_is_not(model, tmp_path, capsys):
+    one, two, out = (
+        write(tmp_path / "one.png", (40, 50)),
+        write(tmp_path / "two.png", (30, 40)),
+        tmp_path / "out",
+    )
+    main(["-m", str(model), "-o", str(out), str(one)])
+    first = (out / "one.png").stat().st_mtime_ns
+    main(["-m", str(model), "-o", str(out), "-i", str(two), str(one)])
+    assert "1 of 2 images were finished before and are reused" in capsys.readouterr().err
+    assert (out / "one.png").stat().st_mtime_ns == first
+    assert read_segmentations(out / "segmentations.json").ids == ("one", "two")
+    before = (out / "summary.csv").read_text()
+    write(one, (60, 50))
+    main(["-m", str(model), "-o", str(out), str(one)])
+    told = capsys.readouterr().err
+    assert "1 of 1 images were predicted again: their file" in told
+    assert f"{out} keeps 1 other images of earlier calls\n" in told
+    predicted = read_segmentations(out / "segmentations.json")
+    assert predicted.size("one") == (60, 50)
+    assert predicted.size("two") == (30, 40)
+    lines = (out / "summary.csv").read_text().splitlines()
+    assert lines[11:] == before.splitlines()[11:]  # those of `two`
+    main(["-m", str(model), "-o", str(out), str(one), "--threshold", "0.9"])
+    told = capsys.readouterr().err
+    assert "predicted again" in told
+    assert "1 other images of earlier calls, 1 of them of another model or threshold" in told
+
+
+def test_a_call_adds_to_files_of_an_earlier_version(model, tmp_path):
+    """Of which there are no records."""
+    out, mask = tmp_path / "out", np.ones((9, 9), bool)
+    write_segmentations(out / "segmentations.json", {"earlier": {"Edema": mask}})
+    main(["-m", str(model), "-o", str(out), str(write(tmp_path / "a.png", (40, 50)))])
+    assert read_segmentations(out / "segmentations.json").ids == ("a", "earlier")
+    (out / "summary.csv").write_text("other,columns\n")
+    with pytest.raises(InputError, match="its columns are not image, task"):
+        main(["-m", str(model), "-o", str(out), str(tmp_path / "a.png")])
+
+
+def test_all_that_save_names_agrees(model, tmp_path, monkeypatch, capsys):
+    image, out = write(tmp_path / "a.png", (90, 70)), tmp_path / "out"
+    monkeypatch.setattr(
+        outputs, "read_radiograph", lambda file: read_radiograph(file)._replace(spacing=(0.5, 0.25))
+    )
+    main(["-m", str(model), "-o", str(out), str(image), "--save", "json,csv,masks,maps,dicomseg"])
+    assert "1 of 1 images are no DICOM and have no DICOM-SEG" in capsys.readouterr().err
+    predicted = read_segmentations(out / "segmentations.json")
+    masks = predicted.masks("a")
+    assert 0 < masks.mean() < 1
+    maps = np.load(out / "maps/a.npz")
+    with (out / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for k, (task, row) in enumerate(zip(CHEXPERT.tasks, rows, strict=True)):
+        values = maps[f"a_{task}|map"]
+        np.testing.assert_array_equal(np.array(Image.open(out / f"masks/{task}/a.png")), masks[..., k])
+        np.testing.assert_array_equal(resize_map(values, (90, 70)) > np.float64(0.5), masks[..., k])
+        assert (row["image"], row["task"], row["threshold"]) == ("a", task, "0.5")
+        assert float(row["score"]) == pytest.approx(values.max(), abs=1e-4)
+        assert int(row["pixels"]) == masks[..., k].sum()
+        assert float(row["mm2"]) == pytest.approx(masks[..., k].sum() / 8, abs=0.1)
+        covered = np.zeros((90, 70), bool)
+        for box in filter(None, row["boxes"].split("; ")):
+            x0, y0, x1, y1 = map(int, box.split())
+            covered[y0:y1, x0:x1] = True
+        assert not (masks[..., k] & ~covered).any()
+    assert published.hits(predicted, out / "maps")[1] == ()
+
+
+def test_masks_are_those_of_the_whole_picture(model, tmp_path):
+    """As earlier versions made them: all maps at full size, then the thresholds."""
+    image = write(tmp_path / "a.png", (300, 211))
+    main(["-m", str(model), "-o", str(tmp_path / "out"), str(image), "--save", "json"])
+    restored, grey = chexseg_jax.restore(model), read_radiograph(image).grey
+    (square,) = restored.predict([grey], batch_size=1)
+    expected = unfit_map(square, grey.shape) > np.array(
+        [restored.thresholds[task] for task in restored.tasks]
+    )
+    predicted = read_segmentations(tmp_path / "out/segmentations.json").masks("a")
+    np.testing.assert_array_equal(predicted, expected)
+
+
+def test_overlays_none_or_some(model, tmp_path):
+    for name in "abc":
+        write(tmp_path / f"in/{name}.png", (40, 40))
+    common = ["-m", str(model), str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--overlays"]
+    for count, drawn in (("none", set()), ("2", {"a.png", "b.png"}), ("all", {"a.png", "b.png", "c.png"})):
+        main([*common, count])
+        assert files(tmp_path / "out") == {"segmentations.json", "summary.csv"} | drawn
+
+
+def test_two_calls_into_one_folder(model, tmp_path):
+    image, lock = write(tmp_path / "a.png", (40, 40)), Lock(tmp_path / "out/.predict/lock")
+    assert lock.acquire()
+    with pytest.raises(InputError, match="another call is writing into it"):
+        main(["-m", str(model), "-o", str(tmp_path / "out"), str(image)])
+    lock.release()
+    main(["-m", str(model), "-o", str(tmp_path / "out"), str(image)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--save", "json,pdf"], "--save 'pdf' must be one or several of json,csv,masks,"),
+        (["--threshold", "1"], "--threshold 1.0 must be at least 0 and below 1"),
+        (["--overlays", "few"], "--overlays few must be all, none or a number"),
+        ([], "no radiograph: give images"),
+    ],
+)
+def test_flags_that_mean_nothing(flags, told, tmp_path):
+    with pytest.raises(InputError, match=told):
+        main(["-m", "x", "-o", str(tmp_path / "out"), *flags])
 
 
 def test_many_batches_share_one_compiled_program(tiny_run):

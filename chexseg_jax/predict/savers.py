@@ -1,0 +1,174 @@
+"""What `--save` writes: files of one image (`SAVERS`), and tables of all of them (`TABLES`)."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from chexseg_jax.data.chexlocalize import Rle, decode, read_segmentations, write_segmentations
+from chexseg_jax.data.images import Frame, fit_mask
+from chexseg_jax.data.taxonomy import Taxonomy
+from chexseg_jax.data.text import read_text
+from chexseg_jax.errors import InputError
+from chexseg_jax.files import written_aside
+from chexseg_jax.predict.inputs import is_dicom
+from chexseg_jax.predict.masks import area, boxes
+from chexseg_jax.predict.overlay import SIDE, draw_overlay
+
+#: Columns of summary.csv, one row an image and task; docs/predict.md describes them.
+COLUMNS = ("image", "task", "score", "threshold", "present", "pixels", "mm2", "boxes")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction of one image.
+
+    Attributes:
+      name: the image's id.
+      source: its file.
+      size: its (height, width) in pixels.
+      spacing: mm per pixel (row, column); None where unknown.
+      picture: the radiograph within `SIDE` pixels, without padding.
+      maps: probabilities in the network's frame, without padding.
+      thresholds: task -> probability above which a pixel belongs to it.
+      codes: task -> mask at full size.
+      taxonomy: the tasks.
+      model: a description of the model.
+    """
+
+    name: str
+    source: Path
+    size: tuple[int, int]
+    spacing: tuple[float, float] | None
+    picture: UInt8[np.ndarray, "h w"]
+    maps: Float32[np.ndarray, "s t K"]
+    thresholds: Mapping[str, float]
+    codes: Mapping[str, Rle]
+    taxonomy: Taxonomy
+    model: str
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The image's rows of summary.csv."""
+        rows = []
+        for (task, code), score in zip(self.codes.items(), self.maps.max((0, 1)), strict=True):
+            parts = "; ".join(" ".join(map(str, box)) for box in boxes(code).tolist())
+            square = f"{area(code) * self.spacing[0] * self.spacing[1]:.1f}" if self.spacing else ""
+            cells = (
+                self.name,
+                task,
+                f"{score:.4f}",
+                f"{self.thresholds[task]:g}",
+                int(bool(parts)),
+                area(code),
+            )
+            rows.append(dict(zip(COLUMNS, (*cells, square, parts), strict=True)))
+        return rows
+
+
+def _save_masks(folder: Path, prediction: Prediction) -> None:
+    for task, code in prediction.codes.items():
+        file = folder / "masks" / re.sub(r"[^\w ().,+-]", "_", task) / f"{prediction.name}.png"
+        file.parent.mkdir(parents=True)
+        Image.fromarray(decode(code)).save(file)
+
+
+def _save_maps(folder: Path, prediction: Prediction) -> None:
+    file = folder / "maps" / f"{prediction.name}.npz"
+    file.parent.mkdir()
+    maps = np.moveaxis(prediction.maps, -1, 0)
+    named = zip(prediction.taxonomy.tasks, maps, strict=True)
+    np.savez(file, **{f"{prediction.name}_{task}|map": values for task, values in named})
+
+
+def _save_overlay(folder: Path, prediction: Prediction) -> None:
+    window = Frame(*prediction.size, SIDE).window
+    masks = {
+        task: fit_mask(decode(code), SIDE)[window] for task, code in prediction.codes.items() if area(code)
+    }
+    overlay = draw_overlay(prediction.picture, masks, prediction.taxonomy, prediction.name)
+    overlay.save(folder / f"{prediction.name}.png", compress_level=3)  # the default takes three times as long
+
+
+def _save_dicomseg(folder: Path, prediction: Prediction) -> None:
+    if not is_dicom(prediction.source):
+        return
+    from chexseg_jax.predict.dicom_seg import write_dicom_seg  # its libraries are an extra
+
+    file = folder / "dicomseg" / f"{prediction.name}.dcm"
+    file.parent.mkdir()
+    masks = np.stack([decode(code) for code in prediction.codes.values()], -1)
+    write_dicom_seg(file, prediction.source, masks, prediction.taxonomy, model=prediction.model)
+
+
+#: Name -> function that writes the files of one image below a folder, where the names are those below `--out`.
+SAVERS: Mapping[str, Callable[[Path, Prediction], None]] = {
+    "masks": _save_masks,
+    "maps": _save_maps,
+    "overlays": _save_overlay,
+    "dicomseg": _save_dicomseg,
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file of all images.
+
+    Attributes:
+      file: its name below `--out`.
+      part: the part of an image's record that it holds.
+      read: returns what the file holds of each image.
+      write: writes it, sorted by image.
+    """
+
+    file: str
+    part: str
+    read: Callable[[Path, Taxonomy], Mapping[str, Any]]
+    write: Callable[[Path, Iterable[tuple[str, Any]], Taxonomy], None]
+
+    def earlier(self, out: Path, taxonomy: Taxonomy) -> dict[str, Any]:
+        """What the file holds of each image; nothing without it.
+
+        Raises:
+          InputError: for a file of another format or task set.
+        """
+        return dict(self.read(out / self.file, taxonomy)) if (out / self.file).exists() else {}
+
+    def merge(self, out: Path, records: Iterable[Mapping[str, Any]], taxonomy: Taxonomy) -> None:
+        """Write the images of the records, and all others that the file has."""
+        images = self.earlier(out, taxonomy) | {record["name"]: record[self.part] for record in records}
+        self.write(out / self.file, sorted(images.items()), taxonomy)
+
+
+def _read_codes(file: Path, taxonomy: Taxonomy) -> Mapping[str, Any]:
+    return read_segmentations(file, taxonomy).entries
+
+
+def _read_rows(file: Path, _: Taxonomy) -> Mapping[str, Any]:
+    images: dict[str, list[Mapping[str, Any]]] = {}
+    table = csv.DictReader(io.StringIO(read_text(file, "a summary of predictions"), newline=""))
+    if tuple(table.fieldnames or ()) != COLUMNS:
+        raise InputError(f"{file}: its columns are not {', '.join(COLUMNS)}; move it, or give another --out")
+    for row in table:
+        images.setdefault(row["image"], []).append(row)
+    return images
+
+
+def _write_rows(file: Path, images: Iterable[tuple[str, Any]], _: Taxonomy) -> None:
+    with written_aside(file) as table:
+        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for _name, rows in images:
+            writer.writerows(rows)
+
+
+TABLES: Mapping[str, Table] = {
+    "json": Table("segmentations.json", "codes", _read_codes, write_segmentations),
+    "csv": Table("summary.csv", "rows", _read_rows, _write_rows),
+}
