@@ -34,19 +34,20 @@ def rename(contents: Contents, names: Mapping[str, str]) -> Contents:
 
 def _named(item: Item, label: Callable[[str], str], task: Callable[[str], str]) -> Item:
     """An item with its labels and tasks renamed."""
-
-    def gathered(values: Mapping[str, Any], own: Callable[[str], str]) -> dict[str, list]:
-        groups: dict[str, list] = {}
-        for name, value in values.items():
-            if own(name):
-                groups.setdefault(own(name), []).append(value)
-        return groups
-
     masks = None
     if item.masks is not None:
-        masks = {name: union(codes) for name, codes in gathered(item.masks, task).items()}
-    labels = {name: _joined(values) for name, values in gathered(item.labels, label).items()}
+        masks = {name: union(codes) for name, codes in _gathered(item.masks, task).items()}
+    labels = {name: _joined(values) for name, values in _gathered(item.labels, label).items()}
     return dataclasses.replace(item, labels=labels, masks=masks)
+
+
+def _gathered(values: Mapping[str, Any], own_name: Callable[[str], str]) -> dict[str, list[Any]]:
+    """The values by their own name, without those whose name is ""."""
+    groups: dict[str, list[Any]] = {}
+    for name, value in values.items():
+        if new := own_name(name):
+            groups.setdefault(new, []).append(value)
+    return groups
 
 
 def _joined(values: Sequence[float]) -> float:

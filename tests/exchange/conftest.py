@@ -15,7 +15,7 @@ def images(tmp_path):
         place = tmp_path / folder
         place.mkdir(exist_ok=True)
         for number, name in enumerate(names):
-            path = place / (name if "." in name[-5:] else f"{name}.png")
+            path = place / (name if name.endswith((".png", ".jpg")) else f"{name}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full(size, 40 + number, np.uint8)).save(path)
         return place

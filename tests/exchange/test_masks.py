@@ -1,12 +1,18 @@
 """Importers of masks, on fixtures written by hand: exact to the pixel."""
 
+import base64
+import io
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from chexseg_jax.data.chexlocalize import decode
 from chexseg_jax.errors import InputError
+from chexseg_jax.exchange import masks
+from chexseg_jax.exchange.items import Images, LeftOut
+from chexseg_jax.exchange.masks import Context
 
 ASKED = ("--missing", "empty", "--view", "frontal", "--patient", "image", "--valid", "0.5", "--test", "0.5")
 
@@ -195,3 +201,154 @@ def test_png_values_that_mean_nothing_are_refused(folder, tmp_path, refused, val
     (tmp_path / "masks" / "Nodule").mkdir(parents=True)
     Image.fromarray(values).save(tmp_path / "masks" / "Nodule" / "a.png")
     refused(message, "png", tmp_path / "masks", "--images", folder, *ASKED)
+
+
+def labelme(path, shapes, name=None, size=(12, 10)):
+    content = {
+        "imagePath": name or f"{path.stem}.png",
+        "imageHeight": size[0],
+        "imageWidth": size[1],
+        "shapes": shapes,
+    }
+    path.write_text(json.dumps(content))
+
+
+def shape(kind, points, label="Nodule", **more):
+    return {"label": label, "shape_type": kind, "points": points, **more}
+
+
+def test_labelme_draws_what_labelme_draws(folder, tmp_path, bring, masks_of, capsys):
+    # Expected pixels by LabelMe's rule: Pillow's shapes with their outline.
+    crop = io.BytesIO()
+    Image.fromarray(np.array([[True, False], [True, True]])).save(crop, "PNG")
+    shapes = [
+        shape("polygon", [[1, 1], [4, 1], [4, 3], [1, 3]]),
+        shape("rectangle", [[8, 11], [6, 9]]),
+        shape("circle", [[4, 7], [4, 8]], "Mass"),
+        shape("mask", [[8, 1], [9, 2]], "Mass", mask=base64.b64encode(crop.getvalue()).decode()),
+        shape("point", [[2, 2]]),
+    ]
+    place = tmp_path / "labelme"
+    place.mkdir()
+    labelme(place / "a.json", shapes, name="..\\images\\a.png")
+    labelme(place / "b.json", [])
+    root = bring("labelme", place, "--images", folder, *ASKED)
+    both = masks_of(root) | masks_of(root, "valid")
+    assert np.array_equal(both["patienta_study1_a"]["Nodule"], box((1, 4), (1, 5)) | box((9, 12), (6, 9)))
+    circle = box((6, 9), (4, 5)) | box((7, 8), (3, 6))
+    assert circle.sum() == 5
+    drawn = both["patienta_study1_a"]["Mass"]
+    assert np.array_equal(drawn[:5], box((1, 3), (8, 9))[:5] | box((2, 3), (9, 10))[:5])
+    assert (drawn[5:] & circle[5:]).sum() == 5
+    assert drawn[5:].sum() in (5, 9)  # the corners of so small a circle are Pillow's choice
+    assert not both["patientb_study1_b"]["Nodule"].any()
+    assert (
+        f"left out: 1 shapes without an area (points, lines): {place / 'a.json'}: shape 4"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "message"),
+    [
+        (shape("polygon", [[1, 1], [2, 2]]), "shape 0: its points must be at least 3 pairs"),
+        (shape("polygon", [[1, 1], [2, "x"], [3, 4]]), "shape 0: its points must be"),
+        (shape("oval", [[1, 1], [2, 2]]), "unknown shape 'oval'"),
+        (shape("mask", [[1, 1], [2, 2]], mask="%%"), "not a PNG in base64"),
+    ],
+)
+def test_a_wrong_labelme_shape_is_named(folder, tmp_path, refused, one, message):
+    labelme(tmp_path / "a.json", [one])
+    refused(message, "labelme", tmp_path / "a.json", "--images", folder, *ASKED)
+
+
+def test_siim_names_images_without_suffix(images, tmp_path, bring, masks_of):
+    folder = images("1.2.3", "1.2.4", "1.2.5", size=(4, 3))
+    (tmp_path / "rle.csv").write_text("ImageId, EncodedPixels\n1.2.3,5 2 1 1\n1.2.4, -1\n1.2.5,-1\n")
+    source, lists = tmp_path / "rle.csv", []
+    for split, name in (("valid", "1.2.3"), ("test", "1.2.4")):
+        (tmp_path / f"{split}.txt").write_text(name)
+        lists += [f"--{split}-list", tmp_path / f"{split}.txt"]
+    root = bring(
+        "siim", source, "--images", folder, *lists, *ASKED[2:6]
+    )  # every mask is given: nothing to ask
+    assert masks_of(root, "valid")["patient1.2.3_study1_1.2.3"]["Pneumothorax"].sum() == 3
+    assert masks_of(root)["patient1.2.4_study1_1.2.4"]["Pneumothorax"].sum() == 0
+    assert (root / "train.csv").read_text().splitlines()[1].endswith(",0.0")
+
+
+def test_siim_gives_these_masks(images, tmp_path):
+    folder = Images.below(images("x", size=(4, 3)))
+    (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\nx,5 2 1 1\nx,0 1\n")
+    (item,) = masks.read_siim(tmp_path / "rle.csv", Context(folder, LeftOut())).items
+    assert decode(item.masks["Pneumothorax"]).astype(int).tolist() == [
+        [1, 0, 1],
+        [0, 1, 0],
+        [0, 1, 0],
+        [0, 0, 0],
+    ]
+    for text in ("5", "5 x", "5 9", "", "-1 2"):
+        (tmp_path / "rle.csv").write_text(f"ImageId,EncodedPixels\nx,{text}\n")
+        with pytest.raises(InputError, match="line 2: EncodedPixels of x"):
+            masks.read_siim(tmp_path / "rle.csv", Context(folder, LeftOut()))
+
+
+VINDR = """image_id,rad_id,class_name,x_min,y_min,x_max,y_max
+a,R1,Nodule,1,2,5,6
+a,R2,Nodule,3,2,7,6
+a,R3,No finding,,,,
+b,R1,No finding,,,,
+"""
+
+
+@pytest.mark.parametrize(("agree", "columns"), [(1, (1, 7)), (2, (3, 5)), (3, (0, 0))])
+def test_vindr_boxes_of_several_readers(folder, tmp_path, bring, masks_of, agree, columns):
+    (tmp_path / "v.csv").write_text(VINDR)
+    root = bring("vindr", tmp_path / "v.csv", "--images", folder, *ASKED, "--agree", agree)
+    both = masks_of(root) | masks_of(root, "valid")
+    assert np.array_equal(both["patienta_study1_a"]["Nodule"], box((2, 6), columns))
+    assert not both["patientb_study1_b"]["Nodule"].any()
+
+
+def test_vindr_asks_how_many_readers_must_agree(folder, tmp_path, refused):
+    (tmp_path / "v.csv").write_text(VINDR)
+    refused(
+        "line 3: a: several radiologists.*--agree N", "vindr", tmp_path / "v.csv", "--images", folder, *ASKED
+    )
+    (tmp_path / "v.csv").write_text(VINDR.replace("1,2,5,6", "1,2,5,60"))
+    arguments = ("vindr", tmp_path / "v.csv", "--images", folder, *ASKED, "--agree", 1)
+    refused("line 2: a: box 1, 2, 5, 60 does not lie in its image", *arguments)
+
+
+def test_chestxdet_polygons_and_boxes(folder, tmp_path, bring, masks_of, capsys):
+    polygon = [[1, 1], [4, 1], [4, 3], [1, 3]]
+    found = {"file_name": "a.png", "syms": ["Mass", "Effusion"], "boxes": [[1, 1, 4, 3], [5, 5, 8, 9]]}
+    content = [
+        found | {"polygons": [polygon, []]},
+        {"file_name": "b.png", "syms": [], "boxes": [], "polygons": []},
+    ]
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    arguments = ("chestxdet", tmp_path / "x.json", "--images", folder, *ASKED)
+    root = bring(*arguments, "--boxes", "--rename", "Effusion=Pleural Effusion")
+    both = masks_of(root) | masks_of(root, "valid")
+    assert np.array_equal(both["patienta_study1_a"]["Mass"], box((1, 4), (1, 5)))  # the outline included
+    assert np.array_equal(both["patienta_study1_a"]["Pleural Effusion"], box((5, 9), (5, 8)))
+    assert not both["patientb_study1_b"]["Mass"].any()
+    bring(*arguments, out="other")
+    assert "left out: 1 boxes without a polygon" in capsys.readouterr().err
+
+
+def test_two_names_of_one_task_are_joined_and_names_may_be_left_out(folder, tmp_path, bring, masks_of):
+    drawn = [
+        {"segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]]},
+        {"segmentation": [[6, 6, 8, 6, 8, 9, 6, 9]], "category_id": 2},
+        {"segmentation": [[6, 6, 8, 6, 8, 9, 6, 9]], "category_id": 3},
+    ]
+    file = coco(tmp_path / "c.json", ["a.png", "b.png"], drawn, ("Nodule", "Mass", "Ruler"))
+    names = ("--rename", "Nodule=Lesion", "--rename", "Mass=Lesion", "--rename", "Ruler=")
+    root = bring("coco", file, "--images", folder, *ASKED, *names)
+    both = masks_of(root) | masks_of(root, "valid")
+    assert list(both["patienta_study1_a"]) == ["Lesion"]
+    assert np.array_equal(both["patienta_study1_a"]["Lesion"], box((1, 3), (1, 4)) | box((6, 9), (6, 8)))
+    with pytest.raises(InputError, match="the source has Mass, Nodule, Ruler"):
+        bring("coco", file, "--images", folder, *ASKED, "--rename", "Lung=Lobe", out="other")
