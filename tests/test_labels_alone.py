@@ -9,7 +9,11 @@ from configs import classifier, moco, semi
 
 @pytest.fixture
 def chexpert_alone(download):
-    for path in (*download.rglob("*.json"), *download.rglob("test_labels.csv"), *download.rglob("PHANTOM.md")):
+    for path in (
+        *download.rglob("*.json"),
+        *download.rglob("test_labels.csv"),
+        *download.rglob("PHANTOM.md"),
+    ):
         path.unlink()
     return download
 

@@ -145,6 +145,8 @@ def _import(flags: argparse.Namespace, command: str) -> list[str]:
             items.append(Item(str(path.relative_to(images.folder)), path))
     named = rename(Contents(items, tuple(tasks)), dict(_pair("--rename", one) for one in flags.rename))
     items = _listed(named.items, images, {"valid": flags.valid_list, "test": flags.test_list}, left_out)
+    if (flags.valid_list or flags.test_list) and not (flags.valid or flags.test):
+        items = [dataclasses.replace(item, split=item.split or "train") for item in items]
     known = [read_taxonomy(base_root), CHEXPERT] if base_root else [CHEXPERT]
     taxonomy = _read_tasks(flags.tasks) if flags.tasks else task_set(items, named.tasks, known)
     missing = flags.missing or (taxonomy.missing if flags.tasks else known[0].missing if base.tasks else None)

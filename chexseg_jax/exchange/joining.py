@@ -58,6 +58,8 @@ def _joined(values: Sequence[float]) -> float:
 def merge(new: Sequence[Item], base: Sequence[Item]) -> list[Item]:
     """Items of annotations over those of a table of labels; an annotated image takes its masks from the annotations.
 
+    One in train leaves it: masks are used in valid and test.
+
     Raises:
       InputError: for an image that one source has twice.
     """
@@ -71,10 +73,11 @@ def merge(new: Sequence[Item], base: Sequence[Item]) -> list[Item]:
                 )
             seen[item.path] = item.name
             if (old := by_path.get(item.path)) and source is new:
+                annotated = item.masks is not None
                 item = dataclasses.replace(
                     old,
-                    masks=old.masks if item.masks is None else item.masks,
-                    split=item.split or old.split,
+                    masks=item.masks if annotated else old.masks,
+                    split=item.split or (None if annotated and old.split == "train" else old.split),
                     labels=old.labels | item.labels,
                 )
             by_path[item.path] = item
@@ -225,7 +228,7 @@ def assign_splits(
     """
     masked = any(item.masks is not None for item in items)
     drawn = [item for item in items if not item.split and (item.masks is not None or not masked)]
-    if drawn and not (valid or test or any(item.split for item in items)):
+    if drawn and not (valid or test) and (masked or not any(item.split for item in items)):
         raise InputError(
             f"{len(drawn)} images{' with masks' * masked} belong to no split; give shares of their patients, "
             "--valid 0.5 --test 0.5, lists of images, --valid-list and --test-list, or a source a split, test=FILE"
