@@ -120,6 +120,10 @@ def _import(flags: argparse.Namespace, command: str) -> list[str]:
     left_out, sources = LeftOut(), [_in_split(source) for source in flags.sources]
     base_root = flags.labels if flags.labels and flags.labels.is_dir() else None
     base = read_root(check_layout(base_root, labels_alone=True)) if base_root else Contents(())
+    if flags.images and base_root:
+        raise InputError(
+            f"--images {flags.images}: with --labels ROOT, the images are the root's; leave --images out"
+        )
     if flags.images:
         images = Images.below(flags.images, without=[path.absolute() for _, path in sources if path.is_dir()])
     elif base_root:

@@ -84,6 +84,12 @@ def test_an_import_writes_over_nothing(download, send, bring, tmp_path):
     assert not list((tmp_path / "root").iterdir())
 
 
+def test_a_root_brings_its_own_images(download, bring, tmp_path):
+    (tmp_path / "c.json").write_text("{}")
+    with pytest.raises(InputError, match="the images are the root's; leave --images out"):
+        bring("coco", tmp_path / "c.json", "--labels", download, "--images", download)
+
+
 def test_the_module_knows_both_commands():
     with pytest.raises(InputError, match="expected import or export"):
         main(["inport"])
