@@ -39,6 +39,8 @@ from chexseg_jax.training.sharding import check_divides, data_mesh
 
 #: Settings that do not change results.
 _APART = ("profile", "skip_steps", "shard")
+#: Kinds that need no masks, and so CheXpert without CheXlocalize.
+_LABELS_ALONE = ("classifier", "moco")
 
 
 def run(config: ConfigDict, workdir: Path) -> Path:
@@ -99,21 +101,21 @@ class Data:
 
     Attributes:
       sources: their origin.
-      weak, expert, test: artifacts of `prepare`.
+      weak, expert, test: artifacts of `prepare`; test is None where classifiers or MoCo have no test images.
       validation, split_seed: of the split of all expert images, see `split_expert`.
     """
 
     sources: Sources
     weak: Path
     expert: Path
-    test: Path
+    test: Path | None
     validation: float
     split_seed: int
 
     @classmethod
     def open(cls, store: Store, config: ConfigDict) -> "Data":
         """Open, or make and prepare, the data of a configuration."""
-        sources = open_sources(store, config)
+        sources = open_sources(store, config, labels_alone=config.kind in _LABELS_ALONE)
         settings = ConfigDict({key: config.data[key] for key in ("size", "views", "max_missing")})
 
         def prepared(split: Split) -> Path:
@@ -122,7 +124,8 @@ class Data:
             changed = on_first(changed_images, first, split) if first.is_dir() else None  # else only planned
             return make(config=settings, split=split, changed=changed) if changed else first
 
-        weak, expert, test = map(prepared, (sources.train, sources.valid, sources.test))
+        weak, expert = prepared(sources.train), prepared(sources.valid)
+        test = prepared(sources.test) if sources.test else None
         return cls(sources, weak, expert, test, config.data.validation, config.split_seed)
 
     @cached_property
@@ -179,13 +182,10 @@ class Run:
           InputError: see `settings.check`, `open_sources` and `require_weights`.
         """
         check(config)
-        if config.kind not in (
-            "classifier",
-            "moco",
-        ):  # else segmentation, the last training, would fail after hours
+        if config.kind not in _LABELS_ALONE:  # else segmentation, the last training, would fail after hours
             check_divides(config.segmentation.batch_size, data_mesh(), name="config.segmentation.batch_size=")
         if config.root:
-            check_layout(config.root)
+            check_layout(config.root, labels_alone=config.kind in _LABELS_ALONE)
         on_first(require_weights, runs or [config])
         profile = Profile.parse(**config.profile)
         apart = Apart(profile=profile, skip_steps=config.skip_steps)
@@ -328,7 +328,7 @@ class Run:
 
     @property
     def _judges(self) -> dict[str, Path]:
-        return {"valid": self.data.expert, "test": self.data.test}
+        return {"valid": self.data.expert, **({"test": self.data.test} if self.data.test else {})}
 
     def _encoder(self) -> Path | None:
         match self.config.init:

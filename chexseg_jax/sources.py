@@ -34,7 +34,7 @@ class Sources:
 
     Attributes:
       train: weak labels only.
-      valid, test: with radiologists' masks.
+      valid, test: with radiologists' masks; classifiers and MoCo also take valid without masks, and no test.
       taxonomy: labels and tasks.
       is_phantom: whether the images are synthetic.
       root: their folder.
@@ -42,7 +42,7 @@ class Sources:
 
     train: Split
     valid: Split
-    test: Split
+    test: Split | None
     taxonomy: Taxonomy
     is_phantom: bool
     root: Path
@@ -50,7 +50,7 @@ class Sources:
     @property
     def second_reader(self) -> Segmentations | None:
         """Another radiologist's masks of the test images, if any."""
-        return self.test.second_reader
+        return self.test.second_reader if self.test else None
 
     @property
     def title(self) -> str:
@@ -65,7 +65,8 @@ class Sources:
     @property
     def reader_note(self) -> str:
         """A caution about a second reader who read only some of the test images; "" otherwise."""
-        truth, reader = self.test.segmentations, self.second_reader
+        reader = self.second_reader
+        truth = self.test.segmentations if reader else None
         unread = [image_id for image_id in truth.ids if image_id not in reader] if truth and reader else []
         if not unread:
             return ""
@@ -76,7 +77,7 @@ class Sources:
         )
 
 
-def open_sources(store: Store, config: ConfigDict) -> Sources:
+def open_sources(store: Store, config: ConfigDict, *, labels_alone: bool = False) -> Sources:
     """Open `config.root`, with its layout checked first, or make the phantom if no root is set.
 
     A store for planning makes none: the splits of a phantom that does not exist yet have names and no images.
@@ -84,6 +85,7 @@ def open_sources(store: Store, config: ConfigDict) -> Sources:
     Args:
       store: of artifacts.
       config: `root` (a folder, or "" for the phantom) and `phantom` (the arguments of `phantom.make`).
+      labels_alone: see `check_layout`.
 
     Raises:
       InputError: listing everything that is missing under root, or naming a file or row that is wrong.
@@ -97,15 +99,18 @@ def open_sources(store: Store, config: ConfigDict) -> Sources:
             )
             empty = {name: Split(name, nobody, None, None, "") for name in ("train", "valid", "test")}
             return Sources(**empty, taxonomy=CHEXPERT, is_phantom=True, root=root)
-    layout, taxonomy = check_layout(root), read_taxonomy(root)
+    layout, taxonomy = check_layout(root, labels_alone=labels_alone), read_taxonomy(root)
     if (root / FILE).exists():
         say(f"{root / FILE}: {len(taxonomy.tasks)} tasks: {', '.join(taxonomy.tasks)}")
     splits = {}
     for name, table in layout.tables.items():
         files = [table, layout.segmentations.get(name), layout.second_reader if name == "test" else None]
         splits[name] = _open_split(name, files, root, taxonomy)
-    truth, reader = splits["test"].segmentations, splits["test"].second_reader
-    for image_id in reader.ids if reader else ():
+    test = splits.setdefault("test", None)
+    if test is None:
+        say("no test_labels.csv: checkpoints are chosen on valid, and nothing is scored on other images")
+    truth, reader = (test.segmentations, test.second_reader) if test else (None, None)
+    for image_id in reader.ids if truth and reader else ():
         if image_id in truth:
             reader.check_size(image_id, truth.size(image_id), truth.path)
     is_phantom = not config.root or (root / phantom.MARKER).exists()

@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": GROUND,
     "saliency": {"models"},
     "irnet": GROUND,
+    "exchange": GROUND | {"data"},
     "evaluation": GROUND | {"data"},
     "training": NETWORKS,
     "saved_model": NETWORKS | {"training"},

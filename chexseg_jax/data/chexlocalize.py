@@ -123,7 +123,7 @@ def read_segmentations(path: str | Path, taxonomy: Taxonomy = CHEXPERT) -> Segme
         entry: dict[str, Rle] = {}
         for task, code in _by_task(listed, f"{path}: {image_id}", taxonomy).items():
             where = f"{path}: {image_id}, {task}"
-            entry[task] = _checked(code, where)
+            entry[task] = checked_rle(code, where)
             first = next(iter(entry.values()))["size"]
             if entry[task]["size"] != first:
                 raise InputError(
@@ -349,7 +349,8 @@ def _size(size: Any, where: str) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _checked(code: Any, where: str) -> Rle:
+def checked_rle(code: Any, where: str) -> Rle:
+    """A run-length code, compressed and safe for pycocotools; `InputError` naming `where` if it is malformed."""
     if not isinstance(code, dict) or not isinstance(code.get("counts"), str | list):
         raise InputError(f'{where}: expected COCO run lengths, {{"size": [height, width], "counts": "..."}}')
     height, width = _size(code.get("size"), where)

@@ -33,16 +33,20 @@ class Layout:
     """The files that the paper's experiments read; images are found from the tables' rows."""
 
     root: Path
-    tables: Mapping[str, Path]  # by split: train, valid, test
+    tables: Mapping[str, Path]  # by split: train, valid and, unless labels alone are read, test
     segmentations: Mapping[str, Path]  # by split: valid, test
     second_reader: Path | None  # other radiologists' masks of the test images: the human benchmark
 
 
-def check_layout(root: str | Path) -> Layout:
+def check_layout(root: str | Path, *, labels_alone: bool = False) -> Layout:
     """Finds the files of both downloads below `root`.
 
     The root may hold the downloads' folders (`CheXpert-v1.0-small/`, `CheXpert-v1.0 batch 2 (train 1)/` and so on,
     `CheXpert/`, `CheXlocalize/`, also one within the other, as they come) or the files themselves.
+
+    Args:
+      root: the folder.
+      labels_alone: train and valid suffice, as CheXpert has them without CheXlocalize; what else is there is read too.
 
     Raises:
       InputError: listing everything that is missing at once, with where to get it.
@@ -63,13 +67,16 @@ def check_layout(root: str | Path) -> Layout:
         f"{' or '.join(files)} ({'CheXpert' if files == ('train.csv',) else 'CheXlocalize'})"
         for wanted, found in ((names, tables), (jsons, segmentations))
         for split, files in wanted.items()
-        if found[split] is None
+        if found[split] is None and not (labels_alone and (wanted is jsons or split == "test"))
     ]
     if lacking:
         raise InputError(
             f"{root}: missing {', '.join(lacking)}; get CheXpert from {CHEXPERT_URL} and CheXlocalize, which "
             f"brings the validation and test images too, from {CHEXLOCALIZE_URL}"
         )
+    tables, segmentations = (
+        {split: file for split, file in found.items() if file} for found in (tables, segmentations)
+    )
     return Layout(root, tables, segmentations, _first(root, _MASKS, ("hb_segmentations_test.json",)))
 
 

@@ -132,7 +132,7 @@ def report_moco(
         f"the last batches logged: {len(last)}.)"
     )
     table, means = _auroc_table(probes, sources.taxonomy)
-    choice = "the best on the valid images, so judge by the test column."
+    choice = f"the best on the valid images{_after_choice(means)}."
     if not _judged(means):
         choice = f"{PENALTIES[0]:g}: no task has both labels on valid, so there was nothing to choose it by."
     text = (
@@ -290,7 +290,7 @@ def _classifier_section(classifiers: Mapping[Path, Path], taxonomy: Taxonomy) ->
     table, means = _auroc_table(dict(zip(names, classifiers.values(), strict=True)), taxonomy)
     text = "AUROC of the image labels; for an encoder trained without labels, AUROC of a linear probe. "
     text += (
-        "Checkpoints were chosen on valid."
+        f"Checkpoints were chosen on valid{_after_choice(means)}."
         if _judged(means)
         else "No task has both labels on valid: nothing was chosen there."
     )
@@ -333,6 +333,13 @@ def _auroc_table(scores: Mapping[str, Path], taxonomy: Taxonomy) -> tuple[Table,
 def _judged(means: Mapping[str, float]) -> bool:
     """Whether the valid images, on which checkpoints and penalties are chosen, have an AUROC."""
     return not any(math.isnan(value) for name, value in means.items() if name.endswith(", valid"))
+
+
+def _after_choice(means: Mapping[str, float]) -> str:
+    """What the choice on the valid images means for the scores beside it."""
+    if any(name.endswith(", test") for name in means):
+        return ", so judge by the test column"
+    return "; without test images, these scores are optimistic"
 
 
 def _draw_overlays(path: Path, gallery: Gallery, made: Made, title: str) -> None:

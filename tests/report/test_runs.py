@@ -204,7 +204,7 @@ def test_a_classifier_run(tmp_path, sources):
     assert run.name.startswith("classifier,seed=0,laptop-")
     text, page = (run / "report.md").read_text(), (run / "report.html").read_text()
     assert "| **mean**     |              0.625 |             0.625 |" in text
-    assert "Checkpoints were chosen on valid." in text
+    assert "Checkpoints were chosen on valid, so judge by the test column." in text
     assert "## Test IoU" not in text
     assert "<canvas" not in page
     assert "<script" not in page
@@ -216,7 +216,17 @@ def test_a_classifier_without_valid_labels_was_not_chosen(tmp_path, sources):
     run = report_classifier(tmp_path, classifier.get_config(), sources, trained, scores)
     text = (run / "report.md").read_text()
     assert "No task has both labels on valid: nothing was chosen there." in text
-    assert "chosen on valid." not in text
+    assert "chosen on valid," not in text
+
+
+def test_a_classifier_without_test_images_says_so(tmp_path, sources):
+    trained = training(tmp_path / "artifacts" / "densenet", "densenet121")
+    scores = auroc(tmp_path / "auroc")
+    valid = {"valid": json.loads((scores / "auroc.json").read_text())["valid"]}
+    (scores / "auroc.json").write_text(json.dumps(valid))
+    run = report_classifier(tmp_path, classifier.get_config(), sources, trained, scores)
+    text = (run / "report.md").read_text()
+    assert "Checkpoints were chosen on valid; without test images, these scores are optimistic." in text
 
 
 def test_a_probe_without_valid_labels_was_not_chosen(tmp_path, sources):
