@@ -28,6 +28,14 @@ _REFUSALS = {
 class InputError(ValueError):
     """A file, row, value or argument of the user is wrong. The message is one line."""
 
+    exit_code = 2  # nothing was done
+
+
+class PartlyDoneError(InputError):
+    """Some of several inputs could not be used, and are named; all others are done."""
+
+    exit_code = 1
+
 
 class DamagedError(InputError):
     """A file that this program wrote and this process cannot read; other processes may have read it."""
@@ -148,7 +156,7 @@ def _tell_unraisable(ignored: Any) -> None:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command's `main`; an `InputError` becomes one line on stderr and exit code 2.
+    """Run a command's `main`; an `InputError` becomes one line on stderr and exit code 2, or 1 if the rest is done.
 
     A signal of `STOP_SIGNALS` becomes one line too, and exit code 128 + its number. Any other exception is a bug and
     keeps its traceback.
@@ -159,7 +167,7 @@ def run_command(main: Callable[[], None]) -> None:
             main()
     except InputError as error:
         tell(error)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
         print("interrupted; rerun the command to resume, finished stages are reused", file=sys.stderr)
         leave(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
