@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "stages": TRAINED | {"evaluation"},
     "report": GROUND | {"data", "evaluation", "training", "saliency", "artifact", "sources", "pseudo"},
     "settings": GROUND | {"data", "pseudo"},
+    "package": GROUND | {"models", "saved_model"},
     "predict": GROUND | {"data", "saved_model", "report"},
     "experiment": TRAINED | {"pseudo", "report", "settings", "sources", "stages"},
     "paper": GROUND | {"data", "evaluation", "report", "settings", "sources", "pseudo"},

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from chexseg_jax.models.layers import BatchNorm, Conv
@@ -42,3 +44,16 @@ class Tiny(nn.Module):
     def __call__(self, images, train=False):
         features = self.stages(images, train)[16]
         return self.classify(features), {"features": features}
+
+
+def he_weights(module: nn.Module, *, size: int = 64, channels: int = 3, seed: int = 0) -> Any:
+    """Variables as numpy arrays, drawn without compiling `init`: maps keep their scale through the layers."""
+    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    draw = np.random.default_rng(seed)
+
+    def value(path, leaf):
+        if path[-1].key != "kernel":
+            return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+        return draw.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(value, jax.eval_shape(module.init, jax.random.key(0), images))

@@ -66,7 +66,7 @@ _HUB = """\
 from chexseg_jax.package.hub import HubModel
 
 model = HubModel.from_pretrained("{folder}").restored  # a folder, or USER/NAME on the Hub
-probabilities = model.predict(images)  # grey uint8 radiographs of any size -> {shape}
+probabilities = model.predict(images)  # grey uint8 radiographs of any size
 ```
 
 `pip install 'chexseg-jax[hub]'`. Without the Hub's client, `chexseg_jax.restore(FOLDER)` opens a copy of the files.
@@ -95,7 +95,7 @@ def usage(card: Mapping[str, Any], to: str, folder: str) -> str:
     size, outputs = card["size"], card["num_classes"]
     shape = f"[B, {size}, {size}, {outputs}]" if segments else f"[B, {outputs}]"
     if to == "hub":
-        return _HUB.format(folder=folder, shape=shape)
+        return _HUB.format(folder=folder)
     texts = dict(_PROGRAMS[to])
     texts["call"] += _MASKS * segments
     return _PROGRAM.format(size=size, shape=shape, folder=folder, **texts)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -24,6 +25,8 @@ def to_stablehlo(model: Restored) -> bytes:
     Raises:
       InputError: without flatbuffers, in which `jax.export` serialises.
     """
+    if find_spec("flatbuffers") is None:
+        raise InputError("--to stablehlo needs flatbuffers; pip install 'chexseg-jax[stablehlo]'")
 
     def probabilities(cpu_kernels: bool) -> Callable[..., jax.Array]:
         module = with_kernels(model.module, cpu_kernels)
@@ -41,11 +44,7 @@ def to_stablehlo(model: Restored) -> bytes:
 
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, model.config.size, model.config.size), np.uint8)
-    exported = export.export(jax.jit(program), platforms=("cpu", "cuda"))(images)
-    try:
-        return bytes(exported.serialize())
-    except ImportError:
-        raise InputError("--to stablehlo needs flatbuffers; pip install 'chexseg-jax[stablehlo]'") from None
+    return bytes(export.export(jax.jit(program), platforms=("cpu", "cuda"))(images).serialize())
 
 
 def with_kernels(module: nn.Module, cpu_kernels: bool) -> nn.Module:

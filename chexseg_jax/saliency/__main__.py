@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(
         prog="chexseg saliency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="radiographs, or folders of them"
-    )
+    several: dict[str, Any] = {"type": Path, "metavar": "IMAGE", "default": []}
+    parser.add_argument("images", nargs="*", **several, help="radiographs, or folders of them")
+    parser.add_argument("-i", "--input", nargs="+", action="extend", **several, help="the same")
     parser.add_argument("-m", "--checkpoint", required=True, metavar="DIR", help="folder of a classifier")
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="DIR", help="a new folder")
     parser.add_argument("--method", choices=list(METHODS), default="gradcam", help="(%(default)s)")
@@ -82,7 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"--overlays {flags.overlays} must be all, none or a number")
     if not 0 <= flags.cutoff <= 1:
         raise InputError(f"--cutoff {flags.cutoff} must be in [0, 1]")
-    images = find_images(flags.images)
+    if not (paths := [*flags.images, *flags.input]):
+        raise InputError("no radiograph: give images or folders; --help lists the flags")
+    images = find_images(paths)
     check_devices()
     model = _open(flags.checkpoint)
     limits = parse_threshold(flags.threshold, model.taxonomy)
@@ -200,7 +202,7 @@ def explain(
         def codes() -> Iterator[tuple[str, dict[str, Rle]]]:
             found = _explained(model, images, method, limits, failures)
             for number, one in enumerate(found):
-                ranked = np.argsort(-one.probabilities, kind="stable")[:_TASKS] if number < drawn else []
+                ranked = np.argsort(-one.probabilities, kind="stable")[: _TASKS * (number < drawn)].tolist()
                 masks, shown = {}, {}
                 for k, task in enumerate(tasks):
                     mask = one.mask(k, cutoff)
