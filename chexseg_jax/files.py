@@ -42,6 +42,26 @@ def written_aside(path: str | Path) -> Iterator[TextIO]:
         aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder that is renamed to `path` once it is complete; an error removes it.
+
+    Raises:
+      InputError: if `path` exists or cannot be written.
+    """
+    if os.path.lexists(path):
+        raise InputError(f"{path}: already exists; remove it or choose another name")
+    part = aside_of(path)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.rename(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give another folder") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def remove_asides(folder: Path) -> None:
     """Delete what killed processes left half-written below a folder that no other process writes to."""
     for path in folder.rglob(".*.part"):

@@ -50,19 +50,27 @@ class Tiny(nn.Module):
         return self.classify(features), {"features": features}
 
 
+def he_weights(module: nn.Module, *, size: int = 64, channels: int = 3, seed: int = 0) -> Any:
+    """Variables as numpy arrays, drawn without compiling `init`: maps keep their scale through the layers."""
+    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    draw = np.random.default_rng(seed)
+
+    def value(path, leaf):
+        if path[-1].key != "kernel":
+            return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+        return draw.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(value, jax.eval_shape(module.init, jax.random.key(0), images))
+
+
 def save_random(folder, taxonomy, size=64):
     """Save a segmentation with random weights and thresholds of .5, without compiling anything."""
     ENCODERS["tiny"] = Tiny
     name, classes = "deeplabv3plus_tiny", len(taxonomy.tasks)
-    images = jnp.zeros((1, size, size, 3))
-    shapes = jax.eval_shape(models.create(name, num_classes=classes).init, jax.random.key(0), images)
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), shapes["params"])
-    statistics = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes["batch_stats"])
     folder.mkdir(exist_ok=True)
     save_model(
         folder,
-        {"params": params, "batch_stats": statistics},
+        he_weights(models.create(name, num_classes=classes), size=size),
         name=name,
         num_classes=classes,
         options={},

@@ -235,7 +235,7 @@ def resize_bilinear(
     # XLA from transposing the maps. A GPU's TF32 would cost three digits.
     product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     x = x.reshape(batch * height, width, channels)
-    x = product(jnp.broadcast_to(columns, (len(x), *columns.shape)), x)
+    x = product(jnp.broadcast_to(columns, (x.shape[0], *columns.shape)), x)
     x = product(jnp.broadcast_to(rows, (batch, *rows.shape)), x.reshape(batch, height, -1))
     return x.reshape(batch, *size, channels)
 

@@ -1,0 +1,183 @@
+"""What travels with a packaged model: `model.json`, for programs, and `README.md`, for people."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chexseg_jax.saved_model import Restored
+
+#: Shown where `model.json` says nothing about its data, as those of earlier versions.
+UNKNOWN = "unknown data"
+
+_PROGRAM = """\
+Images are grey uint8 [B, {size}, {size}], each a radiograph on a black square; the program normalises them itself.
+Probabilities are float32 {shape}, in the order of `tasks` in `model.json`.
+
+```python
+import json
+from pathlib import Path
+
+{imports}
+from PIL import Image
+
+folder = Path("{folder}")
+card = json.loads((folder / "model.json").read_text())
+
+
+def letterbox(path, size):
+    picture = Image.open(path).convert("L")
+    rows, columns = (max(1, side * size // max(picture.size)) for side in (picture.height, picture.width))
+    top, left = (size - rows) // 2, (size - columns) // 2
+    square = np.zeros((size, size), np.uint8)
+    square[top : top + rows, left : left + columns] = picture.resize((columns, rows), Image.Resampling.BILINEAR)
+    return square
+
+
+images = np.stack([letterbox("radiograph.png", card["size"])])
+{call}```
+
+{needs}
+"""
+_MASKS = """\
+masks = probabilities > np.array([card["thresholds"][task] for task in card["tasks"]])
+"""
+#: imports, call and needs of `_PROGRAM`.
+_PROGRAMS = {
+    "stablehlo": {
+        "imports": "import jax\nimport jax.export\nimport numpy as np",
+        "call": """\
+predict = jax.jit(jax.export.deserialize((folder / "model.stablehlo").read_bytes()).call)
+probabilities = np.asarray(predict(images))
+""",
+        "needs": "`pip install jax flatbuffers pillow`. It runs on a CPU or an NVIDIA GPU, without this package.",
+    },
+    "onnx": {
+        "imports": "import numpy as np\nimport onnxruntime",
+        "call": """\
+session = onnxruntime.InferenceSession(folder / "model.onnx")
+(probabilities,) = session.run(["probabilities"], {"images": images})
+""",
+        "needs": "`pip install onnxruntime pillow`. It runs without this package, JAX or PyTorch.",
+    },
+}
+_HUB = """\
+```python
+from chexseg_jax.package.hub import HubModel
+
+model = HubModel.from_pretrained("{folder}").restored  # a folder, or USER/NAME on the Hub
+probabilities = model.predict(images)  # grey uint8 radiographs of any size
+```
+
+`pip install 'chexseg-jax[hub]'`. Without the Hub's client, `chexseg_jax.restore(FOLDER)` opens a copy of the files.
+"""
+
+
+def card_of(model: Restored) -> dict[str, Any]:
+    """The content of `model.json`, but for the checksums of the Orbax files."""
+    return model.config.to_dict() | {
+        "tasks": list(model.tasks),
+        "normalisation": model.normalisation._asdict(),
+        "thresholds": dict(model.thresholds),
+        "taxonomy": model.taxonomy.to_dict(),
+    }
+
+
+def usage(card: Mapping[str, Any], to: str, folder: str) -> str:
+    """How to use the package, as Markdown with a Python program that runs as it is.
+
+    Args:
+      card: see `card_of`.
+      to: "stablehlo", "onnx" or "hub".
+      folder: of the package, as the program names it.
+    """
+    segments = bool(card["thresholds"])
+    size, outputs = card["size"], card["num_classes"]
+    shape = f"[B, {size}, {size}, {outputs}]" if segments else f"[B, {outputs}]"
+    if to == "hub":
+        return _HUB.format(folder=folder)
+    texts = dict(_PROGRAMS[to])
+    texts["call"] += _MASKS * segments
+    return _PROGRAM.format(size=size, shape=shape, folder=folder, **texts)
+
+
+def readme(card: Mapping[str, Any], scores: Mapping[str, Any], to: str, folder: str) -> str:
+    """A model card: what the model is, the data that it has seen, its scores, and how to use it.
+
+    Args:
+      card: see `card_of`; its `provenance`, if any, is shown entry by entry.
+      scores: a run's `scores.json`; {} if there is none.
+      to, folder: see `usage`.
+    """
+    provenance = dict(card.get("provenance") or {})
+    data = str(provenance.pop("data", None) or scores.get("data") or UNKNOWN)
+    kind = "segmentation" if card["thresholds"] else "classifier"
+    lines = [f"# A chest X-ray {kind}: {card['name']}", ""]
+    if "phantom" in data.lower():
+        lines += [
+            "> **Trained on a phantom: synthetic images, not patients.** Its masks of real radiographs mean nothing.",
+            "",
+        ]
+    lines += [
+        "For research only. Not a medical device; not validated for any clinical use.",
+        "",
+        f"- Training data: {data}",
+        *(f"- {key.replace('_', ' ').capitalize()}: {_text(value)}" for key, value in provenance.items()),
+        *(
+            ["- Licence of the weights: not stated; ask whoever trained them"]
+            if "licence" not in provenance
+            else []
+        ),
+        f"- Images: {card['size']} x {card['size']} pixels, grey",
+        "",
+        *_table(card, scores.get("pooled", {})),
+        "",
+        "## Use",
+        "",
+        usage(card, to, folder),
+    ]
+    return "\n".join(lines)
+
+
+def hub_header(card: Mapping[str, Any]) -> str:
+    """The Hub's metadata, which begin a repository's README."""
+    task = "image-segmentation" if card["thresholds"] else "image-classification"
+    licence = str((card.get("provenance") or {}).get("licence") or "unknown")
+    tags = ["chest-x-ray", "jax", "flax", "model_hub_mixin"]
+    values = {
+        "library_name": "chexseg-jax",
+        # The Hub knows licences by short names; others go below `license_name`.
+        **({"license": licence} if licence == "unknown" or " " not in licence else {"license": "other"}),
+        **({"license_name": licence} if " " in licence else {}),
+        "pipeline_tag": task,
+        "tags": tags,
+    }
+    return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()) + "---\n\n"
+
+
+def read_scores(directory: Path) -> dict[str, Any]:
+    """The `scores.json` of a run's folder; {} for another folder."""
+    path = directory / "scores.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _table(card: Mapping[str, Any], scores: Mapping[str, float | None]) -> list[str]:
+    names = [
+        "output",
+        *(["threshold"] if card["thresholds"] else []),
+        *(["test IoU, pooled"] if scores else []),
+    ]
+    rows = [names, ["---"] * len(names)]
+    for task in card["tasks"]:
+        row = [task]
+        if card["thresholds"]:
+            row.append(f"{card['thresholds'][task]:g}")
+        if scores:
+            value = scores.get(task)
+            row.append("absent" if value is None else f"{value:.3f}")
+        rows.append(row)
+    return [f"| {' | '.join(row)} |" for row in rows]
