@@ -3,7 +3,6 @@
 Writes `segmentations.json` (CheXlocalize's format, at each image's full size) and one overlay PNG per image.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(
             f"{flags.checkpoint}: holds a {model.config.name}, not a segmentation; give a segmentation's folder"
         )
-    scores = Path(flags.checkpoint, "scores.json")  # a run's folder has it beside the model
-    if data := scores.exists() and json.loads(scores.read_text()).get("data"):
-        say(f"{flags.checkpoint}: a model trained on {data}")
+    say(f"{flags.checkpoint}: {model.provenance}")
     predict(model, find_images(flags.images), flags.out)
 
 
