@@ -2,7 +2,7 @@
 
 A `Reference` is a Gaussian of thumbnails, each with its mean subtracted and divided by its standard deviation, so
 that brightness and contrast do not count. Its covariance is shrunk as in Ledoit and Wolf, "A well-conditioned
-estimator for large-dimensional covariance matrices" (2004), so that some twenty images are enough.
+estimator for large-dimensional covariance matrices" (2004), so that few images are enough.
 """
 
 import zipfile
@@ -20,7 +20,7 @@ from chexseg_jax.errors import DamagedError, first_line
 
 _SIDE = 8
 #: Fewer images are no reference; more add nothing.
-_FEWEST, _MOST = 20, 1000
+_FEWEST, _MOST = 16, 1000
 #: Standard deviation of a thumbnail, in grey levels, below which an image is blank. That of the flattest of 689 NIH
 #: radiographs is 24.
 _FLAT = 6.0
@@ -124,7 +124,7 @@ class Reference:
 
 
 def fit_reference(sets: Sequence[Prepared]) -> Reference:
-    """The reference of up to 1000 images, taken evenly from all sets; `UPRIGHT` for fewer than 20."""
+    """The reference of up to 1000 images, taken evenly from all sets; `UPRIGHT` for fewer than 16."""
     squares = []
     count = sum(map(len, sets))
     for images in sets:

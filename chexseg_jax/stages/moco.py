@@ -83,10 +83,7 @@ def pretrain_moco(
             size=config.size,
         ),
         optimizer=optim.sgd_cosine(
-            config.learning_rate,
-            steps=steps,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
+            config.learning_rate, steps=steps, momentum=config.momentum, weight_decay=config.weight_decay
         ),
         batches=batches(
             shuffled(Examples(image=train.images, id=np.array(train.ids)), seed=seed),

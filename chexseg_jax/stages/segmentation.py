@@ -75,14 +75,12 @@ def train_segmentation(
     annotated = Prepared.load(expert)
     train, validation = annotated.take(train_rows), annotated.take(validation_rows)
     weak = Prepared.load(pseudo) if pseudo else None
-    tasks = train.taxonomy.tasks
-    name = f"{config.decoder}_{encoder}"
+    tasks, name = train.taxonomy.tasks, f"{config.decoder}_{encoder}"
     old = restore(start) if start else None
     normalisation = old.normalisation if old else IMAGENET
     options = plain(config.options) | stride_option(old)
     module = models.create(name, num_classes=len(tasks), axis_name=DATA_AXIS, **options)
-    infer = probabilities_of(module, normalisation)
-    steps = training_steps(config, epoch)
+    infer, steps = probabilities_of(module, normalisation), training_steps(config, epoch)
     examples = mixture(_examples(train), _examples(weak) if weak is not None else None, p=p, seed=seed)
     state = fit(
         f"segmentation p={p:g}",
