@@ -83,7 +83,10 @@ def test_the_report_scores_what_the_predictions_file_holds(tiny_run):
 def test_the_origin_of_a_model_goes_with_it(tiny_run):
     """Also from a bare artifact, which is older than the scores."""
     workdir, run = tiny_run
-    folders = [run, *(next((workdir / "artifacts").glob(f"{kind}-*")) for kind in ("segmentation", "classifier"))]
+    folders = [
+        run,
+        *(next((workdir / "artifacts").glob(f"{kind}-*")) for kind in ("segmentation", "classifier")),
+    ]
     models = [chexseg_jax.restore(folder) for folder in folders]
     for model in models:
         assert model.provenance.synthetic
