@@ -1,10 +1,11 @@
 """One run: the chain of stages behind a configuration, from radiographs to a report."""
 
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -33,7 +34,6 @@ from chexseg_jax.stages.pseudo_masks import (
 from chexseg_jax.stages.scores import score_segmentation
 from chexseg_jax.stages.segmentation import train_segmentation
 from chexseg_jax.streams import stream
-from chexseg_jax.training.loop import Apart
 from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import check_divides, data_mesh
 
@@ -159,13 +159,13 @@ class Run:
       store: of artifacts.
       config: see `run`; without those that do not change results.
       data: the prepared radiographs.
-      apart: what to profile in trainings, and how many of their steps may be skipped.
+      apart: what to profile in trainings, how many of their steps may be skipped, and the origin of the data.
     """
 
     store: Store
     config: ConfigDict
     data: Data
-    apart: Apart
+    apart: Mapping[str, Any]
 
     @classmethod
     def open(
@@ -188,7 +188,7 @@ class Run:
             check_layout(config.root, labels_alone=config.kind in _LABELS_ALONE)
         on_first(require_weights, runs or [config])
         profile = Profile.parse(**config.profile)
-        apart = Apart(profile=profile, skip_steps=config.skip_steps)
+        apart = {"profile": profile, "skip_steps": config.skip_steps}
         config = ConfigDict({key: value for key, value in config.items() if key not in _APART})
         where = config.root or "the phantom (synthetic radiographs, made here)"
         say(f"{config.name}: {config.scale} scale on {where}")
@@ -196,7 +196,9 @@ class Run:
             say("profile: applies to trainings that are still to run; finished ones are not traced")
         store = Store(workdir / "artifacts")
         store = store.plan() if planning else store
-        return cls(store, config, Data.open(store, config), apart)
+        data = Data.open(store, config)
+        apart["provenance"] = data.sources.provenance(config.data)
+        return cls(store, config, data, apart)
 
     def classifier(self, config: ConfigDict) -> Path:
         """A classifier trained on the weak labels."""

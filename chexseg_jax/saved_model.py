@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 from chexseg_jax import models
 from chexseg_jax.data.images import fit_image
 from chexseg_jax.data.prepared import Examples
+from chexseg_jax.data.provenance import UNKNOWN, Provenance
+from chexseg_jax.data.reference import UPRIGHT, Reference
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.errors import DamagedError, InputError, first_line, naming
 from chexseg_jax.files import checksums, damaged
@@ -43,6 +45,8 @@ def save_model(
     taxonomy: Taxonomy | None = None,
     thresholds: Mapping[str, float] | None = None,
     config: Mapping[str, Any] | None = None,
+    provenance: Provenance = UNKNOWN,
+    reference: Reference = UPRIGHT,
 ) -> None:
     """Write a model that `restore` opens: its variables by Orbax, and `model.json` with its metadata.
 
@@ -58,11 +62,15 @@ def save_model(
       taxonomy: labels and tasks of the training data; None if unknown.
       thresholds: probability above which a pixel belongs to a task.
       config: the training's configuration, for the record.
+      provenance: of the model, for the record.
+      reference: the look of its training images.
     """
     if jax.process_index() > 0:
         return
     with _checkpointer() as checkpointer:
         checkpointer.save(directory.absolute() / "variables", jax.tree.map(np.asarray, variables), force=True)
+    if reference is not UPRIGHT:
+        reference.save(directory)
     card = {
         "name": name,
         "num_classes": num_classes,
@@ -73,6 +81,7 @@ def save_model(
         **({"taxonomy": taxonomy.to_dict()} if taxonomy else {}),
         "thresholds": dict(thresholds or {}),
         "config": dict(config or {}),
+        "provenance": provenance.to_dict(),
         "checksums": checksums(directory / "variables"),
     }
     (directory / "model.json").write_text(json.dumps(card, indent=1))
@@ -98,6 +107,8 @@ class Restored:
       thresholds: task -> probability above which a pixel belongs to it (segmentations only).
       normalisation: of the module's inputs.
       taxonomy: labels and tasks of the training data.
+      provenance: what it was trained on; "unknown data" for a model saved by earlier versions.
+      reference: checks whether an image is like the training images, or inverted, rotated or blank.
     """
 
     module: nn.Module
@@ -107,6 +118,8 @@ class Restored:
     thresholds: Mapping[str, float]
     normalisation: Normalisation
     taxonomy: Taxonomy = CHEXPERT
+    provenance: Provenance = UNKNOWN
+    reference: Reference = UPRIGHT
 
     def predict(
         self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 8
@@ -186,7 +199,20 @@ def restore(directory: str | Path) -> Restored:
     # Models saved before task sets travelled with the data are all of CheXpert's.
     with naming(path):
         taxonomy = Taxonomy.from_dict(card.pop("taxonomy")) if "taxonomy" in card else CHEXPERT
-    return Restored(module, variables, ConfigDict(card), tasks, thresholds, normalisation, taxonomy)
+    with naming(path):
+        provenance = Provenance.of_card(card)
+    card.pop("provenance", None)
+    return Restored(
+        module,
+        variables,
+        ConfigDict(card),
+        tasks,
+        thresholds,
+        normalisation,
+        taxonomy,
+        provenance,
+        Reference.load(directory),
+    )
 
 
 def _read_variables(folder: Path, module: nn.Module, size: int, channels: int) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from chexseg_jax.artifact import Store
 from chexseg_jax.data import chexpert
 from chexseg_jax.data.chexlocalize import Segmentations, read_segmentations
 from chexseg_jax.data.layout import check_layout
+from chexseg_jax.data.provenance import Provenance
 from chexseg_jax.data.split import Split
 from chexseg_jax.data.taxonomy import CHEXPERT, FILE, Taxonomy, read_taxonomy
 from chexseg_jax.files import expand_home
@@ -61,6 +62,11 @@ class Sources:
     def note(self) -> str:
         """The data's description for a report."""
         return PHANTOM_NOTE if self.is_phantom else f"Data: `{self.root}`."
+
+    def provenance(self, config: ConfigDict) -> Provenance:
+        """The record of these data in a model; `config` has their `views` and `uncertainty`."""
+        licence = "Apache-2.0, as the package that drew it" if self.is_phantom else "the terms of its data"
+        return Provenance(self.title, self.is_phantom, config.views, config.uncertainty, licence)
 
     @property
     def reader_note(self) -> str:

@@ -18,6 +18,7 @@ from chexseg_jax.data.chexpert import Studies
 from chexseg_jax.data.images import read_grey, unfit_map
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
+from chexseg_jax.data.reference import UPRIGHT
 from chexseg_jax.data.split import Split
 from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
@@ -77,6 +78,24 @@ def test_the_report_scores_what_the_predictions_file_holds(tiny_run):
     assert scores["data"].startswith("phantom: synthetic")
     for task, value in zip(TASKS, iou.pooled(counts), strict=True):
         assert scores["pooled"][task] == (None if np.isnan(value) else pytest.approx(value, abs=1e-4))
+
+
+def test_the_origin_of_a_model_goes_with_it(tiny_run):
+    """Also from a bare artifact, which is older than the scores."""
+    workdir, run = tiny_run
+    folders = [
+        run,
+        *(next((workdir / "artifacts").glob(f"{kind}-*")) for kind in ("segmentation", "classifier")),
+    ]
+    models = [chexseg_jax.restore(folder) for folder in folders]
+    for model in models:
+        assert model.provenance.synthetic
+        assert str(model.provenance).startswith(
+            "a model trained on phantom: synthetic images, not patients (frontal views; uncertain labels: ignore; "
+        )
+        assert model.reference is not UPRIGHT
+    mean = json.loads((run / "scores.json").read_text())["pooled"]["mean"]
+    assert [model.provenance.scores for model in models] == [{"test mIoU (pooled)": mean}, {}, {}]
 
 
 def test_40_listed_images_validate_at_the_papers_scale_and_no_patient_is_on_both_sides(tmp_path):

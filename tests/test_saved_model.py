@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from tiny import Tiny
 import chexseg_jax
 from chexseg_jax import models
 from chexseg_jax.data.images import fit_image
+from chexseg_jax.data.provenance import UNKNOWN, Provenance
+from chexseg_jax.data.reference import UPRIGHT
 from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import DamagedError, InputError
 from chexseg_jax.models.normalisation import IMAGENET, normalise
@@ -35,6 +38,8 @@ def saved(tmp_path_factory):
         normalisation=IMAGENET,
         thresholds={"Edema": 0.25},
         config={"epochs": 3},
+        provenance=Provenance("phantom", True),
+        reference=replace(UPRIGHT, limit=2.5),
     )
     return directory, module, variables
 
@@ -48,6 +53,7 @@ def test_a_model_comes_back_with_all_that_goes_with_it(saved):
     assert restored.normalisation == IMAGENET
     assert (restored.config.name, restored.config.size, restored.config.config.epochs) == ("resnet18", 32, 3)
     assert restored.module.output_stride == 16
+    assert (restored.provenance, restored.reference.limit) == (Provenance("phantom", True), 2.5)
 
 
 def test_predict_takes_radiographs_of_any_size(saved):
@@ -200,6 +206,7 @@ def test_a_run_saved_before_the_rooms_were_rebuilt_restores_with_equal_logits(go
     folder = golden / "saved_by_718f1c4"
     restored = chexseg_jax.restore(folder)
     assert restored.tasks == restored.taxonomy.tasks == CHEXPERT.tasks
+    assert (restored.provenance, restored.reference) == (UNKNOWN, UPRIGHT)
     assert restored.thresholds["Pneumothorax"] == pytest.approx(0.45)
     with np.load(folder / "logits.npz") as saved:
         images = np.stack([fit_image(image, restored.config.size) for image in saved["images"]])

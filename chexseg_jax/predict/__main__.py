@@ -15,7 +15,6 @@ exit codes: 0 all images are predicted, 1 all but those that are named, 2 nothin
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,9 +107,7 @@ def _open(checkpoint: str) -> Restored:
         raise InputError(
             f"{checkpoint}: holds a {model.config.name}, not a segmentation; give a segmentation's folder"
         )
-    scores = Path(checkpoint, "scores.json")  # a run's folder has it beside the model
-    if data := scores.exists() and json.loads(scores.read_text()).get("data"):
-        say(f"{checkpoint}: a model trained on {data}")
+    say(f"{checkpoint}: {model.provenance}")
     return model
 
 

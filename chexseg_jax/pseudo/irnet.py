@@ -18,6 +18,7 @@ from chexseg_jax.data.chexpert import positive_tasks
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import Examples, Prepared
+from chexseg_jax.data.provenance import UNKNOWN, Provenance
 from chexseg_jax.data.records import Records, write_rows
 from chexseg_jax.data.transforms import augment
 from chexseg_jax.irnet.instances import centroids, instances
@@ -102,6 +103,7 @@ def train_irnet(
     rows: Int[np.ndarray, " N"],
     maps: Path,
     seed: int,
+    provenance: Provenance = UNKNOWN,
     **apart: Unpack[Apart],
 ) -> None:
     """Train both branches on the seeds in the maps, then measure the mean displacement that inference subtracts.
@@ -116,6 +118,7 @@ def train_irnet(
       images, rows: prepared set and the training rows.
       maps: their saliency, aligned on `rows`.
       seed: of the branches' weights, order and augmentation.
+      provenance: of the data, for the record.
       **apart: see `training.loop.Apart`.
     """
     encoder, train = restore(trunk), Prepared.load(images).take(rows)
@@ -158,6 +161,7 @@ def train_irnet(
         normalisation=normalisation,
         taxonomy=train.taxonomy,
         config=plain(config),
+        provenance=provenance,
     )
 
 

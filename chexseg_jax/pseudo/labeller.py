@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Int
 from ml_collections import ConfigDict
@@ -11,7 +11,6 @@ from numpy import ndarray
 
 from chexseg_jax.artifact import Store
 from chexseg_jax.errors import InputError
-from chexseg_jax.training.loop import Apart
 
 
 class Images(NamedTuple):
@@ -53,8 +52,8 @@ class Run(Protocol):
         """The run's configuration."""
 
     @property
-    def apart(self) -> Apart:
-        """What `store.make` passes to trainings apart."""
+    def apart(self) -> Mapping[str, Any]:
+        """What `store.make` passes to trainings apart: `provenance`, and for `fit` the keys of `Apart`."""
 
     def classifier(self, config: ConfigDict) -> Path:
         """A classifier trained on the weak labels."""

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,18 @@ def report_segmentation(
         sections.append(_classifier_section(made.classifiers, sources.taxonomy))
     artifacts = [*made.classifiers, made.pseudo, *made.trainings, made.scores]
     title = f"mixture p = {config.p:g}, init = {config.init}"
-    _write_run(run, config, sources, title, sections, made.trainings, artifacts=artifacts, gallery=gallery)
+    test_scores = {"test mIoU (pooled)": scores["pooled"]["mean"]}
+    _write_run(
+        run,
+        config,
+        sources,
+        title,
+        sections,
+        made.trainings,
+        artifacts=artifacts,
+        scores=test_scores,
+        gallery=gallery,
+    )
     say(f"test mIoU (pooled) {number(scores['pooled']['mean'])} ({sources.title})")
     return run
 
@@ -108,7 +119,9 @@ def report_classifier(
     """Write a classifier run's folder: `report.md`, `report.html`, `curves.png`, `metrics.jsonl` and `model`."""
     run = open_run(workdir, config)
     sections = [_classifier_section({classifier: auroc}, sources.taxonomy)]
-    _write_run(run, config, sources, f"classifier {config.classifier.model}", sections, [classifier])
+    means = _auroc_table({"mean AUROC": auroc}, sources.taxonomy)[1]
+    title = f"classifier {config.classifier.model}"
+    _write_run(run, config, sources, title, sections, [classifier], scores=_without_nan(means))
     return run
 
 
@@ -139,11 +152,10 @@ def report_moco(
         "AUROC of logistic regressions on the frozen encoder's mean features, trained on the weak labels. The penalty "
         f"is {choice}"
     )
-    _write_json(
-        run / "probe.json", {name: None if math.isnan(value) else value for name, value in means.items()}
-    )
+    _write_json(run / "probe.json", _without_nan(means))
     sections, title = [Section("Linear probe", [text, table])], f"MoCo v2, {config.encoder.model}"
-    _write_run(run, config, sources, title, sections, [encoder], notes=[contrast])
+    own = _auroc_table({"mean AUROC of a linear probe": probes["MoCo"]}, sources.taxonomy)[1]
+    _write_run(run, config, sources, title, sections, [encoder], notes=[contrast], scores=_without_nan(own))
     probed = ", ".join(f"{name} {number(value)}" for name, value in means.items())
     say(f"linear probe, mean AUROC: {probed} ({sources.title})")
     return run
@@ -170,6 +182,7 @@ def _write_run(
     *,
     artifacts: Sequence[Path | None] = (),
     notes: Sequence[str] = (),
+    scores: Mapping[str, float | None] | None = None,
     gallery: Gallery | None = None,
 ) -> None:
     """Write the report and the files that all kinds of runs have.
@@ -182,11 +195,16 @@ def _write_run(
       trainings: artifacts of all trainings, that of the run's model last.
       artifacts: all artifacts; () for the trainings alone.
       notes: paragraphs for the top.
+      scores: of the model on the test images, for its provenance.
       gallery: the test images.
     """
     model, made = trainings[-1], [path for path in dict.fromkeys(artifacts or trainings) if path]
     _copy(model / "metrics.jsonl", run)
     give_folder(model, run / "model")
+    # The artifact is older than its scores, and may be older than provenance.
+    provenance = replace(sources.provenance(config.data), scores=scores or {})
+    card = json.loads((model / "model.json").read_text())
+    _write_json(run / "model" / "model.json", {**card, "provenance": provenance.to_dict()})
     common = [_training_section(run, trainings), _provenance_section(config, sources, made)]
     title = f"{config.name}: {title}, seed {config.seed}, {config.scale} scale"
     write_report(
@@ -328,6 +346,11 @@ def _auroc_table(scores: Mapping[str, Path], taxonomy: Taxonomy) -> tuple[Table,
     names = (*taxonomy.tasks, "**mean**")
     rows = [[name, *(number(column[k]) for column in columns.values())] for k, name in enumerate(names)]
     return Table(["pathology", *columns], rows), {name: float(c[-1]) for name, c in columns.items()}
+
+
+def _without_nan(means: Mapping[str, float]) -> dict[str, float | None]:
+    """As JSON has them."""
+    return {name: None if math.isnan(value) else value for name, value in means.items()}
 
 
 def _judged(means: Mapping[str, float]) -> bool:

@@ -16,6 +16,8 @@ from chexseg_jax.data import chexpert
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import Examples, Prepared
+from chexseg_jax.data.provenance import UNKNOWN, Provenance
+from chexseg_jax.data.reference import fit_reference
 from chexseg_jax.data.transforms import augment
 from chexseg_jax.evaluation.auroc import auroc
 from chexseg_jax.evaluation.iou import mean
@@ -36,6 +38,7 @@ def train_classifier(
     expert: Path,
     start: Path | None,
     seed: int,
+    provenance: Provenance = UNKNOWN,
     **apart: Unpack[Apart],
 ) -> None:
     """Train on the weak labels; keep the checkpoint with the best mean AUROC of the tasks on `expert`.
@@ -50,6 +53,7 @@ def train_classifier(
       weak, expert: prepared sets; the labels of `expert` choose the checkpoint.
       start: a saved model of the same network to initialise from, such as ImageNet's; None for random weights.
       seed: of weights, order and augmentation.
+      provenance: of the data, for the record.
       **apart: see `training.loop.Apart`.
     """
     train, validation = Prepared.load(weak), Prepared.load(expert)
@@ -91,6 +95,8 @@ def train_classifier(
         normalisation=CHEXPERT,
         taxonomy=train.taxonomy,
         config=plain(config),
+        provenance=provenance,
+        reference=fit_reference([train]),
     )
 
 

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from chexseg_jax.data.provenance import Provenance
 from chexseg_jax.errors import InputError, MissingWeightsError, first_line
 from chexseg_jax.models import create
 from chexseg_jax.models.normalisation import IMAGENET
@@ -59,6 +60,7 @@ def import_imagenet(part: Path, *, model: str, weights: WeightsFile, stride_on: 
         size=size,
         tasks=(),
         normalisation=IMAGENET,
+        provenance=Provenance(f"ImageNet ({weights.path.name})", synthetic=False),
     )
 
 

@@ -18,6 +18,7 @@ from chexseg_jax.data import chexpert
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import Examples, Prepared
+from chexseg_jax.data.provenance import UNKNOWN, Provenance
 from chexseg_jax.data.transforms import view
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation import iou
@@ -42,6 +43,7 @@ def pretrain_moco(
     images: Path,
     start: Path | None,
     seed: int,
+    provenance: Provenance = UNKNOWN,
     **apart: Unpack[Apart],
 ) -> None:
     """Train an encoder to tell two views of one radiograph from the views of others; keep the last state.
@@ -56,6 +58,7 @@ def pretrain_moco(
       start: a saved model with the same ResNet to initialise weights, normalisation and stride placement from, as
         MoCo-CXR does from ImageNet's; None for random weights.
       seed: of weights, order and views.
+      provenance: of the data, for the record.
       **apart: see `training.loop.Apart`.
     """
     if config.queue % config.batch_size:
@@ -80,10 +83,7 @@ def pretrain_moco(
             size=config.size,
         ),
         optimizer=optim.sgd_cosine(
-            config.learning_rate,
-            steps=steps,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
+            config.learning_rate, steps=steps, momentum=config.momentum, weight_decay=config.weight_decay
         ),
         batches=batches(
             shuffled(Examples(image=train.images, id=np.array(train.ids)), seed=seed),
@@ -108,6 +108,7 @@ def pretrain_moco(
         normalisation=normalisation,
         taxonomy=train.taxonomy,
         config=plain(config),
+        provenance=provenance,
     )
 
 

@@ -18,6 +18,8 @@ from chexseg_jax.artifact import plain
 from chexseg_jax.data.mixture import mixture
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import Examples, Prepared
+from chexseg_jax.data.provenance import UNKNOWN, Provenance
+from chexseg_jax.data.reference import fit_reference
 from chexseg_jax.data.transforms import augment, unpack_masks
 from chexseg_jax.models.normalisation import IMAGENET, Normalisation, normalise
 from chexseg_jax.processes import on_first
@@ -46,6 +48,7 @@ def train_segmentation(
     start: Path | None,
     epoch: int,
     seed: int,
+    provenance: Provenance = UNKNOWN,
     **apart: Unpack[Apart],
 ) -> None:
     """Train on the mixture; keep the checkpoint with the best mIoU of the common tasks on the validation images.
@@ -66,19 +69,18 @@ def train_segmentation(
         stride placement are taken from it; None for random weights.
       epoch: the number of images that an epoch counts, see `training_steps`.
       seed: of weights, mixture, order and augmentation.
+      provenance: of the data, for the record.
       **apart: see `training.loop.Apart`.
     """
     annotated = Prepared.load(expert)
     train, validation = annotated.take(train_rows), annotated.take(validation_rows)
     weak = Prepared.load(pseudo) if pseudo else None
-    tasks = train.taxonomy.tasks
-    name = f"{config.decoder}_{encoder}"
+    tasks, name = train.taxonomy.tasks, f"{config.decoder}_{encoder}"
     old = restore(start) if start else None
     normalisation = old.normalisation if old else IMAGENET
     options = plain(config.options) | stride_option(old)
     module = models.create(name, num_classes=len(tasks), axis_name=DATA_AXIS, **options)
-    infer = probabilities_of(module, normalisation)
-    steps = training_steps(config, epoch)
+    infer, steps = probabilities_of(module, normalisation), training_steps(config, epoch)
     examples = mixture(_examples(train), _examples(weak) if weak is not None else None, p=p, seed=seed)
     state = fit(
         f"segmentation p={p:g}",
@@ -112,6 +114,8 @@ def train_segmentation(
         taxonomy=train.taxonomy,
         thresholds=thresholds,
         config={**plain(config), "p": p, "seed": seed},
+        provenance=provenance,
+        reference=fit_reference([train] if weak is None else [train, weak]),
     )
     on_first((part / "thresholds.json").write_text, json.dumps(thresholds, indent=1))
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from chexseg_jax.data.provenance import Provenance
 from chexseg_jax.data.taxonomy import CHEXPERT, CHEXSEG_LABELS, CHEXSEG_TASKS, FILE, Taxonomy, read_taxonomy
 from chexseg_jax.errors import InputError, Parser, naming, run_command
 from chexseg_jax.models import create
@@ -157,6 +158,8 @@ def import_weights(
         "tasks": names,
         "taxonomy": taxonomy,
     }
+    with naming(source):
+        model["provenance"] = Provenance.of_card(file.card)
     model |= {"size": size or file.card.get("size", 320), "normalisation": chosen, "thresholds": thresholds}
     _save(out, variables, model)
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in chosen)
@@ -259,6 +262,7 @@ def _export(source: Path, out: Path) -> None:
         "tasks": model.tasks,
         "taxonomy": model.taxonomy.to_dict(),
         "thresholds": dict(model.thresholds),
+        "provenance": model.provenance.to_dict(),
     }
     state = to_torch(config.name, model.variables)
     files.write(out, state, card)

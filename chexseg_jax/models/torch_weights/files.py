@@ -44,7 +44,7 @@ _UNUSABLE = {
 #: Types of a card's entries.
 _ENTRIES: dict[str, type] = {
     **dict.fromkeys(("num_classes", "size"), int),
-    **dict.fromkeys(("options", "normalisation", "taxonomy", "thresholds"), dict),
+    **dict.fromkeys(("options", "normalisation", "taxonomy", "thresholds", "provenance"), dict),
     **{"name": str, "tasks": list},
 }
 

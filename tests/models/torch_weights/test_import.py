@@ -198,6 +198,9 @@ def test_out_and_in_again_is_the_same_model(ending, tmp_path, monkeypatch):
     save_file(peer("resnet18").state, tmp_path / "in.safetensors")
     arguments = ("--model", "resnet18", "--normalisation", "chexpert", "--size", 96)
     assert command(monkeypatch, tmp_path / "in.safetensors", tmp_path / "a", *arguments) == 0
+    card = json.loads((tmp_path / "a" / "model.json").read_text())
+    card["provenance"] |= {"data": "phantom", "synthetic": True}
+    (tmp_path / "a" / "model.json").write_text(json.dumps(card))
     assert command(monkeypatch, tmp_path / "a", tmp_path / f"back.{ending}") == 0
     assert command(monkeypatch, tmp_path / "a", tmp_path / "nowhere" / f"back.{ending}") == 2
     assert command(monkeypatch, tmp_path / f"back.{ending}", tmp_path / "b", "--model", "resnet18") == 0
