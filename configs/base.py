@@ -120,12 +120,14 @@ START = OneOf("auto", "random", "imagenet")
 CLASSIFIER: dict[str, Argument] = {"classifier_start": START, "weights": ""}
 MOCO: dict[str, Argument] = {"encoder": OneOf("resnet18", "resnet50"), "moco_start": START, "weights": ""}
 #: Arguments of a segmentation, and those of its pseudo-masks. Trials differ in the pseudo-masked images and in the
-#: segmentation's seed; they share the classifiers of `seed`.
+#: segmentation's seed; they share the classifiers of `seed`. `encoder_from` and `classifier` take a network trained
+#: elsewhere instead of training one: a file of PyTorch weights, or a folder with a model.json.
 SEGMENTATION: dict[str, Argument] = {
     "init": OneOf(*INITS),
     "trial": 0,
     "experts": 0,
     "encoder_start": START,
+    "encoder_from": "",
     **MOCO,
 }
 PSEUDO: dict[str, Argument] = {
@@ -134,6 +136,7 @@ PSEUDO: dict[str, Argument] = {
     "walk": OneOf("chexseg", "pascal"),
     "count": 100,
     "classifier_start": START,
+    "classifier": "",
 }
 P = Within(0.9, 0.0, 1.0)
 #: Arguments of a table.
@@ -164,6 +167,10 @@ def _start(args: ConfigDict, argument: str) -> str:
 def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
     """A configuration with every section; `kind` says what runs."""
     scale, encoder = _SCALES[args.scale], args.get("encoder", "resnet18")
+    if args.get("classifier") and args.classifier_start != "auto":
+        raise InputError(
+            f"classifier_start={args.classifier_start}: an imported classifier is not trained; leave it out"
+        )
     config = ConfigDict(
         {
             "name": name,
@@ -190,6 +197,7 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
             # The classifiers that saliency maps, the segmentation's encoder and IRNet's trunk come from.
             "classifier": _classifier(args, "classifier_start", "densenet121", scale["classifier.options"]),
             "encoder": _classifier(args, "encoder_start", encoder),
+            "imported": {"classifier": args.get("classifier", ""), "encoder": args.get("encoder_from", "")},
             "trunk_init": _start(args, "trunk"),
             "trunk": _classifier(args, "classifier_start", "resnet50"),
             "imagenet": {"weights": args.get("weights", ""), "stride_on": "conv2"},
@@ -250,7 +258,7 @@ def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
     """One run of the whole chain: classifier, saliency, pseudo-masks, a segmentation on the mixture, scores."""
     count = args.get("count", 0)
     count = min(count, 20) if args.smoke else count
-    setting = Setting.of(p, args.init, args.get("pseudo", ""), count, args.experts)
+    setting = Setting.of(p, *_inits(args, (args.init,)), args.get("pseudo", ""), count, args.experts)
     for argument, unset, used, needs in (
         ("encoder_start", "auto", setting.init == "chexpert", "init=chexpert"),
         ("moco_start", "auto", setting.init == "moco", "init=moco"),
@@ -281,7 +289,7 @@ def table(
     """Many runs: a grid of settings, some trials of each."""
     config = base(name, name, args)
     with config.unlocked():
-        config.grid.update(p=p, init=init, count=count, **grid)
+        config.grid.update(p=p, init=_inits(args, init), count=count, **grid)
     config.weak_count = weak_count
     if config.scale == "laptop":  # the paper's epochs, where a single run counts steps
         config.segmentation.update(steps=0, checkpoint_every=100)
@@ -297,6 +305,17 @@ def check_weights(config: ConfigDict) -> None:
             f"weights={config.imagenet.weights} applies only to what starts from ImageNet: give one of "
             "init, classifier_start, encoder_start, moco_start, trunk = imagenet, or no weights"
         )
+
+
+def _inits(args: ConfigDict, inits: tuple[str, ...]) -> tuple[str, ...]:
+    """The initialisations, with an imported encoder in the place of a classifier's trained here."""
+    if not args.encoder_from:
+        return inits
+    if "chexpert" not in inits:
+        raise InputError(
+            f"encoder_from={args.encoder_from} takes the place of init: leave init={inits[0]} out"
+        )
+    return tuple("imported" if init == "chexpert" else init for init in inits)
 
 
 def pseudo_counts(args: ConfigDict) -> tuple[int, ...]:

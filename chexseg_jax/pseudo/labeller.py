@@ -56,8 +56,8 @@ class Run(Protocol):
     def apart(self) -> Apart:
         """What `store.make` passes to trainings apart."""
 
-    def classifier(self, config: ConfigDict) -> Path:
-        """A classifier trained on the weak labels."""
+    def classifier(self, section: str) -> Path:
+        """The classifier of a section of the configuration, trained on the weak labels or imported."""
 
     def imagenet(self, model: str) -> Path:
         """A network trained on ImageNet."""
