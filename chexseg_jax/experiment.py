@@ -16,6 +16,7 @@ from chexseg_jax.data.layout import check_layout
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.split import Split, split_expert
 from chexseg_jax.errors import InputError, MissingWeightsError
+from chexseg_jax.models.torch_weights.files import read_card
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
 from chexseg_jax.pseudo import LABELLERS, Images
@@ -24,13 +25,10 @@ from chexseg_jax.settings import check, imagenet_networks
 from chexseg_jax.sources import Sources, open_sources
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
 from chexseg_jax.stages.imagenet import find_weights, import_imagenet
+from chexseg_jax.stages.imported import find_model, import_model
 from chexseg_jax.stages.moco import pretrain_moco, probe_encoder
 from chexseg_jax.stages.prepare import changed_images, prepare
-from chexseg_jax.stages.pseudo_masks import (
-    draw_positives,
-    draw_pseudo_set,
-    make_pseudo_masks,
-)
+from chexseg_jax.stages.pseudo_masks import draw_positives, draw_pseudo_set, make_pseudo_masks
 from chexseg_jax.stages.scores import score_segmentation
 from chexseg_jax.stages.segmentation import train_segmentation
 from chexseg_jax.streams import stream
@@ -60,7 +58,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     config, sources = one.config, one.data.sources
     match config.kind:
         case "classifier":
-            trained = one.classifier(config.classifier)
+            trained = one.classifier("classifier")
             return on_first(report_classifier, workdir, config, sources, trained, one.auroc(trained))
         case "moco":
             trained, start = one.moco(), one.moco_start()
@@ -93,6 +91,12 @@ def require_weights(runs: Sequence[ConfigDict]) -> None:
     if all(missing.keys() & networks.keys() for networks in needs):
         every = f"all {len(runs)} runs are absent: " if len(runs) > 1 else ""
         raise MissingWeightsError(f"{every}{'; '.join(missing.values())}")
+
+
+def _import(store: Store, source: str) -> Path:
+    """A network trained elsewhere."""
+    find = partial(find_model, source)
+    return store.make("imported", import_model, source=find() if store.planning else on_first(find))
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,8 @@ class Run:
         on_first(require_weights, runs or [config])
         profile = Profile.parse(**config.profile)
         apart = {"profile": profile, "skip_steps": config.skip_steps}
-        config = ConfigDict({key: value for key, value in config.items() if key not in _APART})
+        own = config.copy_and_resolve_references().items()
+        config = ConfigDict({key: value for key, value in own if key not in _APART})
         where = config.root or "the phantom (synthetic radiographs, made here)"
         say(f"{config.name}: {config.scale} scale on {where}")
         if profile != Profile():
@@ -198,10 +203,16 @@ class Run:
         store = store.plan() if planning else store
         data = Data.open(store, config)
         apart["provenance"] = data.sources.provenance(config.data)
+        for section, source in config.imported.items():
+            if source:
+                config[section].model = read_card(_import(store, source) / "model.json")["name"]
         return cls(store, config, data, apart)
 
-    def classifier(self, config: ConfigDict) -> Path:
-        """A classifier trained on the weak labels."""
+    def classifier(self, section: str) -> Path:
+        """The classifier of a section of the configuration, trained on the weak labels or imported."""
+        if source := self.config.imported.get(section):
+            return _import(self.store, source)
+        config = self.config[section]
         return self.store.make(
             f"classifier-{config.model}",
             train_classifier,
@@ -305,15 +316,15 @@ class Run:
         """All artifacts that lead to a segmentation's scores."""
         config, data = self.config, self.data
         judged: dict[Path, Path] = {}
-        start = self._encoder()
-        if start and config.init in ("chexpert", "moco"):
-            judged[start] = self.auroc(start) if config.init == "chexpert" else self.probe(start)
-        if config.p < 1:
-            classifier = self.classifier(config.classifier)
-            judged = {classifier: self.auroc(classifier), **judged}
+        if config.p < 1:  # before the encoder's hours: an imported classifier may speak for no task
+            classifier = self.classifier("classifier")
+            judged[classifier] = self.auroc(classifier)
             pseudo, steps, trainings = self._pseudo_masks(classifier)
         else:
             pseudo, steps, trainings = None, {}, ()
+        start = self._encoder()
+        if start and start not in judged and config.init != "imagenet":
+            judged[start] = self.auroc(start) if config.init == "chexpert" else self.probe(start)
         model = self._train(pseudo, start)
         scores = self.store.make(
             "scores",
@@ -326,7 +337,9 @@ class Run:
             train_rows=self.expert_rows[0],
             pseudo=pseudo,
         )
-        return Made(judged, (*judged, *trainings, model), steps, pseudo, model, scores)
+        imported = [_import(self.store, source) for source in config.imported.values() if source]
+        trained = [path for path in (*judged, *trainings) if path not in imported]
+        return Made(judged, (*trained, model), steps, pseudo, model, scores)
 
     @property
     def _judges(self) -> dict[str, Path]:
@@ -334,8 +347,8 @@ class Run:
 
     def _encoder(self) -> Path | None:
         match self.config.init:
-            case "chexpert":
-                return self.classifier(self.config.encoder)
+            case "chexpert" | "imported":
+                return self.classifier("encoder")
             case "moco":
                 return self.moco()
             case "imagenet":
@@ -348,6 +361,7 @@ class Run:
         labeller = LABELLERS[config.pseudo]
         sets = {"weak": self._pseudo_set(), "expert": Images(data.expert, self.expert_rows[0])}
         saliency = labeller.maps(self, classifier, sets)
+        imported: dict[str, Any] = {"imported": classifier} if config.imported.classifier else {}
         pseudo = self.store.make(
             "pseudo-masks",
             make_pseudo_masks,
@@ -363,6 +377,7 @@ class Run:
             expert=data.expert,
             expert_rows=self.expert_rows[0],
             expert_maps=saliency.maps["expert"],
+            **imported,
         )
         return pseudo, dict(saliency.steps), tuple(saliency.trainings)
 

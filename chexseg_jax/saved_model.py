@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from chexseg_jax import models
@@ -120,6 +120,32 @@ class Restored:
     taxonomy: Taxonomy = CHEXPERT
     provenance: Provenance = UNKNOWN
     reference: Reference = UPRIGHT
+
+    def outputs_of(self, taxonomy: Taxonomy) -> Int[np.ndarray, " K"]:
+        """Find the outputs that speak for the tasks of a data set, by name; -1 for a task without one.
+
+        A classifier trained elsewhere has other labels in another order; its own taxonomy says which speaks for a task.
+
+        Raises:
+          InputError: if no output speaks for any task.
+        """
+        own = self.taxonomy
+        known = {*own.labels, *own.tasks, *own.aliases}
+
+        def output(task: str) -> int:
+            for name in (task, taxonomy.label(task)):
+                label = own.label(name) if name in known else name
+                if label in self.tasks:
+                    return self.tasks.index(label)
+            return -1
+
+        outputs = np.array([output(task) for task in taxonomy.tasks])
+        if (outputs < 0).all():
+            raise InputError(
+                f"the {self.config.name}'s outputs ({', '.join(self.tasks) or 'without names'}) speak for none of the "
+                f"tasks {', '.join(taxonomy.tasks)}; import it with --labels"
+            )
+        return outputs
 
     def predict(
         self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 8

@@ -12,7 +12,13 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.pseudo import LABELLERS
 
 #: Initialisations of the segmentation's encoder, as tables and legends name them.
-INIT_TITLES = {"random": "random", "imagenet": "ImageNet", "moco": "MoCo-CXR", "chexpert": "CheXpert"}
+INIT_TITLES = {
+    "random": "random",
+    "imagenet": "ImageNet",
+    "moco": "MoCo-CXR",
+    "chexpert": "CheXpert",
+    "imported": "imported",
+}
 
 
 class Setting(NamedTuple):
@@ -154,7 +160,7 @@ def imagenet_networks(config: ConfigDict) -> dict[str, str]:
     uses_classifier = config.kind == "classifier" or (config.kind == "segmentation" and config.p < 1)
     uses_moco = config.kind == "moco" or (config.kind == "segmentation" and config.init == "moco")
     networks = {}
-    if uses_classifier and config.classifier.start == "imagenet":
+    if uses_classifier and not config.imported.classifier and config.classifier.start == "imagenet":
         networks[config.classifier.model] = "classifier_start=random"
     if uses_moco and config.moco.start == "imagenet":
         networks[config.encoder.model] = "moco_start=random"
@@ -175,6 +181,15 @@ def check(config: ConfigDict) -> None:
       InputError: naming the setting, its value and the rule.
     """
     parse_policy(config.data.uncertainty)
+    inits = config.grid.init if config.kind in TABLES else (config.init,)
+    if bool(config.imported.encoder) != ("imported" in inits):
+        raise InputError(
+            "config.imported.encoder and init=imported belong together: give encoder_from=PATH for both"
+        )
+    if config.imported.classifier and not (config.kind in TABLES or config.pseudo):
+        raise InputError(
+            f"classifier={config.imported.classifier}: no pseudo-masks are made that need one; leave it out"
+        )
     for path, rule, holds in _rules(config):
         value: Any = config
         for key in path.split("."):

@@ -137,7 +137,8 @@ MOCO: dict[str, Argument] = {
     "weights": _WEIGHTS,
 }
 #: Arguments of a segmentation, and those of its pseudo-masks. Trials differ in the pseudo-masked images and in the
-#: segmentation's seed; they share the classifiers of `seed`.
+#: segmentation's seed; they share the classifiers of `seed`. `encoder_from` and `classifier` take a network trained
+#: elsewhere instead of training one: a file of PyTorch weights, or a folder with a model.json.
 SEGMENTATION: dict[str, Argument] = {
     "init": Argument.one_of("initialisation of the segmentation's encoder", *INITS),
     "trial": Argument(
@@ -145,6 +146,9 @@ SEGMENTATION: dict[str, Argument] = {
     ),
     "experts": Argument(0, "images with expert masks to use, for training and validation together; 0: all"),
     "encoder_start": _start_of("the classifier behind init=chexpert"),
+    "encoder_from": Argument(
+        "", "encoder trained elsewhere, in place of init: a file of PyTorch weights or a folder"
+    ),
     **MOCO,
 }
 PSEUDO: dict[str, Argument] = {
@@ -158,6 +162,9 @@ PSEUDO: dict[str, Argument] = {
     ),
     "count": Argument(100, "number of pseudo-masked images"),
     "classifier_start": _CLASSIFIER_START,
+    "classifier": Argument(
+        "", "classifier trained elsewhere, in place of training one: a file of PyTorch weights or a folder"
+    ),
 }
 P = Argument(0.9, "probability of an expert example", within=(0.0, 1.0))
 #: Arguments of a table.
@@ -189,6 +196,10 @@ def _start(args: ConfigDict, argument: str) -> str:
 def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
     """A configuration with every section; `kind` says what runs."""
     scale, encoder = _SCALES[args.scale], args.get("encoder", "resnet18")
+    if args.get("classifier") and args.classifier_start != "auto":
+        raise InputError(
+            f"classifier_start={args.classifier_start}: an imported classifier is not trained; leave it out"
+        )
     config = ConfigDict(
         {
             "name": name,
@@ -215,6 +226,7 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
             # The classifiers that saliency maps, the segmentation's encoder and IRNet's trunk come from.
             "classifier": _classifier(args, "classifier_start", "densenet121", scale["classifier.options"]),
             "encoder": _classifier(args, "encoder_start", encoder),
+            "imported": {"classifier": args.get("classifier", ""), "encoder": args.get("encoder_from", "")},
             "trunk_init": _start(args, "trunk"),
             "trunk": _classifier(args, "classifier_start", "resnet50"),
             "imagenet": {"weights": args.get("weights", ""), "stride_on": "conv2"},
@@ -275,7 +287,8 @@ def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
     """One run of the whole chain: classifier, saliency, pseudo-masks, a segmentation on the mixture, scores."""
     count = args.get("count", 0)
     count = min(count, 20) if args.smoke else count
-    setting = Setting.of(p, args.init, args.get("pseudo", ""), count, args.experts)
+    (init,) = _inits(args, (args.init,))
+    setting = Setting.of(p, init, args.get("pseudo", ""), count, args.experts)
     for argument, unset, used, needs in (
         ("encoder_start", "auto", setting.init == "chexpert", "init=chexpert"),
         ("moco_start", "auto", setting.init == "moco", "init=moco"),
@@ -306,7 +319,7 @@ def table(
     """Many runs: a grid of settings, some trials of each."""
     config = base(name, name, args)
     with config.unlocked():
-        config.grid.update(p=p, init=init, count=count, **grid)
+        config.grid.update(p=p, init=_inits(args, init), count=count, **grid)
     config.weak_count = weak_count
     if config.scale == "laptop":  # the paper's epochs, where a single run counts steps
         config.segmentation.update(steps=0, checkpoint_every=100)
@@ -322,6 +335,17 @@ def check_weights(config: ConfigDict) -> None:
             f"weights={config.imagenet.weights} applies only to what starts from ImageNet: give one of "
             "init, classifier_start, encoder_start, moco_start, trunk = imagenet, or no weights"
         )
+
+
+def _inits(args: ConfigDict, inits: tuple[str, ...]) -> tuple[str, ...]:
+    """The initialisations, with an imported encoder in the place of a classifier's trained here."""
+    if not args.encoder_from:
+        return inits
+    if "chexpert" not in inits:
+        raise InputError(
+            f"encoder_from={args.encoder_from} takes the place of init: leave init={inits[0]} out"
+        )
+    return tuple("imported" if init == "chexpert" else init for init in inits)
 
 
 def pseudo_counts(args: ConfigDict) -> tuple[int, ...]:

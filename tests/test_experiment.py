@@ -5,10 +5,12 @@ import re
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.peers import peer
 from safetensors.numpy import save_file
+from tiny import Tiny
 
 import chexseg_jax
 from chexseg_jax import experiment
@@ -20,11 +22,13 @@ from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
 from chexseg_jax.data.reference import UPRIGHT
 from chexseg_jax.data.split import Split
-from chexseg_jax.data.taxonomy import CHEXPERT
+from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.published import compare
-from chexseg_jax.models.normalisation import IMAGENET
+from chexseg_jax.models.normalisation import IMAGENET, XRV, normalise
+from chexseg_jax.saliency.gradcam import grad_cam
+from chexseg_jax.saved_model import save_model
 from chexseg_jax.sources import Sources, open_sources
 from chexseg_jax.stages.prepare import prepare
 from configs import full, moco, semi
@@ -222,6 +226,47 @@ def test_a_batch_that_the_devices_cannot_share_is_told_before_any_training(tiny_
     ):
         experiment.run(config, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_imported_network_takes_the_place_of_classifier_and_encoder(tiny_run, tiny_config, tmp_path):
+    """One channel, inputs in [-1024, 1024], and three outputs with names and an order of their own."""
+    workdir, _ = tiny_run
+    labels = ("Hernia", "Cardiomegaly", "Effusion")
+    taxonomy = Taxonomy(labels, ("Pleural Effusion", "Cardiomegaly"), {"Pleural Effusion": "Effusion"})
+    variables = Tiny(3).init(jax.random.key(1), np.zeros((1, 32, 32, 1)))
+    card = {"name": "tiny", "num_classes": 3, "options": {}, "size": 224, "tasks": labels}
+    save_model(tmp_path, variables, **card, normalisation=XRV, taxonomy=taxonomy)
+    config = semi.get_config(f"p=0.9,count=6,classifier={tmp_path},encoder_from={tmp_path}")
+    config.cams.mirror = False
+    before = set(artifacts(workdir))
+    run = experiment.run(same(config, tiny_config), workdir)
+    made = {name.rsplit("-", 1)[0]: workdir / "artifacts" / name for name in set(artifacts(workdir)) - before}
+    assert made.keys() >= {"imported", "auroc", "cams", "pseudo-masks", "segmentation", "scores"}
+    assert not [name for name in made if name.startswith(("classifier", "moco", "imagenet", "probe"))]
+    assert f"the saliency classifier from `{tmp_path}`, an imported tiny" in (run / "report.md").read_text()
+    assert chexseg_jax.restore(run).normalisation == XRV  # the encoder's
+
+    spoken = np.isin(TASKS, taxonomy.tasks)
+    aurocs = json.loads((made["auroc"] / "auroc.json").read_text())
+    assert {task for scores in aurocs.values() for task, value in scores.items() if value} <= {
+        *taxonomy.tasks
+    }
+    pseudo = Prepared.load(made["pseudo-masks"])
+    assert not pseudo.known[:, ~spoken].any()
+    assert pseudo.known[:, spoken].any()
+    model = chexseg_jax.restore(made["imported"])
+    _, expected = grad_cam(model.module, variables, normalise(jnp.asarray(pseudo.images[:]), XRV))
+    every = [
+        Records.open(path / "maps")[:] for path in workdir.glob("artifacts/cams-*") if path.name not in before
+    ]
+    maps = next(maps for maps in every if len(maps) == len(pseudo))
+    assert (maps[..., ~spoken] == 0).all()
+    np.testing.assert_allclose(
+        maps[..., TASKS.index("Pleural Effusion")],
+        expected[..., labels.index("Effusion")],
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def same(config, tiny_config):

@@ -87,7 +87,7 @@ class UNet(nn.Module):
 # A pseudo-labeller: LayerCAM (Jiang et al., 2021), thresholded by Otsu's rule.
 def make_layercams(part, *, classifier, images, rows):
     model, chosen = restore(classifier), Prepared.load(images).take(rows)
-    tasks = jnp.asarray(chosen.taxonomy.label_indices)
+    tasks = jnp.asarray(model.outputs_of(chosen.taxonomy))
 
     def layercams(variables, batch):
         features = feature_maps(model.module, variables, normalise(batch["image"], model.normalisation))

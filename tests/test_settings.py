@@ -4,7 +4,7 @@ import pytest
 
 from chexseg_jax.errors import InputError
 from chexseg_jax.pseudo import LABELLERS
-from chexseg_jax.settings import check, trials
+from chexseg_jax.settings import check, imagenet_networks, trials
 from configs import classifier, full, moco, semi, table1, table2, weak
 
 
@@ -58,6 +58,19 @@ def test_a_value_that_would_fail_late_or_be_ignored_is_refused(path, value, mess
     assert message in str(error.value)
 
 
+def test_an_imported_network_that_nothing_uses_is_refused():
+    with pytest.raises(InputError, match="classifier=a: no pseudo-masks are made"):
+        check(semi.get_config("p=1,classifier=a"))
+    config = semi.get_config("init=random")
+    config.imported.encoder = "a"
+    with pytest.raises(InputError, match="belong together: give encoder_from=PATH"):
+        check(config)
+    config = semi.get_config("classifier=a,encoder_from=b,scale=paper")
+    check(config)
+    assert (config.init, imagenet_networks(config)) == ("imported", {})
+    assert trials(table1.get_config("encoder_from=b"))[0].setting.init == "imported"
+
+
 @pytest.mark.parametrize("text", ["tune", "1.0", "-0.1", ""])
 def test_a_wrong_threshold_is_refused(text):
     with pytest.raises(InputError, match="must be labeller, tuned, otsu or a number"):
@@ -78,6 +91,9 @@ def test_thresholds():
         ("walk=pascal", "applies only with pseudo=irnet"),
         ("weights=a.pth", "weights=a.pth applies only to what starts from ImageNet"),
         ("init=random,weights=a.pth", "weights=a.pth applies only"),
+        ("classifier=a,classifier_start=random", "an imported classifier is not trained"),
+        ("encoder_from=a,encoder_start=imagenet", "applies only with init=chexpert"),
+        ("encoder_from=a,init=moco", "encoder_from=a takes the place of init"),
     ],
 )
 def test_an_argument_without_effect_is_refused(arg, message):

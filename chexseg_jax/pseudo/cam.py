@@ -40,7 +40,8 @@ def make_cams(
     """Compute Grad-CAMs of `rows` of a prepared set.
 
     Args:
-      part: receives records `maps` [h,w,K] float32 >= 0, not normalised, aligned on `rows`.
+      part: receives records `maps` [h,w,K] float32 >= 0, not normalised, aligned on `rows`. The map of a task for which
+        the classifier has no output is 0.
       config: `plus_plus`; `mirror` (average the normalised maps of the radiograph and of its mirror image, as the
         published IRNet code averages its CAMs; the paper's CheXseg does not); `batch_size`.
       classifier: a saved classifier.
@@ -48,14 +49,14 @@ def make_cams(
       rows: of the radiographs.
     """
     model, chosen = restore(classifier), Prepared.load(images).take(rows)
-    tasks = jnp.asarray(chosen.taxonomy.label_indices)
+    outputs = jnp.asarray(model.outputs_of(chosen.taxonomy))
 
     def maps_of(variables, batch):
         def cams(grey):
             _, found = grad_cam(
                 model.module, variables, normalise(grey, model.normalisation), plus_plus=config.plus_plus
             )
-            return found[..., tasks]
+            return jnp.where(outputs >= 0, found[..., outputs], 0)
 
         straight = cams(batch["image"])
         if not config.mirror:

@@ -55,7 +55,7 @@ def maps(run: Run, classifier: Path, sets: Mapping[str, Images]) -> Saliency:
     config, large = run.config, run.positives(run.config.irnet.count)
     frozen = config.trunk_init == "imagenet"  # as published
     cams = cam.maps(run, classifier, {"large": large, **sets})
-    trunk = run.imagenet("resnet50") if frozen else run.classifier(config.trunk)
+    trunk = run.imagenet("resnet50") if frozen else run.classifier("trunk")
     network = run.store.make(
         "irnet",
         train_irnet,
@@ -245,7 +245,7 @@ def augment_with_seeds(
 
 
 def boundaries(
-    module: nn.Module, variables: Mapping[str, Any], images: Float[Array, "B S S 3"]
+    module: nn.Module, variables: Mapping[str, Any], images: Float[Array, "B S S c"]
 ) -> tuple[Float[Array, "B h w"], Float[Array, "B h w 2"]]:
     """The probability of a boundary, from the image and its mirror image, and the displacement field."""
     _, out = module.apply(variables, images)

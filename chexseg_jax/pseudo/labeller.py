@@ -55,8 +55,8 @@ class Run(Protocol):
     def apart(self) -> Mapping[str, Any]:
         """What `store.make` passes to trainings apart: `provenance`, and for `fit` the keys of `Apart`."""
 
-    def classifier(self, config: ConfigDict) -> Path:
-        """A classifier trained on the weak labels."""
+    def classifier(self, section: str) -> Path:
+        """The classifier of a section of the configuration, trained on the weak labels or imported."""
 
     def imagenet(self, model: str) -> Path:
         """A network trained on ImageNet."""

@@ -12,16 +12,24 @@ def describe_protocol(config: ConfigDict) -> str:
     labellers = tuple(config.grid.pseudo) if table else tuple(filter(None, (config.pseudo,)))
     starts = {}
     if labellers or config.kind == "classifier":
-        starts["the saliency classifier"] = config.classifier.start
+        starts["the saliency classifier"] = _start(config, "classifier")
     if "chexpert" in inits:
-        starts["the CheXpert encoder"] = config.encoder.start
+        starts["the CheXpert encoder"] = _STARTS[config.encoder.start]
+    if "imported" in inits:
+        starts["the encoder"] = _start(config, "encoder")
     if "moco" in inits or config.kind == "moco":
-        starts["MoCo"] = config.moco.start
+        starts["MoCo"] = _STARTS[config.moco.start]
     if "irnet" in labellers:
-        starts["IRNet's trunk"] = config.trunk_init
-    parts = [f"{name} from {_STARTS[start]}" for name, start in starts.items()]
+        starts["IRNet's trunk"] = _STARTS[config.trunk_init]
+    parts = [f"{name} from {start}" for name, start in starts.items()]
     text = f"Starts: {', '.join(parts)}." if parts else ""
     return f"{text} {describe_clock(config)}".strip() if inits else text
+
+
+def _start(config: ConfigDict, section: str) -> str:
+    if source := config.imported[section]:
+        return f"`{source}`, an imported {config[section].model}"
+    return _STARTS[config[section].start]
 
 
 def describe_clock(config: ConfigDict) -> str:

@@ -308,7 +308,7 @@ def _classifier_section(classifiers: Mapping[Path, Path], taxonomy: Taxonomy) ->
     table, means = _auroc_table(dict(zip(names, classifiers.values(), strict=True)), taxonomy)
     text = "AUROC of the image labels; for an encoder trained without labels, AUROC of a linear probe. "
     text += (
-        f"Checkpoints were chosen on valid{_after_choice(means)}."
+        f"Checkpoints of the trainings were chosen on valid{_after_choice(means)}."
         if _judged(means)
         else "No task has both labels on valid: nothing was chosen there."
     )

@@ -191,7 +191,8 @@ def explain(
       cutoff: probability below which a mask is empty.
       drawn: number of images to draw.
     """
-    tasks, failures = model.taxonomy.tasks, []
+    tasks = model.taxonomy.tasks
+    failures: list[str] = []
     with (
         zipfile.ZipFile(part / "maps.npz", "w") as archive,
         (part / "boxes.csv").open("w", encoding="utf-8", newline="") as file,
@@ -251,7 +252,7 @@ def _explained(
                 failures.append(str(error))
         if not read:
             continue
-        frames = [Frame(*image.grey.shape, size) for image in read.values()]
+        frames = [Frame(image.grey.shape[0], image.grey.shape[1], size) for image in read.values()]
         examples = Examples(
             image=np.stack([fit_image(image.grey, size) for image in read.values()]),
             window=np.array([[*frame.corner, *frame.content] for frame in frames], np.int32),
@@ -282,7 +283,7 @@ def _draw(
     """One row per task: the radiograph, the map over it, the mask."""
     grey = one.image.grey
     side = min(_SIDE, max(grey.shape))
-    window = Frame(*grey.shape, side).window
+    window = Frame(grey.shape[0], grey.shape[1], side).window
     picture, small = fit_image(grey, side)[window], []
     for k, mask in masks.items():
         alone = np.zeros((*picture.shape, len(taxonomy.tasks)), bool)

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from chexseg_jax import models
@@ -64,7 +64,7 @@ def train_classifier(
     examples = Examples(image=train.images, targets=targets, weights=weights, id=np.array(train.ids))
     module = models.create(config.model, num_classes=len(labels), axis_name=DATA_AXIS, **options)
     steps = max(1, round(config.epochs * len(examples) / config.batch_size))
-    infer = logits_of(module, CHEXPERT)
+    infer, outputs = logits_of(module, CHEXPERT), np.array(train.taxonomy.label_indices)
     state = fit(
         f"classifier {config.model}",
         init=initialise_from(old, module, train.size),
@@ -80,7 +80,7 @@ def train_classifier(
         seed=seed,
         directory=part,
         checkpoint_every=config.checkpoint_every,
-        evaluate=lambda variables: {"auroc": float(mean(task_aurocs(infer, variables, validation)))},
+        evaluate=lambda variables: {"auroc": float(mean(task_aurocs(infer, variables, validation, outputs)))},
         best="auroc",
         **apart,
     )
@@ -105,7 +105,7 @@ def score_classifier(part: Path, *, classifier: Path, splits: Mapping[str, Path]
 
     Args:
       part: receives `auroc.json`, {split: {task: AUROC, or None for a task without both labels in the split}}.
-      classifier: from `train_classifier`.
+      classifier: a saved classifier; a task for which it has no output has no AUROC.
       splits: name -> prepared set.
     """
     model = restore(classifier)
@@ -113,7 +113,8 @@ def score_classifier(part: Path, *, classifier: Path, splits: Mapping[str, Path]
     scores = {}
     for name, path in splits.items():
         images = Prepared.load(path)
-        scores[name] = images.taxonomy.named(task_aurocs(infer, model.variables, images))
+        outputs = model.outputs_of(images.taxonomy)
+        scores[name] = images.taxonomy.named(task_aurocs(infer, model.variables, images, outputs))
     (part / "auroc.json").write_text(json.dumps(scores, indent=1))
 
 
@@ -134,19 +135,25 @@ def classifier_loss(module: nn.Module, normalisation: Normalisation, *, augmente
 
 
 def task_aurocs(
-    infer: Callable, variables: Mapping[str, Any], images: Prepared, *, batch_size: int = 32
+    infer: Callable,
+    variables: Mapping[str, Any],
+    images: Prepared,
+    outputs: Int[np.ndarray, " K"],
+    *,
+    batch_size: int = 32,
 ) -> Float[np.ndarray, " K"]:
-    """AUROC of the tasks by the labels of `images`; nan for a task without both labels.
+    """AUROC of the tasks by the labels of `images`; nan for a task without both labels or without an output.
 
     Args:
       infer: (variables, {"image"}) -> logits [B,L].
       variables: of the classifier.
       images: with their labels.
+      outputs: that of each task, or -1, see `Restored.outputs_of`.
       batch_size: images at a time.
     """
     batched = map_batches(infer, variables, Examples(image=images.images), batch_size=batch_size)
     logits = np.concatenate(list(batched))
-    return auroc(logits[:, images.taxonomy.label_indices], images.task_labels)
+    return np.where(outputs >= 0, auroc(logits[:, outputs], images.task_labels), np.nan)
 
 
 def logits_of(module: nn.Module, normalisation: Normalisation) -> Callable:

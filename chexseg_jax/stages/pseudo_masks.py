@@ -21,6 +21,7 @@ from chexseg_jax.evaluation.iou import Counts, counts, mean, per_image
 from chexseg_jax.progress import say
 from chexseg_jax.saliency.gradcam import scale_within_picture
 from chexseg_jax.saliency.thresholds import GRID, best_thresholds, mean_iou, otsu, threshold_counts
+from chexseg_jax.saved_model import restore
 from chexseg_jax.training.inference import map_batches
 
 #: Batch size: the scores of ten tasks take 4 MB an image at 320 px.
@@ -68,6 +69,7 @@ def make_pseudo_masks(
     expert: Path,
     expert_rows: Int[np.ndarray, " M"],
     expert_maps: Path,
+    imported: Path | None = None,
 ) -> None:
     """Threshold saliency maps at the training size.
 
@@ -83,11 +85,16 @@ def make_pseudo_masks(
       uncertainty: the policy for uncertain and blank labels; the mask of a label that it ignores is unknown.
       weak, weak_rows, weak_maps: prepared set, rows, and their maps.
       expert, expert_rows, expert_maps: the same for the expert training images.
+      imported: a classifier trained elsewhere; the masks of tasks for which it has no output are unknown.
     """
     annotated = Prepared.load(expert).take(expert_rows)
     thresholds, quality = _tune(annotated, Records.open(expert_maps / "maps"), threshold)
     tasks = annotated.taxonomy.tasks
+    outputs = restore(imported).outputs_of(annotated.taxonomy) if imported else np.zeros(len(tasks))
+    silent = [task for task, output in zip(tasks, outputs, strict=True) if output < 0]
     reasons = degenerate_tasks(thresholds, quality, annotated.taxonomy)
+    reasons |= dict.fromkeys(silent, "the classifier has no output for it")
+    unknown = {*silent, *(reasons if degenerate == "unknown" else ())}
     if jax.process_index() == 0:
         named = None if thresholds is None else dict(zip(tasks, map(float, thresholds), strict=True))
         (part / "thresholds.json").write_text(json.dumps(named, indent=1))
@@ -95,13 +102,13 @@ def make_pseudo_masks(
     if absent := [task for task in tasks if quality["masks"][task] is None]:
         say(f"pseudo-masks: no expert training image has {', '.join(absent)}; threshold {_FALLBACK}")
     for task, reason in reasons.items():
-        outcome = "unknown" if degenerate == "unknown" else "kept (config.pseudo_masks.degenerate)"
+        outcome = "unknown" if task in unknown else "kept (config.pseudo_masks.degenerate)"
         say(f"pseudo-masks: {task}: {reason}; its masks are {outcome}")
     chosen = Prepared.load(weak).take(weak_rows)
     present, ignored = task_targets(chosen.labels, uncertainty, chosen.taxonomy)
     maps = Records.open(weak_maps / "maps")
     masks = _write_masks(part, maps, chosen, thresholds, allowed=present | (not gate))
-    useless = np.array([degenerate == "unknown" and task in reasons for task in tasks])
+    useless = np.array([task in unknown for task in tasks])
     chosen.with_masks(masks, ~ignored & ~useless).save(part)
 
 

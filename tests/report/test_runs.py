@@ -204,7 +204,7 @@ def test_a_classifier_run(tmp_path, sources):
     assert run.name.startswith("classifier,seed=0,laptop-")
     text, page = (run / "report.md").read_text(), (run / "report.html").read_text()
     assert "| **mean**     |              0.625 |             0.625 |" in text
-    assert "Checkpoints were chosen on valid, so judge by the test column." in text
+    assert "Checkpoints of the trainings were chosen on valid, so judge by the test column." in text
     assert "## Test IoU" not in text
     assert "<canvas" not in page
     assert "<script" not in page

@@ -37,6 +37,12 @@ _LEAVES = {
     "var": "running_var",
 }
 _COUNTER = "num_batches_tracked"
+#: Networks by one of their tensors, the deeper ones first.
+_SIGNS = {
+    "features.denseblock4.denselayer16.conv2.weight": "densenet121",
+    "layer3.5.conv3.weight": "resnet50",
+    "layer4.1.conv2.weight": "resnet18",
+}
 #: Permutations of a kernel's axes, by rank.
 _TO_TORCH: dict[int, tuple[int, ...]] = {4: (3, 2, 0, 1), 2: (1, 0)}
 _FROM_TORCH: dict[int, tuple[int, ...]] = {4: (2, 3, 1, 0), 2: (1, 0)}
@@ -91,6 +97,11 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray], *, drop_head: bo
     if problems:
         raise InputError("; ".join(problems))
     return unflatten_dict(variables)
+
+
+def network_of(state_dict: Mapping[str, np.ndarray]) -> str | None:
+    """The classifier whose tensors these seem to be, for `from_torch` to check; None for another network."""
+    return next((name for sign, name in _SIGNS.items() if sign in state_dict), None)
 
 
 def check_values(tensors: Mapping[str, np.ndarray]) -> None:

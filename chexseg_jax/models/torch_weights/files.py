@@ -6,10 +6,16 @@ The reader recognises these sources by their tensors' names:
 |------------------------------------------------|----------------------------------------------------|
 | torchvision, segmentation-models-pytorch       | unchanged (0.1.x has the names of 0.6)             |
 | torchvision's oldest DenseNet files            | `denselayer1.norm.1` for `denselayer1.norm1`       |
-| DataParallel, Lightning (`state_dict`)         | below `module.`, `model.`, `model.model.`...       |
-| MoCo (`state_dict`), MoCo-CXR                  | below `module.encoder_q.`; `fc` is its projection  |
+| DataParallel, torch.compile, Lightning         | below `module.`, `_orig_mod.`, `model.backbone.`...|
+| CheXNet                                        | below `module.densenet121.`, head `classifier.0`   |
+| MoCo v1 and v2, MoCo-CXR, also within Lightning| below `encoder_q.`; `fc`, `classifier`: projection |
+| MoCo v3                                        | below `module.base_encoder.`; `fc`: projection     |
+| a teacher and its student                      | below `teacher.`, or in the file's `teacher`       |
 | torchxrayvision                                | beside `op_threshs`, which is dropped              |
 | the published IRNet                            | several for a tensor; see `published_irnet`        |
+
+The tensors are the file's content or in its `teacher`, `state_dict`, `model_state_dict`, `model` or `net`, the first of
+them that it has. Losses, metrics and queues beside a network are dropped by their names (`_TRAINING`).
 """
 
 import json
@@ -25,7 +31,7 @@ from safetensors.numpy import load_file, save_file
 
 from chexseg_jax.errors import InputError, first_line, naming
 from chexseg_jax.files import written_aside
-from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET, Normalisation, normalisation_of
+from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET, XRV, Normalisation, normalisation_of
 from chexseg_jax.models.torch_weights.published_irnet import is_published_irnet, own_tensors
 
 #: Endings of pickled files, which only torch reads and writes.
@@ -33,8 +39,31 @@ PICKLED = (".pth", ".pt", ".ckpt", ".tar", ".bin")
 ENDINGS = (".safetensors", ".npz", *PICKLED)
 #: Source of a file whose tensors have their own names.
 _PLAIN = "torchvision or segmentation-models-pytorch"
-#: Wrappers that training code puts around a network, from the outside in.
-_WRAPPERS = re.compile(r"((?:module|model|net|network|encoder_q)\.)*")
+#: Entries of a training's checkpoint that hold a network, the first one first.
+_NESTED = ("teacher", "state_dict", "model_state_dict", "model", "net")
+#: Networks that a training has twice: the copy to import, and its twin.
+_TWINS = {"encoder_q": "encoder_k", "base_encoder": "momentum_encoder", "teacher": "student"}
+#: Wrappers that training code puts around a network.
+_WRAPPERS = re.compile(
+    rf"((?:module|_orig_mod|model|net|network|backbone|densenet121|{'|'.join(_TWINS)})\.)*"
+)
+#: Names of what a training keeps beside its network: losses, metrics, queues, a count of averaged updates.
+_TRAINING = re.compile(
+    r"(?:.*\.)?(?:"
+    r"(?:\w+_)?(?:loss|losses|criterion|metrics?|auroc|auc|accuracy|acc|f1|precision|recall)(?:_\w+)?\..*"
+    r"|(?:\w+_)?(?:pos_weight|class_weights?|queue|queue_ptr)|n_averaged|op_threshs)",
+    re.IGNORECASE,
+)
+#: What MoCo has instead of a classifier's head, and above it.
+_PROJECTION = ("fc.", "classifier.", "predictor.")
+#: A head with its linear layer in an `nn.Sequential`.
+_HEAD = re.compile(r"(classifier|fc)\.\d+\.")
+#: torchxrayvision's outputs, in order. Its weights for fewer have no operating point for the others.
+XRV_OUTPUTS = (
+    *("Atelectasis", "Consolidation", "Infiltration", "Pneumothorax", "Edema", "Emphysema"),
+    *("Fibrosis", "Effusion", "Pneumonia", "Pleural_Thickening", "Cardiomegaly", "Nodule"),
+    *("Mass", "Hernia", "Lung Lesion", "Fracture", "Lung Opacity", "Enlarged Cardiomediastinum"),
+)
 #: Attributes of torch's tensors without plain values.
 _UNUSABLE = {
     "is_quantized": "quantised",
@@ -55,12 +84,15 @@ class TorchFile:
 
     Attributes:
       state: tensors under the network's own names.
-      source: "torchvision or segmentation-models-pytorch", "Lightning", "MoCo" or "the published IRNet", with the
-        prefix that was removed.
+      source: "torchvision or segmentation-models-pytorch", "Lightning", "MoCo", "torchxrayvision" or "the published
+        IRNet", with the entry that held the tensors and the prefix that was removed.
       dropped: names that belong to the training or to a projection head, not to the network.
       repeated: further names of tensors in `state`.
       card: the JSON beside the file (its `normalisation`...), {} if there is none.
-      normalisation: of the inputs: CheXseg's program records it in a classifier's checkpoint, and IRNet has ImageNet's.
+      normalisation: of the inputs: CheXseg's program records it in a classifier's checkpoint, IRNet has ImageNet's, and
+        torchxrayvision its own.
+      outputs: names of the outputs, if the source fixes them, with "" for one that was not trained.
+      size: side of the network's images, in pixels, if the source fixes it.
     """
 
     state: dict[str, np.ndarray]
@@ -69,6 +101,8 @@ class TorchFile:
     repeated: tuple[str, ...]
     card: dict[str, Any]
     normalisation: Normalisation | None
+    outputs: tuple[str, ...] = ()
+    size: int | None = None
 
 
 def read(path: str | Path) -> TorchFile:
@@ -86,20 +120,27 @@ def read(path: str | Path) -> TorchFile:
     if path.suffix not in ENDINGS:
         raise InputError(f"{path}: must end in {', '.join(ENDINGS)}")
     content = _load(path)
-    trained = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
-    tensors = content["state_dict"] if trained else content
-    state, others = _arrays(path, tensors if isinstance(tensors, Mapping) else {})
-    if not state:
+    tensors, entry = _network_in(content)
+    everything, others = _arrays(path, tensors)
+    if not everything:
         raise InputError(f"{path}: holds no named tensors; save the model's state_dict()")
-    state, source, dropped = _own_names(state, lightning=trained and "pytorch-lightning_version" in content)
+    state, source, dropped = _own_names(everything, lightning="pytorch-lightning_version" in content)
     repeated: tuple[str, ...] = ()
-    normalisation = _recorded(content) if trained else None
+    normalisation, outputs, size = _recorded(content) if entry else None, (), None
     if is_published_irnet(state):
         with naming(path):
             state, repeated, no_weights = own_tensors(state)
         source, dropped = source.replace(_PLAIN, "the published IRNet"), (*dropped, *no_weights)
         normalisation = IMAGENET
-    return TorchFile(state, source, (*dropped, *others), repeated, read_card(_card_of(path)), normalisation)
+    points = everything.get("op_threshs")
+    if np.shape(points) == (len(XRV_OUTPUTS),):
+        source, normalisation = source.replace(_PLAIN, "torchxrayvision"), XRV
+        trained = points == points  # not NaN
+        outputs = tuple(np.where(trained, XRV_OUTPUTS, "").tolist())
+        size = 224 if "features.conv0.weight" in state else 512
+    source = f"{source}{entry}"
+    card = read_card(_card_of(path))
+    return TorchFile(state, source, (*dropped, *others), repeated, card, normalisation, outputs, size)
 
 
 def stand_in(path: Path) -> str:
@@ -218,6 +259,21 @@ def _arrays(path: Path, tensors: Mapping[Any, Any]) -> tuple[dict[str, np.ndarra
     return state, others
 
 
+def _network_in(content: Any) -> tuple[Mapping[Any, Any], str]:
+    """The tensors of a file, and the words for the entry that holds them, with the other networks of the file."""
+    if not isinstance(content, Mapping):
+        return {}, ""
+    networks = [
+        key
+        for key in (*_NESTED, *_TWINS.values())
+        if isinstance(content.get(key), Mapping) and any(hasattr(x, "shape") for x in content[key].values())
+    ]
+    if not networks:
+        return content, ""
+    unread = f" (not read: {', '.join(networks[1:])})" if networks[1:] else ""
+    return content[networks[0]], f", in its entry {networks[0]!r}{unread}"
+
+
 def _recorded(checkpoint: Mapping[str, Any]) -> Normalisation | None:
     """The normalisation among the hyperparameters of CheXseg's program, `--normalization`."""
     values: Any = checkpoint.get("hyper_parameters", checkpoint.get("hparams"))
@@ -231,20 +287,23 @@ def _own_names(
     state: dict[str, np.ndarray], *, lightning: bool
 ) -> tuple[dict[str, np.ndarray], str, tuple[str, ...]]:
     """The state under the network's own names, the source, and the dropped names."""
-    # The network's wrapper is the most common one: a loss or a metric beside the network has another, or none.
+    # The network's wrapper is the most common one: what a training has beside the network has another, or none.
     prefixes = [key[: match.end()] for key in state if (match := _WRAPPERS.match(key))]
-    moco = any(prefix.endswith("encoder_q.") for prefix in prefixes)
-    prefix = max(
-        (p for p in set(prefixes) if not moco or p.endswith("encoder_q.")), key=prefixes.count, default=""
-    )
+    copies = [prefix for prefix in prefixes if set(prefix.split(".")) & _TWINS.keys()]
+    prefix = max(set(copies or prefixes), key=prefixes.count, default="")
+    twins = {_TWINS[part] for part in prefix.split(".") if part in _TWINS}
+    moco = bool(twins - {"student"})
     own, dropped = {}, []
     for key, value in state.items():
         name = key.removeprefix(prefix)
-        training = key.removeprefix("module.").startswith(("encoder_k.", "queue"))
-        if (moco and (training or name.startswith("fc."))) or name == "op_threshs":
+        unused = _TRAINING.fullmatch(name) or twins & set(key.split("."))
+        if unused or (moco and _WRAPPERS.sub("", name, count=1).startswith(_PROJECTION)):
             dropped.append(key)
         else:
             own[re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name)] = value
+    linear = {_HEAD.sub(r"\1.", name): value for name, value in own.items()}
+    if len(linear) == len(own):  # of several layers, none is the head
+        own = linear
     kind = "MoCo" if moco else "Lightning" if lightning else _PLAIN
     return own, f"{kind}, names below {prefix!r}" if prefix else kind, tuple(dropped)
 

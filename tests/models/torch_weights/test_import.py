@@ -17,7 +17,8 @@ from chexseg_jax.data.taxonomy import CHEXPERT as CHEXPERT_TASKS
 from chexseg_jax.data.taxonomy import CHEXSEG_LABELS, CHEXSEG_TASKS, read_taxonomy
 from chexseg_jax.errors import InputError, run_command
 from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET, XRV
-from chexseg_jax.models.torch_weights.__main__ import import_weights, main
+from chexseg_jax.models.torch_weights.__main__ import main
+from chexseg_jax.stages.imported import read_weights
 
 
 def command(monkeypatch, *arguments) -> int:
@@ -61,8 +62,9 @@ SOURCES = {
         lambda s: {k: v for k, v in published_irnet(s).items() if k not in s},
     ),
 }
-#: The normalisation that the tests' files have, where none follows from it.
-CHOSEN = ("--normalisation", "chexpert")
+#: The normalisation and the outputs' names that the tests' files have, where none follow from them.
+NORMALISED = ("--normalisation", "chexpert")
+CHOSEN = (*NORMALISED, "--labels", "csv")
 
 
 def check(name: str, directory, *, headless: bool = False):
@@ -92,12 +94,12 @@ def test_each_source_gives_the_reference_numbers(source, ending, tmp_path, monke
     save_file(state, file) if ending == "safetensors" else np.savez(file, **state)
     irnet = name == "irnet"
     arguments = (file, tmp_path / "out", "--model", name)
-    assert command(monkeypatch, *arguments, *(() if irnet else CHOSEN)) == 0
+    flags = () if irnet else NORMALISED if source == "MoCo" else CHOSEN
+    assert command(monkeypatch, *arguments, *flags) == 0
     model = check(name, tmp_path / "out", headless=source == "MoCo")
     assert model.normalisation == (IMAGENET if irnet else CHEXPERT)
     printed = capsys.readouterr().err
     assert ("dropped" in printed) == (source == "MoCo" or (irnet and source != "IRNet's network"))
-    assert ("give --tasks chexseg" in printed) == (source != "MoCo" and not irnet)  # which have no outputs
 
 
 def lightning(folder: Path, **hyperparameters) -> Path:
@@ -131,7 +133,7 @@ def test_a_checkpoint_of_chexsegs_classifier_records_its_normalisation(
     hyperparameters, normalisation, tmp_path, monkeypatch, capsys
 ):
     file = lightning(tmp_path, **hyperparameters)
-    assert command(monkeypatch, file, tmp_path / "out", "--model", "resnet18") == 0
+    assert command(monkeypatch, file, tmp_path / "out", "--labels", "csv") == 0
     assert "as in the program that wrote the file (Lightning" in capsys.readouterr().err
     model = check("resnet18", tmp_path / "out")
     assert model.normalisation == normalisation
@@ -143,7 +145,7 @@ def test_a_checkpoint_of_chexsegs_classifier_records_its_normalisation(
 )
 def test_other_lightning_checkpoints_record_none(hyperparameters, tmp_path, monkeypatch, capsys):
     file = lightning(tmp_path, **hyperparameters)
-    line = refused(monkeypatch, capsys, file, tmp_path / "out", "--model", "resnet18")
+    line = refused(monkeypatch, capsys, file, tmp_path / "out", "--labels", "csv")
     assert "give --normalisation imagenet, chexpert, xrv or MEAN,STD" in line
 
 
@@ -154,8 +156,7 @@ def test_the_normalisation_of_another_programs_network_is_not_guessed(tmp_path, 
     assert f"{file}: nothing in the file tells" in line
     assert "give --normalisation imagenet, chexpert, xrv or MEAN,STD" in line
     with pytest.raises(InputError, match="give --normalisation"):
-        import_weights(file, tmp_path / "out", "resnet18")
-    assert not (tmp_path / "out").exists()
+        read_weights(file)
 
 
 def test_a_file_with_imagenets_classes_has_its_normalisation(tmp_path, monkeypatch, capsys):
@@ -185,9 +186,11 @@ def test_outputs_in_the_order_of_chexsegs_program_are_put_into_ours(
     for part in ("weight", "bias"):
         state[f"{head}.{part}"] = np.ascontiguousarray(state[f"{head}.{part}"][rows])
     save_file(state, tmp_path / "in.safetensors")
-    arguments = (tmp_path / "in.safetensors", tmp_path / "out", "--model", name, *CHOSEN)
-    assert command(monkeypatch, *arguments, "--tasks", "chexseg") == 0
-    assert "give --tasks" not in capsys.readouterr().err
+    arguments = (tmp_path / "in.safetensors", tmp_path / "out", "--model", name, *NORMALISED)
+    assert "give --labels csv, chexseg, nih, xrv, a tasks.toml or the names" in refused(
+        monkeypatch, capsys, *arguments
+    )
+    assert command(monkeypatch, *arguments, "--labels", "chexseg") == 0
     assert check(name, tmp_path / "out").tasks == ours
 
 
@@ -196,7 +199,7 @@ def test_out_and_in_again_is_the_same_model(ending, tmp_path, monkeypatch):
     if ending == "pth":
         pytest.importorskip("torch")
     save_file(peer("resnet18").state, tmp_path / "in.safetensors")
-    arguments = ("--model", "resnet18", "--normalisation", "chexpert", "--size", 96)
+    arguments = (*CHOSEN, "--size", 96)
     assert command(monkeypatch, tmp_path / "in.safetensors", tmp_path / "a", *arguments) == 0
     card = json.loads((tmp_path / "a" / "model.json").read_text())
     card["provenance"] |= {"data": "phantom", "synthetic": True}
@@ -286,7 +289,7 @@ def test_other_mistakes_each_have_their_line(tmp_path, monkeypatch, capsys):
         monkeypatch, capsys, tmp_path / "weights.h5", tmp_path / "o", "--model", "irnet"
     )
     np.savez(tmp_path / "in.npz", x=np.ones(1))
-    assert "--model is missing" in refused(monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o")
+    assert "give --model" in refused(monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o")
     small = (tmp_path / "in.npz", tmp_path / "o", "--model", "irnet", "--size", 0)
     assert "--size 0 must be at least 1" in refused(monkeypatch, capsys, *small)
     conv1 = ("--stride-on", "conv1")
@@ -294,7 +297,7 @@ def test_other_mistakes_each_have_their_line(tmp_path, monkeypatch, capsys):
         monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o", "--model", "densenet121", *conv1
     )
     (tmp_path / "in.npz.json").write_text(json.dumps({"name": "resnet18", "tasks": ["a", "b"]}))
-    assert "leave --tasks out" in refused(
+    assert "leave --labels out" in refused(
         monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o", "--model", "resnet18", "--tasks", "csv"
     )
     (tmp_path / "in.npz.json").unlink()
@@ -315,7 +318,7 @@ def test_a_json_of_another_networks_outputs_is_refused(tmp_path, monkeypatch, ca
 def test_weights_of_one_channel_without_their_json_open(tmp_path, monkeypatch):
     grey = peer("resnet18").state | {"conv1.weight": np.ones((64, 1, 7, 7), np.float32)}
     np.savez(tmp_path / "grey.npz", **grey)
-    arguments = (tmp_path / "grey.npz", tmp_path / "out", "--model", "resnet18")
+    arguments = (tmp_path / "grey.npz", tmp_path / "out", "--labels", "csv")
     assert command(monkeypatch, *arguments, "--normalisation", "xrv") == 0
     model = chexseg_jax.restore(tmp_path / "out")
     assert model.variables["params"]["conv1"]["kernel"].shape == (7, 7, 1, 64)
@@ -341,10 +344,10 @@ def test_outputs_named_by_a_tasks_toml(name, head, tasks, tmp_path, monkeypatch,
     for part in ("weight", "bias"):
         state[f"{head}.{part}"] = np.ascontiguousarray(state[f"{head}.{part}"][: len(tasks)])
     save_file(state, tmp_path / "in.safetensors")
-    arguments = (tmp_path / "in.safetensors", tmp_path / "out", "--model", name, *CHOSEN, "--tasks")
+    arguments = (tmp_path / "in.safetensors", tmp_path / "out", "--model", name, *NORMALISED, "--tasks")
     assert "names 14 or 10 outputs" in refused(monkeypatch, capsys, *arguments, "csv")
     toml = tmp_path / "tasks.toml"
-    assert "must be csv, chexseg or the path" in refused(monkeypatch, capsys, *arguments, toml)
+    assert "no such file" in refused(monkeypatch, capsys, *arguments, toml)
     toml.write_text(TOML.replace('"Nodule", ', ""))
     assert f"has {len(tasks)} outputs" in refused(monkeypatch, capsys, *arguments, toml)
     toml.write_text(TOML)
