@@ -95,9 +95,10 @@ def read_coco(source: Path, context: Context) -> Contents:
         codes = defaultdict(list)
         for annotation in drawn[key]:
             where = f"{source}: {name}, annotation {annotation.get('id')}"
-            if annotation.get("category_id") not in categories:
-                raise InputError(f"{where}: unknown category {annotation.get('category_id')}")
-            task = categories[annotation["category_id"]]
+            number = annotation.get("category_id")
+            if not isinstance(number, int | str) or number not in categories:
+                raise InputError(f"{where}: unknown category {number}")
+            task = categories[number]
             if (code := _coco_mask(annotation, size, where, context)) is not None:
                 codes[task].append(code)
         items.append(Item(name, path, masks={task: union(parts) for task, parts in codes.items()}))
