@@ -2,14 +2,16 @@
 
 The reader recognises these sources by their tensors' names:
 
-| source                                         | names                                              |
-|------------------------------------------------|----------------------------------------------------|
-| torchvision, segmentation-models-pytorch       | unchanged (0.1.x has the names of 0.6)             |
-| torchvision's oldest DenseNet files            | `denselayer1.norm.1` for `denselayer1.norm1`       |
-| DataParallel, Lightning (`state_dict`)         | below `module.`, `model.`, `model.model.`...       |
-| MoCo (`state_dict`), MoCo-CXR                  | below `module.encoder_q.`; `fc` is its projection  |
-| torchxrayvision                                | beside `op_threshs`, which is dropped              |
-| the published IRNet                            | several for a tensor; see `published_irnet`        |
+========================================  =====================================================
+source                                    names
+========================================  =====================================================
+torchvision, segmentation-models-pytorch  unchanged (0.1.x has the names of 0.6)
+torchvision's oldest DenseNet files       `denselayer1.norm.1` for `denselayer1.norm1`
+DataParallel, Lightning (`state_dict`)    below `module.`, `model.`, `model.model.`...
+MoCo (`state_dict`), MoCo-CXR             below `module.encoder_q.`; `fc` is its projection
+torchxrayvision                           beside `op_threshs`, which is dropped
+the published IRNet                       several for a tensor; see `published_irnet`
+========================================  =====================================================
 """
 
 import json
