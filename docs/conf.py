@@ -4,9 +4,11 @@ The source folder is the root, so pages link to measurements and notebooks as on
 docs/index.md does not list is a warning, which `-W` turns into an error.
 """
 
+import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import chexseg_jax
@@ -24,8 +26,9 @@ templates_path = ["templates"]
 myst_heading_anchors = 3
 autodoc_default_options = {"members": True, "member-order": "bysource", "ignore-module-all": True}
 autodoc_typehints_format = "short"
+autodoc_inherit_docstrings = False
 default_role = "code"  # single backticks in docstrings, as in Markdown
-napoleon_use_ivar, napoleon_attr_annotations = True, False
+napoleon_use_ivar, napoleon_use_rtype, napoleon_attr_annotations = True, False, False
 
 
 def write_api(folder: Path) -> None:
@@ -44,6 +47,24 @@ def write_api(folder: Path) -> None:
             text += f"\n## `{module}`\n\n```{{eval-rst}}\n.. automodule:: {module}\n```\n"
         if names and room.stem != "__init__":
             (folder / f"{room.stem}.md").write_text(text)
+
+
+def shorten(
+    _app: Any, _kind: str, _name: str, _object: Any, _options: Any, *parts: str | None
+) -> list[str | None]:
+    """Shorten the signature and the returned type; those of Linen modules lose the fields of the base class."""
+    unused = (
+        r"(, )?parent: .*_Sentinel.*(?=\))",
+        r"jaxlib\._jax\.",
+        r"<class 'jax\.numpy\.",
+        r"(?<=float32)'>",
+    )
+    return [part and re.sub("|".join(unused), "", part) for part in parts]
+
+
+def setup(app: Any) -> None:
+    """Connect."""
+    app.connect("autodoc-process-signature", shorten)
 
 
 write_api(Path(__file__).parent / "api")
