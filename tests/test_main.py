@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-from importlib import import_module
 
 import pytest
 
 import chexseg_jax
-from chexseg_jax.__main__ import COMMANDS, main
+from chexseg_jax.__main__ import COMMANDS, command_of, main
 from chexseg_jax.config_args import CONFIGS, find_config, list_configs, with_files
 
 
@@ -25,7 +24,7 @@ def test_help_lists_every_command(arguments, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_exists_and_shows_its_name(name, monkeypatch, capsys):
-    assert callable(import_module(COMMANDS[name][0]).main)
+    assert callable(command_of(name))
     with pytest.raises(SystemExit) if name != "run" else pytest.MonkeyPatch.context():
         call(monkeypatch, name, "--help")
     assert f"chexseg {name}" in capsys.readouterr().out

@@ -38,7 +38,7 @@ _OPEN = 512
 
 @dataclass(frozen=True, eq=False)
 class Records(Sequence):
-    """Rows of a column, read when indexed: by int [*shape], by slice or array of ints [M, *shape].
+    """Rows of a column, read when indexed: by int `[*shape]`, by slice or array of ints `[M, *shape]`.
 
     Indexing is NumPy's along the first axis. Rows may be read from many threads, and the object pickled for other
     processes.
@@ -81,7 +81,7 @@ class Records(Sequence):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, *shape of a row)."""
+        """`(N, *shape of a row)`."""
         return (len(self.rows), *self.item)
 
     def __len__(self) -> int:

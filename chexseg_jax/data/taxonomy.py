@@ -165,7 +165,7 @@ class Taxonomy:
 def read_taxonomy(root: Path) -> Taxonomy:
     """The task set of the data below `root`: its `tasks.toml`, or CheXpert's where there is none.
 
-    The file has the attributes of `Taxonomy` as entries; `labels` and `tasks` are required:
+    The file has the attributes of `Taxonomy` as entries; `labels` and `tasks` are required::
 
         labels = ["Nodule", "Fracture", "No Finding"]
         tasks = ["Nodule", "Rib Fracture"]

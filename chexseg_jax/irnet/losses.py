@@ -26,9 +26,9 @@ def irnet_loss(
 
     A pair counts for a pathology if neither pixel is ignored: as a background or foreground pair if both pixels have
     that label, as a negative pair if their labels differ. The affinity terms (5, 6) are -log a_ij, and
-    -log(1 - a_ij) for negative pairs. The displacement terms (3, 4) are |D(x_i) - D(x_j) - (x_j - x_i)| for foreground
-    pairs and |D(x_i) - D(x_j)| for background pairs. Each term is the sum over pathologies of the mean over a
-    pathology's pairs, so that a small finding weighs as much as a large one:
+    -log(1 - a_ij) for negative pairs. The displacement terms (3, 4) are `|D(x_i) - D(x_j) - (x_j - x_i)|` for
+    foreground pairs and `|D(x_i) - D(x_j)|` for background pairs. Each term is the sum over pathologies of the mean
+    over a pathology's pairs, so that a small finding weighs as much as a large one:
     total = (bg + fg) / 4 + neg / 2 + (disp fg + disp bg) / 2.
 
     Args:

@@ -2,11 +2,13 @@
 
 `module.apply(variables, images [B,H,W,3] float32, normalised by the caller, train=False) -> (logits, out)`
 
-| network                     | logits    | out                                                                       |
-|-----------------------------|-----------|---------------------------------------------------------------------------|
-| an encoder, as a classifier | [B,L]     | `features` [B,h,w,C], the map that Grad-CAM reads                          |
-| `DECODER_ENCODER`           | [B,H,W,K] | `features` [B,h,w,D], the decoder's map                                    |
-| `irnet`                     | None      | `edge` [B,h,w,1] (logits), `displacement` [B,h,w,2] (dy, dx), at stride 4  |
+===========================  =========  ==========================================================================
+network                      logits     out
+===========================  =========  ==========================================================================
+an encoder, as a classifier  [B,L]      `features` [B,h,w,C], the map that Grad-CAM reads
+`DECODER_ENCODER`            [B,H,W,K]  `features` [B,h,w,D], the decoder's map
+`irnet`                      None       `edge` [B,h,w,1] (logits), `displacement` [B,h,w,2] (dy, dx), at stride 4
+===========================  =========  ==========================================================================
 
 Encoders: ResNet (He et al., 2016, arXiv 1512.03385) and DenseNet121 (Huang et al., 2017, arXiv 1608.06993), as in
 torchvision. Decoder: DeepLabv3+ (Chen et al., 2018, arXiv 1802.02611), as in segmentation-models-pytorch.

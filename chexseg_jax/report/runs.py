@@ -327,6 +327,7 @@ def _training_section(run: Path, trainings: Sequence[Path]) -> Section:
 def _provenance_section(config: ConfigDict, sources: Sources, artifacts: Sequence[Path]) -> Section:
     cards = [json.loads((path / "artifact.json").read_text()) for path in artifacts]
     rows = [[path.name, f"{card['seconds']:.0f}"] for path, card in zip(artifacts, cards, strict=True)]
+    rows.append(["**together**", f"{sum(card['seconds'] for card in cards):.0f}"])
     text = f"Radiographs from `{sources.root}`. Artifacts and their seconds (after a kill, since the last start):"
     packages = ", ".join(f"{name} {value}" for name, value in versions().items())
     configuration = Listing("Configuration", json.dumps(plain(config), indent=1))

@@ -1,6 +1,6 @@
 """Grad-CAM (Selvaraju et al., 2017, arXiv 1610.02391) and Grad-CAM++ (Chattopadhay et al., 2018, 1710.11063).
 
-Other methods of this family need only `feature_maps` and `head_gradients`. LayerCAM, for example, is
+Other methods of this family need only `feature_maps` and `head_gradients`. LayerCAM, for example, is::
 
     features = feature_maps(module, variables, images)
     logits, gradients = head_gradients(module, variables, features)

@@ -125,6 +125,7 @@ def test_a_segmentation_run(tmp_path, sources, prepared, made):
     assert f"Data: `{sources.root}`." in text
     assert "4 pairs of image and task of 12 were not annotated" in text
     assert "| Scar (absent)" in text
+    assert "| **together** |       6 |" in text  # of four artifacts, 1.5 s each
     assert "![training curves](curves.png)" in text
     assert page.count('<img src="data:image/png;base64,') == 3
     data = embedded(page)

@@ -3,12 +3,14 @@
 The PyTorch name of a tensor is its Linen path joined by dots, with `layer1_0` (Linen's name for an item of a list) as
 `layer1.0`. The last part depends on the tensor:
 
-| Linen                  | shape        | PyTorch        | shape        |
-|------------------------|--------------|----------------|--------------|
-| params / kernel        | [h, w, i, o] | weight         | [o, i, h, w] |
-| params / kernel        | [i, o]       | weight         | [o, i]       |
-| params / scale, bias   | [c]          | weight, bias   | [c]          |
-| batch_stats / mean, var| [c]          | running_*      | [c]          |
+=======================  ============  ============  ============
+Linen                    shape         PyTorch       shape
+=======================  ============  ============  ============
+params / kernel          [h, w, i, o]  weight        [o, i, h, w]
+params / kernel          [i, o]        weight        [o, i]
+params / scale, bias     [c]           weight, bias  [c]
+batch_stats / mean, var  [c]           running_*     [c]
+=======================  ============  ============  ============
 
 PyTorch counts batches beside each running variance (`num_batches_tracked`), and reads the count only if there is no
 momentum. It is dropped here and written as zero.
@@ -57,7 +59,7 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray], *, drop_head: bo
       drop_head: leave out a classifier's last layer, if any: the variables of `create(name, num_classes=0)`.
 
     Returns:
-      `{"params": ..., "batch_stats": ...}`, float32.
+      A dictionary with `params` and `batch_stats`, float32.
 
     Raises:
       InputError: if a tensor is missing, left over, of another shape, not of floats, or see `check_values`. The first

@@ -2,17 +2,19 @@
 
 The reader recognises these sources by their tensors' names:
 
-| source                                         | names                                              |
-|------------------------------------------------|----------------------------------------------------|
-| torchvision, segmentation-models-pytorch       | unchanged (0.1.x has the names of 0.6)             |
-| torchvision's oldest DenseNet files            | `denselayer1.norm.1` for `denselayer1.norm1`       |
-| DataParallel, torch.compile, Lightning         | below `module.`, `_orig_mod.`, `model.backbone.`...|
-| CheXNet                                        | below `module.densenet121.`, head `classifier.0`   |
-| MoCo v1 and v2, MoCo-CXR, also within Lightning| below `encoder_q.`; `fc`, `classifier`: projection |
-| MoCo v3                                        | below `module.base_encoder.`; `fc`: projection     |
-| a teacher and its student                      | below `teacher.`, or in the file's `teacher`       |
-| torchxrayvision                                | beside `op_threshs`, which is dropped              |
-| the published IRNet                            | several for a tensor; see `published_irnet`        |
+===============================================  ====================================================
+source                                           names
+===============================================  ====================================================
+torchvision, segmentation-models-pytorch         unchanged (0.1.x has the names of 0.6)
+torchvision's oldest DenseNet files              `denselayer1.norm.1` for `denselayer1.norm1`
+DataParallel, torch.compile, Lightning           below `module.`, `_orig_mod.`, `model.backbone.`...
+CheXNet                                          below `module.densenet121.`, head `classifier.0`
+MoCo v1 and v2, MoCo-CXR, also within Lightning  below `encoder_q.`; `fc`, `classifier`: projection
+MoCo v3                                          below `module.base_encoder.`; `fc`: projection
+a teacher and its student                        below `teacher.`, or in the file's `teacher`
+torchxrayvision                                  beside `op_threshs`, which is dropped
+the published IRNet                              several for a tensor; see `published_irnet`
+===============================================  ====================================================
 
 The tensors are the file's content or in its `teacher`, `state_dict`, `model_state_dict`, `model` or `net`, the first of
 them that it has. Losses, metrics and queues beside a network are dropped by their names (`_TRAINING`).

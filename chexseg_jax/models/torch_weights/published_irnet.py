@@ -3,14 +3,16 @@
 They are the `state_dict()` of `AffinityDisplacementLoss`, a subclass of the network. The network registers most modules
 more than once, and a state dict holds a tensor under each of its names:
 
-| name                                | the same tensors as                 |
-|-------------------------------------|-------------------------------------|
-| `stage1.0`, `stage1.1`              | `resnet50.conv1`, `resnet50.bn1`    |
-| `stage2.0` to `stage5.0`            | `resnet50.layer1` to `layer4`       |
-| `backbone.0` to `backbone.4`        | `stage1` to `stage5`                |
-| `edge_layers.0` to `edge_layers.5`  | `fc_edge1` to `fc_edge6`            |
-| `dp_layers.0` to `dp_layers.6`      | `fc_dp1` to `fc_dp7`                |
-| `mean_shift`                        | `fc_dp7.4`                          |
+======================================  ====================================
+name                                    the same tensors as
+======================================  ====================================
+`stage1.0`, `stage1.1`                  `resnet50.conv1`, `resnet50.bn1`
+`stage2.0` to `stage5.0`                `resnet50.layer1` to `layer4`
+`backbone.0` to `backbone.4`            `stage1` to `stage5`
+`edge_layers.0` to `edge_layers.5`      `fc_edge1` to `fc_edge6`
+`dp_layers.0` to `dp_layers.6`          `fc_dp1` to `fc_dp7`
+`mean_shift`                            `fc_dp7.4`
+======================================  ====================================
 
 The subclass adds indices and targets of its loss, which are no weights.
 """
