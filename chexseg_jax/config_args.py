@@ -215,8 +215,8 @@ def _check_settings(argv: list[str]) -> dict[str, Any]:
       InputError: for one that names no setting: config_flags would show Python's own errors.
     """
     names = [given[1] for a in argv if (given := re.match(r"--?(?:no)?config\.([^=]*)", a))]
-    given = _given(argv)
-    config = flags.FLAGS["config"].parser.parse(given) if names and given else None
+    file = _given(argv)
+    config = flags.FLAGS["config"].parser.parse(file) if names and file else None
     if not isinstance(config, ConfigDict):
         return {}
     settings = _settings(config)
