@@ -158,14 +158,14 @@ class _Call:
                 self.reused += 1
                 return None
             savers = [saver for saver in SAVERS if saver in savers or saver in files]
-        grey, changes, sha256, spacing = read_radiograph(file)
-        if record and (record["settings"] != self.settings or record["image"] != sha256):
+        image = read_radiograph(file)
+        if record and (record["settings"] != self.settings or record["image"] != image.sha256):
             self.replaced += 1
-        self.changes.update(changes)
-        height, width = grey.shape
-        picture = fit_image(grey, SIDE)[Frame(height, width, SIDE).window]
-        fitted = fit_image(grey, self.model.config.size)
-        return _Read(name, file, sha256, (height, width), spacing, fitted, picture, savers)
+        self.changes.update(image.changes)
+        height, width = image.grey.shape
+        picture = fit_image(image.grey, SIDE)[Frame(height, width, SIDE).window]
+        fitted = fit_image(image.grey, self.model.config.size)
+        return _Read(name, file, image.sha256, (height, width), image.spacing, fitted, picture, savers)
 
     def finish(self, batch: Sequence[_Read]) -> None:
         """Predict images, and write their files and records."""
