@@ -60,7 +60,7 @@ def write_dicom_seg(
       InputError: naming a source that is damaged, that lacks an identifier, or whose size is not the masks'.
     """
     try:
-        segmentation = _segmentation(_read(source), masks, taxonomy, model[:64])
+        segmentation = _segmentation(_read(source), masks, taxonomy, _name(model))
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     # pydicom and highdicom quote the header's values.
@@ -133,7 +133,7 @@ def _segmentation(dataset: Any, masks: Bool[np.ndarray, "H W K"], taxonomy: Taxo
         device_serial_number=digest[:64],
         content_label="CHEXSEG",
         content_description="Automatic segmentation of a chest radiograph",
-        series_description=f"chexseg-jax {model}"[:64],
+        series_description=_name(f"chexseg-jax {model}"),
     )
     _fix(segmentation, dataset, uid("dimensions"))
     return segmentation
@@ -157,7 +157,7 @@ def _describe(number: int, task: str, colour: str, algorithm: Any, tracking: str
     import highdicom
 
     category, code, region = _CODES.get(task, (_FINDING, None, None))
-    name = task.replace("\\", "/")[:64]
+    name = _name(task)
     return highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=name,
@@ -172,6 +172,11 @@ def _describe(number: int, task: str, colour: str, algorithm: Any, tracking: str
         anatomic_regions=[_code(*region)] if region else None,
         display_color=highdicom.color.CIELabColor.from_string(colour),
     )
+
+
+def _name(text: str) -> str:
+    """As a DICOM long string holds it: a line of 64 bytes; a backslash would separate two values."""
+    return " ".join(text.replace("\\", "/").split()).encode()[:64].decode(errors="ignore")
 
 
 def _code(value: str, scheme: str, meaning: str) -> Any:

@@ -119,7 +119,7 @@ TASKS = ("Épanchement \\ pleural", "肺結節", "Pneumothorax", "x" * 90)
 def test_sources_and_task_sets_of_many_kinds(source, masks, tmp_path, elements, tasks):
     masks = masks[..., : len(tasks)]
     taxonomy = Taxonomy(labels=tasks, tasks=tasks)
-    write_dicom_seg(tmp_path / "a.seg.dcm", source(**elements), masks, taxonomy, model="m-1")
+    write_dicom_seg(tmp_path / "a.seg.dcm", source(**elements), masks, taxonomy, model="C:\\m\n" + "é" * 80)
     found, seg = segments(tmp_path / "a.seg.dcm")
     np.testing.assert_array_equal(found, masks)
     assert str(seg.PatientName) == elements.get("PatientName", PLANTED["PatientName"])
