@@ -170,7 +170,7 @@ def _standardise(squares: Sequence[Float[np.ndarray, "8 8"]]) -> Float[np.ndarra
 
 
 #: For models whose training images are unknown: any upright chest radiograph. Its limit, a correlation of 1/4 with the
-#: mean, leaves out one in a hundred NIH radiographs, and seven in eight photographs.
+#: mean, leaves out one in a hundred NIH radiographs. Its verdict on photographs is mostly wrong: see docs/trust.md.
 UPRIGHT = Reference(
     _standardise([np.array(_UPRIGHT.split(), float).reshape(_SIDE, _SIDE)])[0], np.eye(_SIDE**2), limit=1.5
 )
