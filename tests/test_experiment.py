@@ -233,7 +233,7 @@ def test_an_imported_network_takes_the_place_of_classifier_and_encoder(tiny_run,
     workdir, _ = tiny_run
     labels = ("Hernia", "Cardiomegaly", "Effusion")
     taxonomy = Taxonomy(labels, ("Pleural Effusion", "Cardiomegaly"), {"Pleural Effusion": "Effusion"})
-    variables = Tiny(3).init(jax.random.key(1), np.zeros((1, 32, 32, 1)))
+    variables = Tiny(3).init(jax.random.key(1), jnp.zeros((1, 32, 32, 1)))
     card = {"name": "tiny", "num_classes": 3, "options": {}, "size": 224, "tasks": labels}
     save_model(tmp_path, variables, **card, normalisation=XRV, taxonomy=taxonomy)
     config = semi.get_config(f"p=0.9,count=6,classifier={tmp_path},encoder_from={tmp_path}")

@@ -217,7 +217,7 @@ def _outputs(
         )
         if len(order) != count:
             raise _wrong_number(labels, source, count)
-    elif len(file.outputs) == count:
+    elif count and len(file.outputs) == count:
         order = file.outputs
     elif count == 0 or (count == 1000 and not segments):
         return None, (), rows
