@@ -30,7 +30,8 @@ def letterbox(path, size):
     rows, columns = (max(1, side * size // max(picture.size)) for side in (picture.height, picture.width))
     top, left = (size - rows) // 2, (size - columns) // 2
     square = np.zeros((size, size), np.uint8)
-    square[top : top + rows, left : left + columns] = picture.resize((columns, rows), Image.Resampling.BILINEAR)
+    picture = picture.resize((columns, rows), Image.Resampling.BILINEAR)
+    square[top : top + rows, left : left + columns] = picture
     return square
 
 
