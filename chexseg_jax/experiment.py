@@ -1,6 +1,5 @@
 """One run: the chain of stages behind a configuration, from radiographs to a report."""
 
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -15,7 +14,7 @@ from chexseg_jax.artifact import Store
 from chexseg_jax.data.layout import check_layout
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.split import Split, split_expert
-from chexseg_jax.errors import InputError, MissingWeightsError
+from chexseg_jax.errors import InputError
 from chexseg_jax.models.torch_weights.files import read_card
 from chexseg_jax.processes import on_first
 from chexseg_jax.progress import say
@@ -24,7 +23,7 @@ from chexseg_jax.report.runs import Made, report_classifier, report_moco, report
 from chexseg_jax.settings import check, imagenet_networks
 from chexseg_jax.sources import Sources, open_sources
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
-from chexseg_jax.stages.imagenet import find_weights, import_imagenet
+from chexseg_jax.stages.imagenet import find_weights, import_imagenet, require_weights
 from chexseg_jax.stages.imported import find_model, import_model
 from chexseg_jax.stages.moco import pretrain_moco, probe_encoder
 from chexseg_jax.stages.prepare import changed_images, prepare
@@ -71,26 +70,6 @@ def run(config: ConfigDict, workdir: Path) -> Path:
             made = one.segmentation()
             return on_first(report_segmentation, workdir, config, sources, test=one.data.test, made=made)
     raise InputError(f"config.kind={config.kind!r} must be one of classifier, moco, segmentation")
-
-
-def require_weights(runs: Sequence[ConfigDict]) -> None:
-    """Find the ImageNet weights of the single runs of one configuration, before hours of work.
-
-    Raises:
-      MissingWeightsError: if no run has all of its weights, naming every network without, what to download and where
-        to put it.
-      InputError: for a wrong `weights=`.
-    """
-    needs = [imagenet_networks(config) for config in runs]
-    missing = {}
-    for model, instead in ChainMap(*needs).items():
-        try:
-            find_weights(runs[0].imagenet.weights, model)
-        except MissingWeightsError as error:
-            missing[model] = f"{error}, or give {instead}"
-    if all(missing.keys() & networks.keys() for networks in needs):
-        every = f"all {len(runs)} runs are absent: " if len(runs) > 1 else ""
-        raise MissingWeightsError(f"{every}{'; '.join(missing.values())}")
 
 
 def _import(store: Store, source: str) -> Path:
@@ -190,7 +169,8 @@ class Run:
             check_divides(config.segmentation.batch_size, data_mesh(), name="config.segmentation.batch_size=")
         if config.root:
             check_layout(config.root, labels_alone=config.kind in _LABELS_ALONE)
-        on_first(require_weights, runs or [config])
+        needs = [imagenet_networks(one) for one in runs or [config]]
+        on_first(require_weights, config.imagenet.weights, needs)
         profile = Profile.parse(**config.profile)
         apart = {"profile": profile, "skip_steps": config.skip_steps}
         own = config.copy_and_resolve_references().items()

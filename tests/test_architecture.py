@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": GROUND | {"data", "evaluation", "training", "saliency", "artifact", "sources", "pseudo"},
     "settings": GROUND | {"data", "pseudo"},
     "predict": GROUND | {"data", "saved_model", "artifact", "__init__"},
-    "package": GROUND | {"models", "saved_model"},
+    "package": GROUND | {"data", "models", "saved_model"},
     "experiment": TRAINED | {"pseudo", "report", "settings", "sources", "stages"},
     "paper": GROUND | {"data", "evaluation", "report", "settings", "sources", "pseudo"},
     "sweep": GROUND | {"artifact", "experiment", "paper", "report", "settings"},

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chexseg_jax.data.provenance import UNKNOWN, Provenance
 from chexseg_jax.saved_model import Restored
 
 #: Shown where `model.json` says nothing about its data, as those of earlier versions.
@@ -81,6 +82,7 @@ def card_of(model: Restored) -> dict[str, Any]:
         "normalisation": model.normalisation._asdict(),
         "thresholds": dict(model.thresholds),
         "taxonomy": model.taxonomy.to_dict(),
+        "provenance": model.provenance.to_dict(),
     }
 
 
@@ -106,12 +108,12 @@ def readme(card: Mapping[str, Any], scores: Mapping[str, Any], to: str, folder: 
     """A model card: what the model is, the data that it has seen, its scores, and how to use it.
 
     Args:
-      card: see `card_of`; its `provenance`, if any, is shown entry by entry.
+      card: see `card_of`.
       scores: a run's `scores.json`; {} if there is none.
       to, folder: see `usage`.
     """
-    provenance = dict(card.get("provenance") or {})
-    data = str(provenance.pop("data", None) or scores.get("data") or UNKNOWN)
+    origin = Provenance.of_card(card)
+    data = scores.get("data", origin.data) if origin == UNKNOWN else origin.data
     kind = "segmentation" if card["thresholds"] else "classifier"
     lines = [f"# A chest X-ray {kind}: {card['name']}", ""]
     if "phantom" in data.lower():
@@ -123,11 +125,12 @@ def readme(card: Mapping[str, Any], scores: Mapping[str, Any], to: str, folder: 
         "For research only. Not a medical device; not validated for any clinical use.",
         "",
         f"- Training data: {data}",
-        *(f"- {key.replace('_', ' ').capitalize()}: {_text(value)}" for key, value in provenance.items()),
+        *[f"- Views: {origin.views}"] * bool(origin.views),
+        *[f"- Uncertain labels: {origin.uncertainty}"] * bool(origin.uncertainty),
+        f"- Licence: {origin.licence or 'not stated; ask whoever trained the weights'}",
         *(
-            ["- Licence of the weights: not stated; ask whoever trained them"]
-            if "licence" not in provenance
-            else []
+            f"- {name}: {'absent' if value is None else f'{value:.3f}'}"
+            for name, value in origin.scores.items()
         ),
         f"- Images: {card['size']} x {card['size']} pixels, grey",
         "",
@@ -143,7 +146,7 @@ def readme(card: Mapping[str, Any], scores: Mapping[str, Any], to: str, folder: 
 def hub_header(card: Mapping[str, Any]) -> str:
     """The Hub's metadata, which begin a repository's README."""
     task = "image-segmentation" if card["thresholds"] else "image-classification"
-    licence = str((card.get("provenance") or {}).get("licence") or "unknown")
+    licence = Provenance.of_card(card).licence or "unknown"
     tags = ["chest-x-ray", "jax", "flax", "model_hub_mixin"]
     values = {
         "library_name": "chexseg-jax",
@@ -160,10 +163,6 @@ def read_scores(directory: Path) -> dict[str, Any]:
     """The `scores.json` of a run's folder; {} for another folder."""
     path = directory / "scores.json"
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _table(card: Mapping[str, Any], scores: Mapping[str, float | None]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 
+from chexseg_jax.data.reference import UPRIGHT
 from chexseg_jax.package.card import card_of, hub_header, read_scores, readme
 from chexseg_jax.saved_model import Restored, restore
 
@@ -37,6 +38,8 @@ class HubModel(ModelHubMixin):
         source = self._folder if (self._folder / "model.json").exists() else inner
         shutil.copyfile(source / "model.json", save_directory / "model.json")
         shutil.copytree(source / "variables", save_directory / "variables", dirs_exist_ok=True)
+        if self.restored.reference is not UPRIGHT:
+            self.restored.reference.save(save_directory)
 
     @classmethod
     def _from_pretrained(

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 
 from chexseg_jax.artifact import config_digest
 from chexseg_jax.data.images import Frame, fit_image, read_radiograph
+from chexseg_jax.data.reference import Checks
 from chexseg_jax.errors import DiskError, InputError, PartlyDoneError
 from chexseg_jax.files import Lock, damaged, make_folder, remove_asides, written_aside
 from chexseg_jax.predict.inputs import is_dicom
@@ -90,6 +91,7 @@ class _Read(NamedTuple):
     spacing: tuple[float, float] | None
     fitted: UInt8[np.ndarray, "S S"]
     picture: UInt8[np.ndarray, "h w"]
+    checks: Checks
     savers: list[str]
 
 
@@ -165,7 +167,10 @@ class _Call:
         height, width = image.grey.shape
         picture = fit_image(image.grey, SIDE)[Frame(height, width, SIDE).window]
         fitted = fit_image(image.grey, self.model.config.size)
-        return _Read(name, file, image.sha256, (height, width), image.spacing, fitted, picture, savers)
+        checks = self.model.reference.check(image.grey)
+        return _Read(
+            name, file, image.sha256, (height, width), image.spacing, fitted, picture, checks, savers
+        )
 
     def finish(self, batch: Sequence[_Read]) -> None:
         """Predict images, and write their files and records."""
@@ -182,6 +187,7 @@ class _Call:
                 image.size,
                 image.spacing,
                 image.picture,
+                image.checks,
                 maps,
                 self.thresholds,
                 codes,
@@ -239,7 +245,10 @@ class _Call:
           PartlyDoneError: if some images were not predicted.
         """
         done, earlier = len(images) - len(self.failures), Counter[str]()
+        verdicts: dict[str, list[str]] = {}
         for record in self.records():
+            if record["name"] in images and (verdict := record["rows"][0]["check"]) != "ok":
+                verdicts.setdefault(verdict, []).append(record["name"])
             if record["name"] not in images:
                 earlier["all"] += 1
                 earlier["other"] += record["settings"] != self.settings
@@ -253,6 +262,12 @@ class _Call:
         ):
             if count:
                 say(f"{count} of {len(images)} images {what}")
+        for verdict, names in verdicts.items():
+            few = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+            meaning = "the images that the model was trained on" if verdict == "unlike" else "(docs/trust.md)"
+            say(
+                f"{len(names)} of {len(images)} images may be {verdict} {meaning}, do not trust their masks: {few}"
+            )
         if earlier["all"]:
             of = f", {earlier['other']} of them of another model or threshold" if earlier["other"] else ""
             say(f"{self.out} keeps {earlier['all']} other images of earlier calls{of}")
@@ -268,4 +283,7 @@ class _Call:
 def model_digest(model: Restored) -> str:
     """Twelve hexadecimal digits that change with any weight or setting of a model."""
     weights = jax.tree.map(np.asarray, dict(model.variables))
-    return config_digest({"config": model.config, "tasks": model.tasks, "weights": weights})
+    reference = asdict(model.reference)
+    return config_digest(
+        {"config": model.config, "tasks": model.tasks, "weights": weights, "reference": reference}
+    )

@@ -14,6 +14,7 @@ from PIL import Image
 
 from chexseg_jax.data.chexlocalize import Rle, decode, read_segmentations, write_segmentations
 from chexseg_jax.data.images import Frame, fit_mask
+from chexseg_jax.data.reference import Checks
 from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.data.text import read_text
 from chexseg_jax.errors import InputError
@@ -21,9 +22,13 @@ from chexseg_jax.files import written_aside
 from chexseg_jax.predict.inputs import is_dicom
 from chexseg_jax.predict.masks import area, boxes
 from chexseg_jax.predict.overlay import SIDE, draw_overlay
+from chexseg_jax.predict.trust import doubt
 
 #: Columns of summary.csv, one row an image and task; docs/predict.md describes them.
-COLUMNS = ("image", "task", "score", "threshold", "present", "pixels", "mm2", "boxes")
+COLUMNS = (
+    *("image", "task", "score", "threshold", "present", "pixels", "mm2", "boxes"),
+    *("doubt", "image_doubt", "check", "unlike"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Prediction:
       size: its (height, width) in pixels.
       spacing: mm per pixel (row, column); None where unknown.
       picture: the radiograph within `SIDE` pixels, without padding.
+      checks: whether the radiograph is like those that the model was trained on.
       maps: probabilities in the network's frame, without padding.
       thresholds: task -> probability above which a pixel belongs to it.
       codes: task -> mask at full size.
@@ -48,6 +54,7 @@ class Prediction:
     size: tuple[int, int]
     spacing: tuple[float, float] | None
     picture: UInt8[np.ndarray, "h w"]
+    checks: Checks
     maps: Float32[np.ndarray, "s t K"]
     thresholds: Mapping[str, float]
     codes: Mapping[str, Rle]
@@ -57,18 +64,18 @@ class Prediction:
     def rows(self) -> list[dict[str, Any]]:
         """The image's rows of summary.csv."""
         rows = []
-        for (task, code), score in zip(self.codes.items(), self.maps.max((0, 1)), strict=True):
+        limits = np.array([self.thresholds[task] for task in self.codes])
+        doubts, image_doubt = doubt(self.maps, limits)
+        for (task, code), score, own in zip(self.codes.items(), self.maps.max((0, 1)), doubts, strict=True):
             parts = "; ".join(" ".join(map(str, box)) for box in boxes(code).tolist())
             square = f"{area(code) * self.spacing[0] * self.spacing[1]:.1f}" if self.spacing else ""
             cells = (
-                self.name,
-                task,
-                f"{score:.4f}",
-                f"{self.thresholds[task]:g}",
-                int(bool(parts)),
-                area(code),
+                *(self.name, task, f"{score:.4f}", f"{self.thresholds[task]:g}"),
+                *(int(bool(parts)), area(code), square, parts),
+                *("" if np.isnan(value) else f"{value:.4f}" for value in (own, image_doubt)),
+                *(self.checks.verdict, f"{self.checks.unlike:.2f}"),
             )
-            rows.append(dict(zip(COLUMNS, (*cells, square, parts), strict=True)))
+            rows.append(dict(zip(COLUMNS, cells, strict=True)))
         return rows
 
 

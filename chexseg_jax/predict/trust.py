@@ -12,8 +12,7 @@ def doubt(
     A task's doubt is 1 - 2 sum(p m) / (sum(p) + sum(m)) with p its probabilities and m = p > limit: one minus the soft
     Dice of the mask with the probabilities that it was cut from, so an undecided border or faint areas beside the mask
     count. The image's is the mean weighted by the masks' areas. Pass the mean over several models' probabilities to
-    count their disagreement too. The spread between an image and its mirror image ranks errors less well and costs a
-    second pass (benchmarks/results/trust.md).
+    count their disagreement too. How well it ranks errors depends on the model (docs/trust.md).
 
     Args:
       probabilities: of the pixels, without the letterbox's padding or with it.

@@ -18,7 +18,7 @@ from chexseg_jax.data.images import unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
 from chexseg_jax.data.taxonomy import Taxonomy
-from chexseg_jax.evaluation import bootstrap, iou
+from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.probe import PENALTIES
 from chexseg_jax.files import aside_of, give_folder, written_aside
 from chexseg_jax.progress import say
@@ -26,7 +26,7 @@ from chexseg_jax.pseudo import LABELLERS
 from chexseg_jax.report import figures
 from chexseg_jax.report.gallery import TRUTH, Gallery
 from chexseg_jax.report.protocol import describe_protocol
-from chexseg_jax.report.score_table import score_table
+from chexseg_jax.report.score_table import auroc_table, score_table
 from chexseg_jax.report.tables import Table, number
 from chexseg_jax.report.writer import Listing, Picture, Report, Section, write_report
 from chexseg_jax.sources import Sources
@@ -119,7 +119,7 @@ def report_classifier(
     """Write a classifier run's folder: `report.md`, `report.html`, `curves.png`, `metrics.jsonl` and `model`."""
     run = open_run(workdir, config)
     sections = [_classifier_section({classifier: auroc}, sources.taxonomy)]
-    means = _auroc_table({"mean AUROC": auroc}, sources.taxonomy)[1]
+    means = auroc_table({"mean AUROC": auroc}, sources.taxonomy)[1]
     title = f"classifier {config.classifier.model}"
     _write_run(run, config, sources, title, sections, [classifier], scores=_without_nan(means))
     return run
@@ -144,7 +144,7 @@ def report_moco(
         f"{math.log(config.moco.queue + 1):.3f}. {top1:.0%} of the queries were nearest to their own key. (Means of "
         f"the last batches logged: {len(last)}.)"
     )
-    table, means = _auroc_table(probes, sources.taxonomy)
+    table, means = auroc_table(probes, sources.taxonomy)
     choice = f"the best on the valid images{_after_choice(means)}."
     if not _judged(means):
         choice = f"{PENALTIES[0]:g}: no task has both labels on valid, so there was nothing to choose it by."
@@ -154,7 +154,7 @@ def report_moco(
     )
     _write_json(run / "probe.json", _without_nan(means))
     sections, title = [Section("Linear probe", [text, table])], f"MoCo v2, {config.encoder.model}"
-    own = _auroc_table({"mean AUROC of a linear probe": probes["MoCo"]}, sources.taxonomy)[1]
+    own = auroc_table({"mean AUROC of a linear probe": probes["MoCo"]}, sources.taxonomy)[1]
     _write_run(run, config, sources, title, sections, [encoder], notes=[contrast], scores=_without_nan(own))
     probed = ", ".join(f"{name} {number(value)}" for name, value in means.items())
     say(f"linear probe, mean AUROC: {probed} ({sources.title})")
@@ -305,7 +305,7 @@ def _classifier_section(classifiers: Mapping[Path, Path], taxonomy: Taxonomy) ->
     names = [json.loads((path / "model.json").read_text())["name"] for path in classifiers]
     if len(set(names)) < len(names):  # one network, trained twice in different ways
         names = [path.name for path in classifiers]
-    table, means = _auroc_table(dict(zip(names, classifiers.values(), strict=True)), taxonomy)
+    table, means = auroc_table(dict(zip(names, classifiers.values(), strict=True)), taxonomy)
     text = "AUROC of the image labels; for an encoder trained without labels, AUROC of a linear probe. "
     text += (
         f"Checkpoints of the trainings were chosen on valid{_after_choice(means)}."
@@ -335,18 +335,6 @@ def _provenance_section(config: ConfigDict, sources: Sources, artifacts: Sequenc
         "How it was made",
         [text, Table(["artifact", "seconds"], rows), f"Versions: {packages}.", configuration],
     )
-
-
-def _auroc_table(scores: Mapping[str, Path], taxonomy: Taxonomy) -> tuple[Table, dict[str, float]]:
-    """AUROC by task from artifacts with an `auroc.json`, and the mean of each column."""
-    columns = {
-        f"{name}, {split}": bootstrap.with_mean(np.array([values[task] for task in taxonomy.tasks], float))
-        for name, path in scores.items()
-        for split, values in json.loads((path / "auroc.json").read_text()).items()
-    }
-    names = (*taxonomy.tasks, "**mean**")
-    rows = [[name, *(number(column[k]) for column in columns.values())] for k, name in enumerate(names)]
-    return Table(["pathology", *columns], rows), {name: float(c[-1]) for name, c in columns.items()}
 
 
 def _without_nan(means: Mapping[str, float]) -> dict[str, float | None]:

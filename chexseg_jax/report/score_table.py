@@ -1,11 +1,14 @@
-"""Test scores of a model beside those of the second reader and of centred boxes."""
+"""Tables of test scores: IoU beside the second reader's and that of centred boxes, and AUROC."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.evaluation import bootstrap, iou
 from chexseg_jax.report.tables import Table, interval, number
 
@@ -62,3 +65,15 @@ def _rounded(values: Float[np.ndarray, " names"]) -> list[float | None]:
 
 def _named(names: Sequence[str], values: Float[np.ndarray, " names"]) -> dict[str, float | None]:
     return dict(zip(names, _rounded(values), strict=True))
+
+
+def auroc_table(scores: Mapping[str, Path], taxonomy: Taxonomy) -> tuple[Table, dict[str, float]]:
+    """AUROC by task from artifacts with an `auroc.json`, and the mean of each column."""
+    columns = {
+        f"{name}, {split}": bootstrap.with_mean(np.array([values[task] for task in taxonomy.tasks], float))
+        for name, path in scores.items()
+        for split, values in json.loads((path / "auroc.json").read_text()).items()
+    }
+    names = (*taxonomy.tasks, "**mean**")
+    rows = [[name, *(number(column[k]) for column in columns.values())] for k, name in enumerate(names)]
+    return Table(["pathology", *columns], rows), {name: float(c[-1]) for name, c in columns.items()}

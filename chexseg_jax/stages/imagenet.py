@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,3 +121,26 @@ def _digested(path: Path) -> WeightsFile:
         return WeightsFile(path, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def require_weights(weights: str, needs: Sequence[Mapping[str, str]]) -> None:
+    """Find the weights of the single runs of one configuration, before hours of work.
+
+    Args:
+      weights: see `find_weights`.
+      needs: of each run, the networks that start from ImageNet -> what to say instead.
+
+    Raises:
+      MissingWeightsError: if no run has all of its weights, naming every network without, what to download and where
+        to put it.
+      InputError: for a wrong `weights=`.
+    """
+    missing = {}
+    for model, instead in ChainMap(*map(dict, needs)).items():
+        try:
+            find_weights(weights, model)
+        except MissingWeightsError as error:
+            missing[model] = f"{error}, or give {instead}"
+    if all(missing.keys() & networks.keys() for networks in needs):
+        every = f"all {len(needs)} runs are absent: " if len(needs) > 1 else ""
+        raise MissingWeightsError(f"{every}{'; '.join(missing.values())}")

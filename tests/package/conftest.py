@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import numpy as np
@@ -7,6 +6,7 @@ from PIL import Image
 from tiny import Tiny, he_weights
 
 from chexseg_jax import models
+from chexseg_jax.data.provenance import Provenance
 from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.models.normalisation import Normalisation
 from chexseg_jax.saved_model import save_model
@@ -32,10 +32,10 @@ def tiny_segmentation(tmp_path_factory):
         taxonomy=TAXONOMY,
         normalisation=Normalisation((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)),
         thresholds={"Nodule": 0.5, "Fracture": 0.45},
+        provenance=Provenance(
+            "phantom: synthetic images", synthetic=True, views="frontal", licence="CC-BY-4.0"
+        ),
     )
-    card = json.loads((run / "model/model.json").read_text())
-    card["provenance"] = {"data": "phantom: synthetic images", "licence": "CC-BY-4.0", "views": ["frontal"]}
-    (run / "model/model.json").write_text(json.dumps(card))
     (run / "scores.json").write_text('{"data": "phantom: synthetic images", "pooled": {"Nodule": 0.25}}')
     return run
 

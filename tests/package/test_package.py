@@ -80,7 +80,7 @@ def test_the_card_travels_whole(shipped, tiny_segmentation):
     text = (shipped / "README.md").read_text()
     assert "Trained on a phantom: synthetic images, not patients." in text
     lines = (
-        *("- Licence: CC-BY-4.0", '- Views: ["frontal"]'),
+        *("- Licence: CC-BY-4.0", "- Views: frontal"),
         *("| Nodule | 0.5 | 0.250 |", "| Fracture | 0.45 | absent |"),
     )
     assert not [line for line in lines if line not in text]
@@ -91,7 +91,7 @@ def test_a_card_of_earlier_versions(tiny_segmentation):
     del card["provenance"]
     text = readme(card, {}, "hub", "USER/NAME")
     assert "- Training data: unknown data\n" in text
-    assert "- Licence of the weights: not stated" in text
+    assert "- Licence: not stated; ask whoever trained the weights" in text
     assert "phantom" not in text
     assert 'license: "unknown"' in hub_header(card)
 
