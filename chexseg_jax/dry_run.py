@@ -124,7 +124,7 @@ def _name_stages(one: Run) -> None:
     """Have the planning store name every artifact of a run."""
     match one.config.kind:
         case "classifier":
-            one.auroc(one.classifier(one.config.classifier))
+            one.auroc(one.classifier("classifier"))
         case "moco":
             for encoder in (one.moco(), None, *filter(None, [one.moco_start()])):
                 one.probe(encoder)

@@ -97,7 +97,8 @@ def test_the_origin_of_a_model_goes_with_it(tiny_run):
         assert str(model.provenance).startswith(
             "a model trained on phantom: synthetic images, not patients (frontal views; uncertain labels: ignore; "
         )
-        assert model.reference is not UPRIGHT
+    # The classifier has too few training images here for a reference of its own.
+    assert [model.reference is UPRIGHT for model in models] == [False, False, True]
     mean = json.loads((run / "scores.json").read_text())["pooled"]["mean"]
     assert [model.provenance.scores for model in models] == [{"test mIoU (pooled)": mean}, {}, {}]
 

@@ -8,9 +8,6 @@ from typing import Any
 from chexseg_jax.data.provenance import UNKNOWN, Provenance
 from chexseg_jax.saved_model import Restored
 
-#: Shown where `model.json` says nothing about its data, as those of earlier versions.
-UNKNOWN = "unknown data"
-
 _PROGRAM = """\
 Images are grey uint8 [B, {size}, {size}], each a radiograph on a black square; the program normalises them itself.
 Probabilities are float32 {shape}, in the order of `tasks` in `model.json`.

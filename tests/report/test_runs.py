@@ -227,7 +227,10 @@ def test_a_classifier_without_test_images_says_so(tmp_path, sources):
     (scores / "auroc.json").write_text(json.dumps(valid))
     run = report_classifier(tmp_path, classifier.get_config(), sources, trained, scores)
     text = (run / "report.md").read_text()
-    assert "Checkpoints were chosen on valid; without test images, these scores are optimistic." in text
+    assert (
+        "Checkpoints of the trainings were chosen on valid; without test images, these scores are optimistic."
+        in text
+    )
 
 
 def test_a_probe_without_valid_labels_was_not_chosen(tmp_path, sources):

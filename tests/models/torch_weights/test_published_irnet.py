@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 import chexseg_jax
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.torch_weights import from_torch
-from chexseg_jax.models.torch_weights.__main__ import import_weights
+from chexseg_jax.models.torch_weights.__main__ import main
 from chexseg_jax.models.torch_weights.files import read
 
 IRNET = peer("irnet").state
@@ -24,7 +24,7 @@ def saved(file: Path, state: dict) -> Path:
 
 
 def imported(part: Path, state: dict) -> list:
-    import_weights(saved(part.with_suffix(".safetensors"), state), part, "irnet")
+    main([str(saved(part.with_suffix(".safetensors"), state)), str(part), "--model", "irnet"])
     return jax.tree.leaves(chexseg_jax.restore(part).variables)
 
 
