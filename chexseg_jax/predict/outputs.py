@@ -113,7 +113,8 @@ class _Call:
         own = self.model.thresholds
         self.thresholds = {task: own[task] if self.threshold is None else self.threshold for task in own}
         network = model_digest(self.model)
-        self.title = f"{self.model.config.name} {network}"
+        origin = "phantom-trained " if self.model.provenance.synthetic else ""
+        self.title = f"{origin}{self.model.config.name} {network}"
         self.settings = config_digest({"version": _VERSION, "model": network, "thresholds": self.thresholds})
 
     def run(self, images: Mapping[str, Path], overlays: int) -> None:

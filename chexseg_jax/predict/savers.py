@@ -46,7 +46,7 @@ class Prediction:
       thresholds: task -> probability above which a pixel belongs to it.
       codes: task -> mask at full size.
       taxonomy: the tasks.
-      model: a description of the model.
+      model: its network and the digest of its weights; a phantom's says so.
     """
 
     name: str
@@ -99,7 +99,8 @@ def _save_overlay(folder: Path, prediction: Prediction) -> None:
     masks = {
         task: fit_mask(decode(code), SIDE)[window] for task, code in prediction.codes.items() if area(code)
     }
-    overlay = draw_overlay(prediction.picture, masks, prediction.taxonomy, prediction.name)
+    title = f"{prediction.name}: {prediction.model}"
+    overlay = draw_overlay(prediction.picture, masks, prediction.taxonomy, title)
     overlay.save(folder / f"{prediction.name}.png", compress_level=3)  # the default takes three times as long
 
 
