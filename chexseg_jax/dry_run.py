@@ -90,7 +90,8 @@ def describe(config: ConfigDict, workdir: Path, file: str) -> str:
     index, count = parse_shard(config.shard)
     mine = trials(config)[index - 1 :: count] if config.kind in TABLES else []
     one = Run.open(config, workdir, [trial.config(config) for trial in mine], planning=True)
-    prepared = all(folder.is_dir() for folder in (one.data.weak, one.data.expert, one.data.test))
+    folders = filter(None, (one.data.weak, one.data.expert, one.data.test))
+    prepared = all(folder.is_dir() for folder in folders)
     one = one if prepared else _Unprepared(one.store, one.config, one.data, one.apart)
     absent: Counter[str] = Counter()
     for single in [replace(one, config=trial.config(one.config)) for trial in mine] or [one]:

@@ -3,6 +3,7 @@
 import pytest
 
 from chexseg_jax import experiment
+from chexseg_jax.dry_run import describe
 from chexseg_jax.errors import InputError
 from configs import classifier, moco, semi
 
@@ -26,6 +27,7 @@ def test_labels_suffice_for(kind, chexpert_alone, tmp_path, capsys):
     assert "no test_labels.csv: checkpoints are chosen on valid" in capsys.readouterr().err
     assert run.data.sources.test is run.data.test is None
     assert list(run._judges) == ["valid"]
+    assert "To do: " in describe(config, tmp_path, kind.__file__)
 
 
 def test_a_segmentation_still_needs_masks_and_test_images(chexpert_alone, tmp_path):

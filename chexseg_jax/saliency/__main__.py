@@ -109,7 +109,7 @@ def _open(checkpoint: str) -> Restored:
             "give the folder of one, such as artifacts/classifier-*"
         )
     if not model.tasks:
-        raise InputError(f"{checkpoint}: its outputs have no names; import it with --tasks")
+        raise InputError(f"{checkpoint}: its outputs have no names; import it with --labels")
     if model.tasks != model.taxonomy.labels:
         with naming(Path(checkpoint)):
             model = replace(model, taxonomy=Taxonomy(labels=model.tasks, tasks=model.tasks))
