@@ -46,6 +46,7 @@ TOGETHER = {
         "test_sweep.py",
         "test_scores.py",
         "test_notebooks.py",
+        "test_dry_run.py",
         "test_predict.py",
     ),
     "the phantom": ("tests/phantom/",),

@@ -317,9 +317,16 @@ def test_processes_that_jax_cannot_join_are_an_error():
     assert "InputError: one of 8 processes, which JAX cannot join under this Open MPI by itself" in ran.stderr
 
 
+PICTURE = str(ROOT / "docs/images/phantom_run.png")
+PREDICT = f"lambda: predict.main(['--checkpoint=x', '--out=x', {PICTURE!r}])"
+
+
 @pytest.mark.parametrize(
     ("platform", "command"),
-    [("cuda", "processes.start"), ("nonsense", "lambda: predict.main(['--checkpoint=x', '--out=x', 'x'])")],
+    [
+        ("cuda", "processes.start"),
+        ("nonsense", PREDICT),
+    ],
 )
 def test_a_device_that_is_not_there_is_one_line(platform, command):
     imports = "from chexseg_jax import errors, processes; from chexseg_jax.predict import __main__ as predict"

@@ -289,7 +289,8 @@ def _without_timings(text: str) -> list[str]:
     """The lines of a report without those of its table of costs, seconds and the work directory's name."""
     text = re.sub(r"base64,[^\"')]+", lambda picture: sha256(picture[0].encode()).hexdigest(), text)
     text = re.sub(r"\d+(\.\d+)? s\b|/[^\s`<>]+(?=/artifacts/)", "", text)
-    text = re.sub(r"(?<=-[0-9a-f]{12})(</th><td>| *\| *)[\d.]+", "", text)  # an artifact's seconds
+    # An artifact's seconds, and their sum.
+    text = re.sub(r"(-[0-9a-f]{12}|together\*\*|together</strong>)(</th><td>| *\| *)[\d.]+", r"\1", text)
     lines = (re.sub(r"[ -]+", " ", line) for line in text.splitlines())
     return [line for line in lines if " x cpu" not in line and "images/s" not in line and line.strip("| :")]
 
