@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from chexseg_jax.data.chexlocalize import Rle, decode, read_segmentations, write_segmentations
-from chexseg_jax.data.images import Frame, fit_mask
+from chexseg_jax.data.images import resize_map
 from chexseg_jax.data.reference import Checks
 from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.data.text import read_text
@@ -21,7 +21,7 @@ from chexseg_jax.errors import InputError
 from chexseg_jax.files import written_aside
 from chexseg_jax.predict.inputs import is_dicom
 from chexseg_jax.predict.masks import area, boxes
-from chexseg_jax.predict.overlay import SIDE, draw_overlay
+from chexseg_jax.predict.overlay import draw_overlay
 from chexseg_jax.predict.trust import doubt
 
 #: Columns of summary.csv, one row an image and task; docs/predict.md describes them.
@@ -95,13 +95,15 @@ def _save_maps(folder: Path, prediction: Prediction) -> None:
 
 
 def _save_overlay(folder: Path, prediction: Prediction) -> None:
-    window = Frame(*prediction.size, SIDE).window
-    masks = {
-        task: fit_mask(decode(code), SIDE)[window] for task, code in prediction.codes.items() if area(code)
+    shape = prediction.picture.shape
+    masks = {  # at the overlay's size, without the mask at full size
+        task: resize_map(prediction.maps[..., k], shape) > prediction.thresholds[task]
+        for k, (task, code) in enumerate(prediction.codes.items())
+        if area(code)
     }
     title = f"{prediction.name}: {prediction.model}"
     overlay = draw_overlay(prediction.picture, masks, prediction.taxonomy, title)
-    overlay.save(folder / f"{prediction.name}.png", compress_level=3)  # the default takes three times as long
+    overlay.save(folder / f"{prediction.name}.png", compress_level=1)  # the default takes six times as long
 
 
 def _save_dicomseg(folder: Path, prediction: Prediction) -> None:

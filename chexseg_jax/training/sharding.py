@@ -23,14 +23,13 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     """Place a pytree that is equal on all processes on every device of the mesh."""
     sharding = NamedSharding(mesh, P())
 
-    def place(x: Any) -> jax.Array:
-        if isinstance(x, jax.Array) and not x.is_fully_addressable:
-            x = x.addressable_data(0)
-        if sharding.is_fully_addressable:
-            return jax.device_put(x, sharding)
-        return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+    def local(x: Any) -> Any:
+        return x.addressable_data(0) if isinstance(x, jax.Array) and not x.is_fully_addressable else x
 
-    return jax.tree.map(place, tree)
+    tree = jax.tree.map(local, tree)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)  # in one call: leaf by leaf takes twice as long
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
 
 
 def split_batch(batch: Any, mesh: Mesh) -> Any:
