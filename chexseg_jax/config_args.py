@@ -146,7 +146,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         settings = _check_settings(argv)
         rest = flags.FLAGS(argv)
     except Help as text:
-        file = _given(argv).partition(":")[0]
+        file = _config_value(argv).partition(":")[0]
         print(
             f"{header(file)}\n\nArguments, after the colon; of several values, the first is the default:\n{text}"
         )
@@ -191,7 +191,7 @@ def with_files(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def _given(argv: list[str]) -> str:
+def _config_value(argv: list[str]) -> str:
     """The value of `--config` on the command line; "" without one."""
     given = re.search(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
     return given[1] if given else ""
@@ -215,7 +215,7 @@ def _check_settings(argv: list[str]) -> dict[str, Any]:
       InputError: for one that names no setting: config_flags would show Python's own errors.
     """
     names = [given[1] for a in argv if (given := re.match(r"--?(?:no)?config\.([^=]*)", a))]
-    file = _given(argv)
+    file = _config_value(argv)
     config = flags.FLAGS["config"].parser.parse(file) if names and file else None
     if not isinstance(config, ConfigDict):
         return {}

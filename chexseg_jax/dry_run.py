@@ -113,12 +113,12 @@ def describe(config: ConfigDict, workdir: Path, file: str) -> str:
     ]
     if not prepared:
         lines.append("The data is not prepared, so which images are drawn is unknown.")
-    said = [
+    header_lines = [
         line.strip()
         for line in header(file.partition(":")[0]).splitlines()
         if re.search("minute|hour|GPU", line)
     ]
-    return "\n".join([*lines, *(["The configuration's header says:"] if said else []), *said])
+    return "\n".join([*lines, *(["The configuration's header says:"] if header_lines else []), *header_lines])
 
 
 def _name_stages(one: Run) -> None:

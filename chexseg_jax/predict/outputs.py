@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 
 from chexseg_jax.artifact import config_digest
 from chexseg_jax.data.images import Frame, fit_image, read_radiograph
-from chexseg_jax.data.reference import Checks
+from chexseg_jax.data.reference import UPRIGHT, Checks
 from chexseg_jax.errors import DiskError, InputError, PartlyDoneError
 from chexseg_jax.files import Lock, damaged, make_folder, remove_asides, written_aside
 from chexseg_jax.predict.inputs import is_dicom
@@ -263,12 +263,13 @@ class _Call:
         ):
             if count:
                 say(f"{count} of {len(images)} images {what}")
+        unlike = "no upright chest radiographs"
+        if self.model.reference is not UPRIGHT:
+            unlike = "unlike the images that the model was trained on"
         for verdict, names in verdicts.items():
+            looks = unlike if verdict == "unlike" else verdict
             few = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
-            meaning = "the images that the model was trained on" if verdict == "unlike" else "(docs/trust.md)"
-            say(
-                f"{len(names)} of {len(images)} images may be {verdict} {meaning}, do not trust their masks: {few}"
-            )
+            say(f"{len(names)} of {len(images)} images are probably {looks}; their masks mean little: {few}")
         if earlier["all"]:
             of = f", {earlier['other']} of them of another model or threshold" if earlier["other"] else ""
             say(f"{self.out} keeps {earlier['all']} other images of earlier calls{of}")

@@ -67,29 +67,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=int,
         help="side of the network's images, in pixels (default: 320, or torchxrayvision's)",
     )
-    given = parser.parse_args(arguments)
-    if given.size is not None and given.size < 1:
-        raise InputError(f"--size {given.size} must be at least 1")
-    if given.out.exists():
-        raise InputError(f"{given.out}: already exists; remove it or choose another name")
-    if given.source.is_dir():
-        _export(given.source, given.out)
+    flags = parser.parse_args(arguments)
+    if flags.size is not None and flags.size < 1:
+        raise InputError(f"--size {flags.size} must be at least 1")
+    if flags.out.exists():
+        raise InputError(f"{flags.out}: already exists; remove it or choose another name")
+    if flags.source.is_dir():
+        _export(flags.source, flags.out)
     else:
-        _import(given)
+        _import(flags)
 
 
-def _import(given: argparse.Namespace) -> None:
+def _import(flags: argparse.Namespace) -> None:
     model = read_weights(
-        given.source,
-        given.model,
-        labels=given.labels,
-        drop_head=given.drop_head,
-        normalisation=parse_normalisation(given.normalisation) if given.normalisation else None,
-        stride_on=given.stride_on,
-        size=given.size,
+        flags.source,
+        flags.model,
+        labels=flags.labels,
+        drop_head=flags.drop_head,
+        normalisation=parse_normalisation(flags.normalisation) if flags.normalisation else None,
+        stride_on=flags.stride_on,
+        size=flags.size,
     )
-    _save(given.out, model)
-    say(f"{given.out}: written")
+    _save(flags.out, model)
+    say(f"{flags.out}: written")
 
 
 def _save(out: Path, model: Mapping[str, Any]) -> None:
