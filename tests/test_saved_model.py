@@ -201,6 +201,16 @@ def test_a_network_without_outputs_predicts_nothing(tmp_path):
         chexseg_jax.restore(tmp_path).predict(np.zeros((1, 20, 20), np.uint8))
 
 
+def test_the_kernels_that_an_earlier_version_recorded_are_no_option_any_more(golden, tmp_path):
+    folder = shutil.copytree(golden / "saved_by_718f1c4" / "model", tmp_path / "model")
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(
+        json.dumps(card | {"options": card["options"] | {"cpu_kernels": False}})
+    )
+    restored = chexseg_jax.restore(folder)
+    assert restored.config.options.to_dict() == card["options"]
+
+
 def test_a_run_saved_before_the_rooms_were_rebuilt_restores_with_equal_logits(golden):
     """`saved_by_718f1c4` is a run's folder as that commit wrote it, with weights that compress, and its logits."""
     folder = golden / "saved_by_718f1c4"

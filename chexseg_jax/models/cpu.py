@@ -19,9 +19,14 @@ from jaxtyping import Array, Float
 WORTHWHILE = 400
 
 
-def on_cpu(cpu_kernels: bool | None = None) -> bool:
-    """Whether to compute in the CPU's way: `cpu_kernels`, or by backend if it is None."""
-    return jax.default_backend() == "cpu" if cpu_kernels is None else cpu_kernels
+#: `with override(True):` or `override(False)`: the value of `on_cpu` in this thread, None for the backend's. It is part
+#: of the key of JAX's caches, so that no program traced for one value serves the other.
+override = jax.make_user_context(None)
+
+
+def on_cpu() -> bool:
+    """Whether to compute in the CPU's way: on a CPU, or as `override` says. Asked while a program is traced."""
+    return jax.default_backend() == "cpu" if override.value is None else override.value
 
 
 def map_images(
@@ -45,7 +50,6 @@ def convolve(
     dilation: int = 1,
     *,
     depthwise: bool = False,
-    cpu_kernels: bool | None = None,
 ) -> Float[Array, "b _ _ k"]:
     """Convolution, NHWC, with torch's padding: `dilation * (s - 1) / 2` zeros on every side, s odd.
 
@@ -55,9 +59,8 @@ def convolve(
       stride: of the output grid; the output side is `ceil(side / stride)`.
       dilation: distance between taps, in pixels.
       depthwise: one kernel per channel.
-      cpu_kernels: see `on_cpu`.
     """
-    if on_cpu(cpu_kernels):
+    if on_cpu():
         if depthwise and stride == 1:
             return shifted_depthwise(x, kernel[:, :, 0], dilation)
         if not depthwise and kernel.shape[0] == 1:

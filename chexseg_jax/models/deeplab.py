@@ -65,18 +65,16 @@ class DeepLabV3Plus(nn.Module):
       aspp_dropout: rate after ASPP, in training only (needs `rngs={"dropout": key}`).
       dtype: of the computation, or its name; parameters and statistics are float32.
       axis_name: the mapped axis over which batch statistics are synchronised.
-      cpu_kernels: see `cpu.on_cpu`.
     """
 
     aspp_dropout: float = 0.5
     dtype: Any = jnp.float32
     axis_name: str | None = None
-    cpu_kernels: bool | None = None
 
     strides = (4, 16)
 
     def setup(self):  # noqa: D102
-        kit = Kit(self.dtype, self.axis_name, self.cpu_kernels)
+        kit = Kit(self.dtype, self.axis_name)
         self.aspp: Any = [ASPP(self.aspp_dropout, kit), _separable(kit), kit.norm()]
         self.block1 = [kit.conv(SKIP_CHANNELS), kit.norm()]
         self.block2 = [_separable(kit), kit.norm()]

@@ -109,7 +109,6 @@ class DenseNet121(nn.Module):
       dilate: at output stride 16, dilate the last block's 3x3 convolutions by 2 to keep their receptive field.
       dtype: of the computation, or its name; parameters, statistics and logits are float32.
       axis_name: the mapped axis over which batch statistics are synchronised.
-      cpu_kernels: see `cpu.on_cpu`.
       remat: see `Kit`; a block is a dense layer.
     """
 
@@ -118,7 +117,6 @@ class DenseNet121(nn.Module):
     dilate: bool = True
     dtype: Any = jnp.float32
     axis_name: str | None = None
-    cpu_kernels: bool | None = None
     remat: bool = False
 
     head = "classifier"
@@ -127,7 +125,7 @@ class DenseNet121(nn.Module):
     def setup(self):  # noqa: D102
         if self.output_stride not in (16, 32):
             raise InputError(f"output_stride={self.output_stride} of DenseNet121 must be 32 or 16")
-        kit = Kit(self.dtype, self.axis_name, self.cpu_kernels, remat=self.remat)
+        kit = Kit(self.dtype, self.axis_name, remat=self.remat)
         widened = self.output_stride == 16
         self.conv0 = kit.conv(2 * GROWTH, 7, 2)
         self.norm0 = kit.norm()
@@ -167,14 +165,14 @@ class DenseNet121(nn.Module):
         maps = {2: out["relu0"], 4: out["denseblock1"], 8: out["denseblock2"], 16: out["denseblock3"]}
         return maps | {self.output_stride: nn.relu(out["features"])}
 
-    def classify(self, features: Float[Array, "b h w 1024"]) -> Float[Array, "b k"] | None:
+    def classify(self, features: Float[Array, "b h w d"]) -> Float[Array, "b k"] | None:
         """Logits from the last map: ReLU, global average pooling and a linear layer; None without a head."""
         pooled = nn.relu(at_least_float32(features)).mean((1, 2))
         return self.classifier(pooled) if self.num_classes else None
 
     def __call__(
         self, images: Float[Array, "b height width c"], train: bool = False
-    ) -> tuple[Float[Array, "b k"] | None, dict[str, Float[Array, "b h w 1024"]]]:
+    ) -> tuple[Float[Array, "b k"] | None, dict[str, Float[Array, "b h w d"]]]:
         """Images normalised by the caller to (logits, {"features": the map that Grad-CAM reads}).
 
         In training: `apply(..., train=True, mutable=["batch_stats"])`.

@@ -35,13 +35,11 @@ class IRNet(nn.Module):
       num_classes: 0, since IRNet has no classes.
       stride_on: see `resnet.Bottleneck`.
       dtype: of the computation, or its name; parameters and statistics are float32, and so is the output.
-      cpu_kernels: see `cpu.on_cpu`.
     """
 
     num_classes: int = 0
     stride_on: str = "conv2"
     dtype: Any = jnp.float32
-    cpu_kernels: bool | None = None
 
     head = None
     stem = "resnet50/conv1"
@@ -49,14 +47,13 @@ class IRNet(nn.Module):
     def setup(self):  # noqa: D102
         if self.num_classes:
             raise InputError(f"num_classes={self.num_classes}: irnet has no classes; give 0")
-        kit = Kit(self.dtype, None, self.cpu_kernels)
+        kit = Kit(self.dtype, None)
         self.resnet50 = ResNet50(
             num_classes=0,
             output_stride=16,
             dilate=False,
             stride_on=self.stride_on,
             dtype=self.dtype,
-            cpu_kernels=self.cpu_kernels,
         )
 
         def block(channels: int, groups: int) -> list[nn.Module]:

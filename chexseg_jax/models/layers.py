@@ -40,7 +40,6 @@ class Conv(nn.Module):
       depthwise: one kernel per channel and no mixing.
       use_bias: adds a bias per channel.
       dtype: of the computation, or its name; parameters are float32.
-      cpu_kernels: True for the CPU's lowerings, False for the convolution op, None to choose by backend (see `cpu`).
     """
 
     features: int | None
@@ -50,7 +49,6 @@ class Conv(nn.Module):
     depthwise: bool = False
     use_bias: bool = False
     dtype: Any = jnp.float32
-    cpu_kernels: bool | None = None
     kernel_init: nn.initializers.Initializer = HE_NORMAL
 
     @nn.compact
@@ -65,7 +63,6 @@ class Conv(nn.Module):
             self.stride,
             self.dilation,
             depthwise=self.depthwise,
-            cpu_kernels=self.cpu_kernels,
         )
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (features,)).astype(self.dtype)
@@ -179,7 +176,6 @@ class Kit:
 
     dtype: Any = jnp.float32
     axis_name: str | None = None
-    cpu_kernels: bool | None = None
     kernel_init: nn.initializers.Initializer = HE_NORMAL
     remat: bool = False
 
@@ -187,7 +183,7 @@ class Kit:
         self, features: int | None, size: int = 1, stride: int = 1, dilation: int = 1, **options: Any
     ) -> Conv:
         """A convolution, by default without bias."""
-        shared = {"dtype": self.dtype, "cpu_kernels": self.cpu_kernels, "kernel_init": self.kernel_init}
+        shared = {"dtype": self.dtype, "kernel_init": self.kernel_init}
         return Conv(features, size, stride, dilation, **(shared | options))
 
     def norm(self) -> BatchNorm:

@@ -91,7 +91,6 @@ class ResNet(nn.Module):
       stride_on: see `Bottleneck`.
       dtype: of the computation, or its name; parameters, statistics and logits are float32.
       axis_name: the mapped axis over which batch statistics are synchronised.
-      cpu_kernels: see `cpu.on_cpu`.
       remat: see `Kit`; a block is a residual one.
     """
 
@@ -103,7 +102,6 @@ class ResNet(nn.Module):
     stride_on: str = "conv2"
     dtype: Any = jnp.float32
     axis_name: str | None = None
-    cpu_kernels: bool | None = None
     remat: bool = False
 
     head = "fc"
@@ -114,7 +112,7 @@ class ResNet(nn.Module):
             raise InputError(f"output_stride={self.output_stride} of a ResNet must be 32 or 16")
         if self.stride_on not in ("conv1", "conv2"):
             raise InputError(f"stride_on={self.stride_on!r} must be conv1 or conv2")
-        kit = Kit(self.dtype, self.axis_name, self.cpu_kernels, _KERNEL_INIT, self.remat)
+        kit = Kit(self.dtype, self.axis_name, _KERNEL_INIT, self.remat)
         block = kit.block(Bottleneck if self.bottleneck else BasicBlock)
         options = {"stride_on": self.stride_on} if self.bottleneck else {}
         self.conv1 = kit.conv(64, 7, 2)

@@ -17,7 +17,6 @@ class Segmenter(nn.Module):
       num_classes: masks, independent of each other (sigmoid).
       encoder, decoder: see `chexseg_jax.models`.
       dtype: of the computation, or its name; the logits are float32.
-      cpu_kernels: see `cpu.on_cpu`.
       mirror: in inference, average the logits of each image and of its mirror image.
     """
 
@@ -25,7 +24,6 @@ class Segmenter(nn.Module):
     encoder: nn.Module
     decoder: nn.Module
     dtype: Any = jnp.float32
-    cpu_kernels: bool | None = None
     mirror: bool = False
 
     head = "segmentation_head_0"
@@ -37,9 +35,7 @@ class Segmenter(nn.Module):
 
     def setup(self):  # noqa: D102
         precise = jnp.promote_types(self.dtype, jnp.float32)
-        self.segmentation_head = [
-            Conv(self.num_classes, use_bias=True, dtype=precise, cpu_kernels=self.cpu_kernels)
-        ]
+        self.segmentation_head = [Conv(self.num_classes, use_bias=True, dtype=precise)]
 
     def features(
         self, images: Float[Array, "b height width c"], train: bool = False

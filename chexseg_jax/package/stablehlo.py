@@ -1,16 +1,15 @@
 """A model as one StableHLO program, by `jax.export`: weights and normalisation inside, any batch, CPU and CUDA."""
 
-import dataclasses
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax import export, lax
 
 from chexseg_jax.errors import InputError
+from chexseg_jax.models.cpu import override
 from chexseg_jax.models.normalisation import normalise
 from chexseg_jax.saved_model import Restored
 
@@ -28,11 +27,12 @@ def to_stablehlo(model: Restored) -> bytes:
     if find_spec("flatbuffers") is None:
         raise InputError("--to stablehlo needs flatbuffers; pip install 'chexseg-jax[stablehlo]'")
 
-    def probabilities(cpu_kernels: bool) -> Callable[..., jax.Array]:
-        module = with_kernels(model.module, cpu_kernels)
-
+    def probabilities(on_cpu: bool) -> Callable[..., jax.Array]:
         def predict(variables: Any, images: jax.Array) -> jax.Array:
-            return jax.nn.sigmoid(module.apply(variables, normalise(images, model.normalisation))[0])
+            with override(on_cpu):
+                return jax.nn.sigmoid(
+                    model.module.apply(variables, normalise(images, model.normalisation))[0]
+                )
 
         return predict
 
@@ -45,15 +45,3 @@ def to_stablehlo(model: Restored) -> bytes:
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, model.config.size, model.config.size), np.uint8)
     return bytes(export.export(jax.jit(program), platforms=("cpu", "cuda"))(images).serialize())
-
-
-def with_kernels(module: nn.Module, cpu_kernels: bool) -> nn.Module:
-    """The module with its choice of lowerings (`cpu.on_cpu`), and with that of the modules in its fields."""
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(module):
-        value = getattr(module, field.name)
-        if field.name == "cpu_kernels":
-            changes[field.name] = cpu_kernels
-        elif field.name != "parent" and isinstance(value, nn.Module):
-            changes[field.name] = with_kernels(value, cpu_kernels)
-    return module.clone(**changes)

@@ -15,6 +15,15 @@ def output_and_gradients(function, *arguments):
     return y, *pull_back(normal(*y.shape, seed=1))
 
 
+def on_both(function):
+    """`function()` in the CPU's way and in the other."""
+    results = []
+    for on in (True, False):
+        with cpu.override(on):
+            results.append(function())
+    return results
+
+
 @pytest.mark.parametrize(
     ("size", "features", "stride", "dilation"),
     [
@@ -54,12 +63,27 @@ def test_products_equal_the_convolution_op_and_so_do_their_gradients(
 )
 def test_both_lowerings_agree(kernel, options):
     x, kernel = normal(2, 9, 7, 4), normal(*kernel, seed=2)
-    ours, op = (
-        output_and_gradients(lambda x, k, on=on: cpu.convolve(x, k, **options, cpu_kernels=on), x, kernel)
-        for on in (True, False)
-    )
+    ours, op = on_both(lambda: output_and_gradients(lambda x, k: cpu.convolve(x, k, **options), x, kernel))
     for a, b in zip(ours, op, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_a_traced_program_serves_one_way_only():
+    @jax.jit
+    def way(x):
+        return jnp.where(cpu.on_cpu(), x, -x)
+
+    @jax.jit
+    def outer(x):
+        return jax.lax.map(way, x)
+
+    assert (outer(jnp.ones(2)) == 1).all()
+    for _ in range(2):
+        for on, sign in ((False, -1), (True, 1)):
+            with cpu.override(on):
+                assert (outer(jnp.ones(2)) == sign).all()
+                assert way(1.0) == sign
+    assert cpu.on_cpu()
 
 
 def test_images_are_mapped_one_at_a_time():

@@ -38,9 +38,9 @@ def test_unknown_name_lists_the_known():
 @pytest.mark.parametrize(
     ("name", "option", "known"),
     [
-        ("densenet121", "stride_on", "cpu_kernels, dilate, dtype, output_stride, remat"),
+        ("densenet121", "stride_on", "dilate, dtype, output_stride, remat"),
         ("deeplabv3plus_resnet18", "output_stride", "aspp_dropout, .*mirror, remat, stride_on"),
-        ("irnet", "mirror", "cpu_kernels, dtype, stride_on"),
+        ("irnet", "mirror", "dtype, stride_on"),
     ],
 )
 def test_an_unknown_option_is_named_with_the_known(name, option, known):

@@ -17,10 +17,10 @@ import chexseg_jax
 from chexseg_jax import models
 from chexseg_jax.data.images import read_grey
 from chexseg_jax.errors import InputError
+from chexseg_jax.models.cpu import override
 from chexseg_jax.models.normalisation import IMAGENET
 from chexseg_jax.package.__main__ import main
 from chexseg_jax.package.card import card_of, hub_header, readme, usage
-from chexseg_jax.package.stablehlo import with_kernels
 from chexseg_jax.saved_model import save_model
 
 PAGE = (Path(__file__).parents[2] / "docs" / "shipping.md").read_text()
@@ -67,10 +67,10 @@ def test_each_platform_has_its_own_lowerings(shipped, tiny_segmentation):
     assert "feature_group_count = 256" in exported.mlir_module()
     model = chexseg_jax.restore(tiny_segmentation)
     images = np.zeros((1, 32, 32, 3), np.float32)
-    for cpu_kernels in (True, False):
-        module = with_kernels(model.module, cpu_kernels)
-        program = str(jax.make_jaxpr(module.apply)(model.variables, images))
-        assert ("feature_group_count=256" in program) == (not cpu_kernels)
+    for on_cpu in (True, False):
+        with override(on_cpu):
+            program = str(jax.make_jaxpr(model.module.apply)(model.variables, images))
+        assert ("feature_group_count=256" in program) == (not on_cpu)
 
 
 def test_the_card_travels_whole(shipped, tiny_segmentation):

@@ -336,4 +336,5 @@ def read_card(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: size or num_classes is out of range; correct it or copy the file again")
     with naming(path):
         normalisation_of(card.get("normalisation", IMAGENET._asdict()))
+    card.get("options", {}).pop("cpu_kernels", None)  # of earlier versions, without influence on the model
     return card
