@@ -16,7 +16,7 @@ from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.split import Split, split_expert
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.torch_weights.files import read_card
-from chexseg_jax.processes import on_first
+from chexseg_jax.processes import be_deterministic, on_first
 from chexseg_jax.progress import say
 from chexseg_jax.pseudo import LABELLERS, Images
 from chexseg_jax.report.runs import Made, report_classifier, report_moco, report_segmentation
@@ -35,7 +35,7 @@ from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import check_divides, data_mesh
 
 #: Settings that do not change results.
-_APART = ("profile", "skip_steps", "shard")
+_APART = ("profile", "skip_steps", "shard", "deterministic")
 #: Kinds that need no masks, and so CheXpert without CheXlocalize.
 _LABELS_ALONE = ("classifier", "moco")
 
@@ -162,9 +162,11 @@ class Run:
           planning: only name the artifacts, also those of the data.
 
         Raises:
-          InputError: see `settings.check`, `open_sources` and `require_weights`.
+          InputError: see `settings.check`, `be_deterministic`, `open_sources` and `require_weights`.
         """
         check(config)
+        if config.deterministic:  # `chexseg run` has done so already, a program of a user's may not
+            be_deterministic()
         if config.kind not in _LABELS_ALONE:  # else segmentation, the last training, would fail after hours
             check_divides(config.segmentation.batch_size, data_mesh(), name="config.segmentation.batch_size=")
         if config.root:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+from jax._src import xla_bridge
 from jax._src.distributed import global_state
 
 from chexseg_jax import progress
@@ -30,6 +31,8 @@ _FAREWELL_S = 3
 #: Variables with a cluster's number of processes. Where it is 1, JAX must not join: it would give the process a single
 #: device, and the shards of a table within one job (`config.shard`, each a program of its own) the same port.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+#: Deterministic kernels alone, and none chosen by timing several: every process then runs the same ones.
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 #: Numbers each meeting of the processes; all of them count the same.
 _calls = itertools.count()
 
@@ -62,6 +65,23 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     if jax.process_index() > 0:
         progress.mute()
     progress.say(f"{jax.process_count()} processes, {jax.device_count()} devices")
+
+
+def be_deterministic() -> None:
+    """Have a GPU give the same bits in every run of a program, by a flag that XLA reads when it first sees a device.
+
+    Raises:
+      InputError: if that has happened without the flag.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _DETERMINISTIC in flags.split():
+        return
+    if xla_bridge.backends_are_initialized():
+        raise InputError(
+            "config.deterministic=True: too late, JAX has already started the devices; set the variable "
+            f"XLA_FLAGS={_DETERMINISTIC} before Python starts"
+        )
+    os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".lstrip()
 
 
 def check_devices() -> None:

@@ -50,6 +50,8 @@ def _launch(_: list[str]) -> None:
     config, workdir = _CONFIG.value, expand_home(_WORKDIR.value)
     if config.shard != "1/1" or _DRY_RUN.value:  # other runs may use the same GPU
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if config.deterministic:
+        processes.be_deterministic()
     processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _DRY_RUN.value:
         plan = describe(config, workdir, config_flags.get_config_filename(flags.FLAGS["config"]))

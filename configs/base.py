@@ -220,6 +220,8 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
             "profile": {"steps": "", "hlo": False},
             # Of each training, so many steps are skipped whose loss or update is not finite; one more ends it.
             "skip_steps": 0,
+            # On a GPU, the same bits in every run; slower. A CPU gives them anyway.
+            "deterministic": False,
             "data": {**scale["data"], "uncertainty": "ignore", "max_missing": 0.01},
             "split_seed": 0,
             "phantom": {"train": 1000, "valid": 200, "test": 150, "size": 160, "seed": 0, "conspicuity": 1.5},

@@ -155,10 +155,16 @@ def test_a_second_run_makes_nothing(tiny_run, tiny_config, capsys):
     assert ": making " not in capsys.readouterr().err
 
 
-def test_a_profiled_run_has_the_names_of_any_other(tiny_run, tiny_config, capsys):
+def test_a_profiled_or_deterministic_run_has_the_names_of_any_other(
+    tiny_run, tiny_config, capsys, monkeypatch
+):
     workdir, run = tiny_run
     config = tiny_config.copy_and_resolve_references()
     config.profile.update(steps="1:2", hlo=True)
+    config.deterministic = True
+    with pytest.raises(InputError, match=r"deterministic=True: too late.* XLA_FLAGS=--xla_gpu_determ"):
+        experiment.run(config, workdir)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")  # as if set before JAX started
     before = artifacts(workdir)
     assert experiment.run(config, workdir) == run
     assert artifacts(workdir) == before

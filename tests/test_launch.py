@@ -118,6 +118,33 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(arguments, told, launch
     assert not list(tmp_path.glob("work/runs/*"))
 
 
+def test_xla_has_the_flag_of_determinism_before_it_starts(tmp_path):
+    """`--dry_run` starts the devices, where XLA ends the process for a flag that it does not know."""
+    program = (
+        "import sys, jax; from chexseg_jax import run; from chexseg_jax.errors import run_command\n"
+        "from jax.extend.backend import get_compile_options\n"
+        "start = run.processes.start\n"
+        "def started(*arguments):\n"
+        "    start(*arguments)\n"
+        "    print(get_compile_options(1, 1).SerializeAsString().hex())\n"
+        "run.processes.start = started\n"
+        "run_command(run.main)"
+    )
+    options = {}
+    for value in (False, True):
+        arguments = ["--config=semi:smoke", f"--config.deterministic={value}", "--dry_run"]
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments, f"--workdir={tmp_path}"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        options[value], *plan = done.stdout.splitlines()
+        assert len(plan) > 10
+    assert options[True] != options[False]
+
+
 def test_the_command_by_itself():
     done = subprocess.run(
         [sys.executable, ROOT / "launch.py", "--help"], capture_output=True, text=True, check=False

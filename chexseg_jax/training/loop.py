@@ -1,7 +1,7 @@
 """The one train loop. A stage passes pure functions and gets back the last or the best state.
 
 State and data iterator are saved in one checkpoint, and a signal adds one before the program ends. Calling `fit` again
-with the same directory resumes from the latest checkpoint, bit for bit.
+with the same directory resumes from the latest checkpoint: bit for bit, on a GPU with `config.deterministic`.
 
 With several processes, every process calls `fit`. Process 0 evaluates and writes the logs; all of them write the
 checkpoint, which restores on any number of processes.
