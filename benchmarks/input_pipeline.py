@@ -3,8 +3,9 @@
     python benchmarks/input_pipeline.py > benchmarks/results/input_pipeline_DEVICE.md
 
 The images are a phantom's, of CheXpert-small's size, in batches of 16. Ours: decoding as in preparing a set (JPEG to
-letterboxed uint8), and the prepared cache that all epochs read. The peer: PIL open, RGB, resize, ToTensor, normalise,
-in every epoch. Ours normalises on the device, and sends one byte per pixel there; the peer sends twelve.
+letterboxed uint8), and the prepared cache that all epochs read, also in MoCo's batches and in order, as for Grad-CAM.
+The peer: PIL open, RGB, resize, ToTensor, normalise, in every epoch. Ours normalises on the device, and sends one byte
+per pixel there; the peer sends twelve.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -27,7 +28,7 @@ from chexseg_jax import phantom
 from chexseg_jax.data.ahead import map_ahead
 from chexseg_jax.data.images import fit_image, read_grey
 from chexseg_jax.data.mixture import shuffled
-from chexseg_jax.data.pipeline import batches
+from chexseg_jax.data.pipeline import batches, in_order, reader_threads
 from chexseg_jax.data.prepared import Examples
 from chexseg_jax.data.records import write_rows
 from chexseg_jax.report.tables import markdown, number
@@ -63,10 +64,15 @@ def main() -> None:
         source = JpegSource(paths)
         decoded = map_ahead(source.__getitem__, range(len(paths)))
         columns = write_rows(Path(folder), len(paths), {"image": "raw"}, lambda _: decoded)
+        cache = Examples(image=columns["image"])
         ours = {
-            "ours, decoding (first epoch)": _rates(source, arguments.epochs),
-            "ours, prepared cache (every other)": _rates(
-                Examples(image=columns["image"]), 10 * arguments.epochs
+            "ours, decoding (first epoch)": _shuffled_rates(source, arguments.epochs, BATCH),
+            "ours, prepared cache (every other)": _shuffled_rates(cache, 10 * arguments.epochs, BATCH),
+            "ours, prepared cache, batches of 256": _shuffled_rates(cache, 10 * arguments.epochs, 256),
+            "ours, prepared cache, in order, batches of 64": _rates(
+                batch["image"]
+                for _ in range(10 * arguments.epochs)
+                for batch, _ in in_order(cache, batch_size=64)
             ),
         }
         peer = _peer(train, arguments)
@@ -80,24 +86,27 @@ def main() -> None:
     print(f"# Input pipeline, {len(paths)} JPEGs to batches of {BATCH} at {SIZE} px\n")
     print(
         f"{date.today()}, {os.cpu_count()} cores ({platform.machine()}), grain {version('grain')}, pillow "
-        f"{version('pillow')}, {peer.get('where', 'no torch')}. A CPU second is one core busy for a second, "
-        "whatever the number of threads and processes; the last column compares by it. The DataLoader decodes in "
-        "every epoch and makes normalised RGB floats; ours makes grey bytes, normalised on the device, and the cache "
-        "does not decode.\n"
+        f"{version('pillow')}, {reader_threads()} reader threads, {peer.get('where', 'no torch')}. A CPU second "
+        "is one core busy for a second, whatever the number of threads and processes; the last column compares by "
+        "it. The DataLoader decodes in every epoch and makes normalised RGB floats; ours makes grey bytes, normalised "
+        "on the device, and the cache does not decode.\n"
     )
     print("\n".join(markdown(header, rows)))
 
 
-def _rates(source: Sequence, epochs: int) -> tuple[float, float]:
-    """Images per second, and images per CPU second."""
-    stream = batches(shuffled(source, seed=0), batch_size=BATCH)
+def _shuffled_rates(source: Sequence, epochs: int, batch_size: int) -> tuple[float, float]:
+    """`_rates` of a training's batches."""
+    stream = batches(shuffled(source, seed=0), batch_size=batch_size)
+    return _rates(next(stream)["image"] for _ in range(4 + epochs * len(source) // batch_size))
+
+
+def _rates(stream: Iterator[np.ndarray]) -> tuple[float, float]:
+    """Images per second, and images per CPU second, after the first four batches."""
     for _ in range(4):
         next(stream)
-    count = epochs * len(source) // BATCH
     start, used = time.perf_counter(), time.process_time()
-    for _ in range(count):
-        next(stream)
-    return count * BATCH / (time.perf_counter() - start), count * BATCH / (time.process_time() - used)
+    count = sum(map(len, stream))
+    return count / (time.perf_counter() - start), count / (time.process_time() - used)
 
 
 def _peer(folder: Path, arguments: argparse.Namespace) -> dict:

@@ -56,6 +56,7 @@ def map_batches(
     *,
     batch_size: int,
     what: str | None = None,
+    jitted: bool = False,
 ) -> Iterator[Any]:
     """Yield `function`'s results batch by batch, on the host, without the padding of the last batch.
 
@@ -66,10 +67,11 @@ def map_batches(
       batch_size: rounded up to a multiple of the devices. A smaller set is padded to it too, so that the results of an
         example do not depend on the number of others.
       what: the title of the progress line; None shows none.
+      jitted: `function` calls jitted functions one after the other; their values stay on the devices in between.
     """
     devices = jax.local_device_count()
     batch_size = -(-batch_size // devices) * devices
-    compiled = function if hasattr(function, "lower") else make_inference(function)
+    compiled = function if jitted or hasattr(function, "lower") else make_inference(function)
     variables = replicate(variables, data_mesh(jax.local_devices()))
     # Read and dispatch ahead: the devices compute the next batches while one is fetched and used.
     batches = in_order(source, batch_size=batch_size)

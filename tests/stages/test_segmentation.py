@@ -10,8 +10,11 @@ from chexseg_jax.data.images import pack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.models.normalisation import IMAGENET
+from chexseg_jax.saliency.thresholds import GRID
 from chexseg_jax.saved_model import initialise_from, restore, save_model
-from chexseg_jax.stages.segmentation import _evaluation
+from chexseg_jax.stages.segmentation import _evaluation, task_counts
+from chexseg_jax.training import inference
+from chexseg_jax.training.inference import make_inference
 
 TASKS, COMMON_TASKS = CHEXPERT.tasks, CHEXPERT.common
 SIZE = 32
@@ -46,6 +49,26 @@ def test_checkpoints_are_judged_by_the_common_tasks_if_radiologists_drew_them_al
 
         score = _evaluation(infer, validation)({})["miou"]
         assert score == pytest.approx((task in judged) / len(judged))
+
+
+def test_validation_fetches_counts_and_no_scores(monkeypatch):
+    rng, fetched = np.random.default_rng(0), []
+    scores, masks = rng.random((5, SIZE, SIZE, 10), np.float32), rng.random((5, SIZE, SIZE, 10)) < 0.4
+    known = rng.random((5, 10)) < 0.7
+    numbers = np.broadcast_to(np.arange(5, dtype=np.uint8)[:, None, None], (5, SIZE, SIZE))
+    sizes = np.full((5, 2), SIZE, np.int32)
+    images = Prepared(tuple("abcde"), numbers, np.zeros((5, 14)), sizes, CHEXPERT, pack_masks(masks), known)
+    infer = make_inference(lambda variables, batch: variables["table"][batch["image"][:, 0, 0]])
+    trim = inference._trim
+    monkeypatch.setattr(
+        inference, "_trim", lambda y, real: fetched.extend(jax.tree.leaves(y)) or trim(y, real)
+    )
+    intersections, unions = task_counts(infer, {"table": scores}, images, batch_size=2)
+    predicted = scores[:, None] > np.float32(GRID)[:, None, None, None]
+    counted = known[:, None, None, None]
+    np.testing.assert_array_equal(intersections, (predicted & masks[:, None] & counted).sum((2, 3)))
+    np.testing.assert_array_equal(unions, ((predicted | masks[:, None]) & counted).sum((2, 3)))
+    assert {array.shape for array in fetched} == {(2, len(GRID), 10)}
 
 
 @pytest.mark.filterwarnings("error")
