@@ -1,7 +1,7 @@
 # Not built or run by the tests: there is no Docker where they run.
 #
 #   docker build -t chexseg .                           # CPU
-#   docker build -t chexseg --build-arg EXTRA=cuda .    # NVIDIA GPU, driver for CUDA 13; needs the container toolkit
+#   docker build -t chexseg --build-arg EXTRA=cuda .    # NVIDIA GPU (Pascal, Volta: cuda12); needs the container toolkit
 #   docker run --rm -v "$PWD/work:/out/work" chexseg --config=configs/semi.py:p=0.9
 #   docker run --rm --gpus all -v /data/cxr:/data:ro -v "$PWD/work:/out/work" chexseg --config=configs/semi.py:p=0.9,root=/data
 #
