@@ -15,8 +15,9 @@ from chexseg_jax.errors import InputError
 def reader_threads() -> int:
     """Threads that read for this process: one per core, at least 4 and at most 8 per device.
 
-    A core reads 5,000 to 15,000 prepared radiographs of 320 px a second (docs/profiling.md), about what the fastest
-    program takes on one GPU of today; more threads only wait for the disk.
+    A core reads 5,600 prepared radiographs of 320 px a second for a training and 12,900 in order
+    (benchmarks/input_pipeline.py), about what the fastest program is expected to take on one GPU; more threads only
+    wait for the disk.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(4, min(cores, 8 * jax.local_device_count()))
