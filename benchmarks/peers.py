@@ -39,7 +39,9 @@ def parser(text: str) -> argparse.ArgumentParser:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     options.add_argument("--threads", type=int, default=cores, help="CPU cores for each side (all available)")
     options.add_argument(
-        "--only", default="", help="run only sides whose group or name contains this, such as float32"
+        "--only",
+        default="",
+        help="run only sides in whose group and name this regular expression is found: ours|cam",
     )
     options.add_argument(
         "--quick", action="store_true", help="tiny and once: tests that it runs, not how fast"
@@ -54,6 +56,7 @@ def compare(
     *,
     title: str,
     packages: Sequence[str],
+    units: int = 1,
 ) -> None:
     """Time every side in turn and print a table; in a process with `--side`, time that one.
 
@@ -62,6 +65,7 @@ def compare(
       sides: (group, name) -> side; the first of a group is called "ours", and the others are compared with it.
       title: heading of the table.
       packages: the peer's distributions, whose versions are printed.
+      units: of work in a run; times are those of one.
 
     Raises:
       InputError: if a peer is not installed, ours fails, or the two ran on different devices.
@@ -71,9 +75,9 @@ def compare(
         os, "sched_setaffinity"
     ):  # JAX has no setting for its threads: it uses the cores of the process
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
-    sides = {key: side for key, side in sides.items() if arguments.only in ", ".join(key)}
+    sides = {key: side for key, side in sides.items() if re.search(arguments.only, ", ".join(key))}
     if arguments.side is not None:
-        print(json.dumps(_measure(list(sides.values())[arguments.side], repeats)))
+        print(json.dumps(_measure(list(sides.values())[arguments.side], repeats, units)))
         return
     versions = [f"{name} {_version(name)}" for name in ("jax", "jaxlib", *packages)]
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in sides}
@@ -155,13 +159,13 @@ def torch_device(threads: int) -> tuple[Any, str]:
     return torch.device("cpu"), "cpu"
 
 
-def _measure(side: Side, repeats: int) -> dict[str, Any]:
+def _measure(side: Side, repeats: int, units: int) -> dict[str, Any]:
     device, run = side()
     times = []
     for _ in range(2 + repeats):
         start = time.perf_counter()
         run()
-        times.append(time.perf_counter() - start)
+        times.append((time.perf_counter() - start) / units)
     return {"device": device, "seconds": times[2:]}
 
 

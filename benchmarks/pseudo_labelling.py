@@ -124,7 +124,7 @@ def _measure(folder: Path, count: int, batch: int, dtype: str) -> dict:
         inputs |= {name: folder / name, f"{name}_rows": rows, f"{name}_maps": maps}
     pseudo = folder / "pseudo"
     pseudo.mkdir()
-    rules = {"threshold": "tuned", "gate": True, "uncertain": "empty", "uncertainty": "ignore"}
+    rules = {"threshold": "tuned", "gate": True, "degenerate": "keep", "uncertainty": "ignore"}
     make_pseudo_masks(pseudo, **rules, **inputs)
     seconds = time.perf_counter() - start
     device = jax.devices()[0]

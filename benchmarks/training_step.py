@@ -6,7 +6,8 @@
 Ours is the train loop's step on a stage's loss, from bytes, without augmentation. The peers are
 segmentation-models-pytorch's DeepLabV3Plus("resnet18") with the same class-average dice loss (batch 8), and
 torchvision's densenet121 with BCE (batch 16), at 320 px, from normalised floats on the device: each unchanged, in
-channels_last, and compiled as well; bfloat16 by autocast, fused Adam, TF32 if the device has it.
+channels_last, and compiled as well; bfloat16 by autocast, fused Adam, TF32 if the device has it. On a GPU give
+`--steps 20`: so many steps follow each other without a wait, as in a training.
 """
 
 from collections.abc import Callable
@@ -31,27 +32,35 @@ def main() -> None:
     """Read the command line."""
     options = parser(__doc__)
     options.add_argument("model", choices=BATCHES)
+    options.add_argument(
+        "--steps", type=int, default=1, help="steps in each timed run, one after another (1)"
+    )
     arguments = options.parse_args()
     size, batch = (64, 2) if arguments.quick else (320, BATCHES[arguments.model])
     shape = (batch, size, size)
     sides = {}
     for dtype in ("float32", "bfloat16"):
-        sides[dtype, "ours"] = partial(ours, arguments.model, shape, dtype)
+        sides[dtype, "ours"] = partial(ours, arguments.model, shape, dtype, steps=arguments.steps)
         for name, how in {
             "PyTorch": {},
             "PyTorch, channels_last": {"channels_last": True},
             "PyTorch, channels_last, compiled": {"channels_last": True, "compiled": True},
         }.items():
-            sides[dtype, name] = partial(peer, arguments.model, shape, arguments.threads, dtype, **how)
+            sides[dtype, name] = partial(
+                peer, arguments.model, shape, arguments.threads, dtype, steps=arguments.steps, **how
+            )
     compare(
         arguments,
         sides,
         title=f"Training step of {arguments.model}, {size} px, batch {batch}",
         packages=PEERS[arguments.model],
+        units=arguments.steps,
     )
 
 
-def ours(model: str, shape: tuple[int, int, int], dtype: str) -> tuple[str, Callable[[], Any]]:
+def ours(
+    model: str, shape: tuple[int, int, int], dtype: str, *, steps: int = 1
+) -> tuple[str, Callable[[], Any]]:
     """The train loop's step."""
     import jax
     import jax.numpy as jnp
@@ -88,7 +97,9 @@ def ours(model: str, shape: tuple[int, int, int], dtype: str) -> tuple[str, Call
 
     def run() -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(step(state, placed, key))
+        for _ in range(steps):
+            state, _ = step(state, placed, key)
+        jax.block_until_ready(state)
 
     return jax.devices()[0].device_kind, run
 
@@ -99,6 +110,7 @@ def peer(
     threads: int,
     dtype: str,
     *,
+    steps: int = 1,
     channels_last: bool = False,
     compiled: bool = False,
 ) -> tuple[str, Callable[[], Any]]:
@@ -136,9 +148,10 @@ def peer(
         loss = torch.compile(loss)
 
     def run() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss(images, truth).backward()
-        optimizer.step()
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            loss(images, truth).backward()
+            optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
 

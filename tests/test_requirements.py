@@ -14,7 +14,7 @@ def requirements(extra=None):
 
 
 def test_jax_starts_after_the_version_that_inflates_dilated_kernels():
-    for extra in (None, "cuda", "cuda12"):
+    for extra in (None, "cuda", "cuda12", "gpu-check"):
         assert [v for v in ("0.8.0", "0.8.1", "0.12.0") if v in requirements(extra)["jax"].specifier] == [
             *("0.8.1", "0.12.0")
         ]
