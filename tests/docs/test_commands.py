@@ -1,8 +1,10 @@
 """Every command of the README and the pages is one that the programs take: its flags, arguments and settings exist."""
 
+import os
 import re
 import runpy
 import shlex
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -34,12 +36,16 @@ class Parsed(Exception):
 
 @pytest.mark.parametrize("words", [*commands()])
 def test_a_command_of_the_pages_is_accepted(words, monkeypatch):
+    words = [*dropwhile(lambda word: re.match("[A-Z_]+=", word), words)]  # variables of the environment
     if words[:2] == ["python", "launch.py"]:
         words = ["chexseg", "run", *words[2:]]
     elif words[:2] == ["python", "-m"]:
         words = ["chexseg", MODULES[words[2].removeprefix("chexseg_jax.")], *words[3:]]
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()
+        return
+    elif words[0].endswith(".sh"):
+        assert os.access(ROOT / words[0], os.X_OK)
         return
     program, name, *rest = words
     assert program == "chexseg"
