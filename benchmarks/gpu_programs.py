@@ -216,6 +216,23 @@ def walk_pascal(setting: Setting) -> Program:
     return _walk(setting, semi.get_config("scale=paper,pseudo=irnet,walk=pascal").walk)
 
 
+def instances(setting: Setting) -> Program:
+    """The same of 32 instances an image, each alone."""
+    config = semi.get_config("scale=paper,pseudo=irnet,walk=pascal").walk
+    batch, side = setting.batch or config.batch_size, setting.size // irnet.STRIDE
+    constants = {name: config[name] for name in ("radius", "beta", "exp_times")}
+    return setting.inference(
+        lambda _, batch: irnet.walk_apart(**batch, **constants),
+        None,
+        {
+            "edge": _array(jnp.float32, batch, side, side),
+            "saliency": _array(jnp.float32, batch, side, side, TASKS),
+            "instance": _array(jnp.int32, batch, side, side),
+            "walks": _array(jnp.int32, batch, 32, 2),
+        },
+    )
+
+
 def _walk(setting: Setting, config: ConfigDict) -> Program:
     batch, side = setting.batch or config.batch_size, setting.size // irnet.STRIDE
     constants = {name: config[name] for name in ("radius", "beta", "exp_times")}
@@ -264,6 +281,7 @@ PROGRAMS: dict[str, Callable[[Setting], Program]] = {
     "boundaries": boundaries,
     "walk": walk,
     "walk_pascal": walk_pascal,
+    "instances": instances,
     "inference": inference,
     "predict": predict,
 }
