@@ -108,7 +108,9 @@ def test_a_description_of_a_gpu(readiness, tmp_path):
     with pytest.raises(InputError, match=r"--gpu gtx9: must be a file or one of a100_40, gtx1070, h100_sxm"):
         readiness.Gpu.load("gtx9")
     (tmp_path / "mine.txtpb").write_text("memory_bandwidth: 1")
-    with pytest.raises(InputError, match="has no clock_rate_ghz, core_count, fpus_per_core, device_desc"):
+    with pytest.raises(
+        InputError, match="has no device_memory_size, clock_rate_ghz, core_count, fpus_per_core, device_desc"
+    ):
         readiness.Gpu.load(str(tmp_path / "mine.txtpb"))
 
 
@@ -116,7 +118,7 @@ def test_a_description_of_a_gpu(readiness, tmp_path):
     ("flags", "message"),
     [
         (["--programs", "walk,run"], "--programs run: must be of deeplab"),
-        (["--devices", "3", "--batch", "8"], "--batch 8 must divide over --devices 3"),
+        (["--devices", "0"], "--devices 0 must be at least 1, and --batch 0 at least 0"),
     ],
 )
 def test_bad_flags_are_one_line(flags, message):
@@ -125,7 +127,23 @@ def test_bad_flags_are_one_line(flags, message):
     assert message in ran.stderr.strip().splitlines()[-1]
 
 
-@pytest.mark.skipif(find_spec("jax_cuda13_plugin") is None, reason="needs the extra gpu-check")
+needs_plugin = pytest.mark.skipif(
+    find_spec("jax_cuda13_plugin") is None, reason="compiling for a GPU needs the extra gpu-check"
+)
+
+
+@needs_plugin
+def test_a_batch_that_does_not_divide_is_one_line():
+    ran = command("--devices", "3", "--programs", "walk")
+    assert ran.returncode == 2
+    assert (
+        ran.stderr.strip()
+        .splitlines()[-1]
+        .endswith("batch size 16 does not divide over 3 devices; use a multiple, or fewer devices")
+    )
+
+
+@needs_plugin
 def test_the_cheap_programs_are_ready_for_a_gpu():
     ran = command("--gpu", "h100_sxm", "--programs", "walk,inference")
     assert ran.returncode == 0, ran.stderr
