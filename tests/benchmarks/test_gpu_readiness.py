@@ -16,7 +16,8 @@ TEXT = """HloModule jit_step, is_scheduled=true, input_output_alias={ {0}: (0, {
 %inside (p: f32[16,64], i: s32[]) -> f32[1,64] {
   %p = f32[16,64]{1,0} parameter(0)
   %i = s32[] parameter(1)
-  ROOT %row = f32[1,64]{1,0} dynamic-slice(%p, %i, %i), dynamic_slice_sizes={1,64}
+  %twice = f32[16,64]{1,0} add(%p, %p)
+  ROOT %row = f32[1,64]{1,0} dynamic-slice(%twice, %i, %i), dynamic_slice_sizes={1,64}
 }
 
 %body (t: (f32[16,64], s32[])) -> (f32[16,64], s32[]) {
@@ -48,7 +49,7 @@ def readiness(monkeypatch):
 def test_launches_bytes_and_operations_of_a_program():
     kernels = {kernel.instruction.name: kernel for kernel in Program(TEXT).kernels}
     assert {name: kernel.runs for name, kernel in kernels.items()} == {"row.1": 5, "conv": 1, "sum": 1}
-    assert kernels["row.1"].bytes == 4 * (64 + 1 + 64)  # a row, not the map
+    assert kernels["row.1"].bytes == 4 * (64 + 1 + 64)  # of a row, not of the map
     maps, weights = 4 * 2 * 20 * 20, 4 * 9 * 8 * 16
     assert kernels["conv"].bytes == maps * (8 + 16) + weights  # without its workspace
     assert kernels["conv"].flops == 2 * 2 * 20 * 20 * 9 * 8 * 16
