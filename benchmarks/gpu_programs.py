@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from chexseg_jax import models
 from chexseg_jax.configs import semi
 from chexseg_jax.data.taxonomy import CHEXPERT as TAXONOMY
+from chexseg_jax.irnet import instances
 from chexseg_jax.irnet.random_walk import propagate
 from chexseg_jax.models.moco import Embedder
 from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET, normalise
@@ -27,7 +28,7 @@ from chexseg_jax.stages.segmentation import segmentation_loss
 from chexseg_jax.training import optim
 from chexseg_jax.training.inference import make_inference, probabilities_of
 from chexseg_jax.training.loop import Loss, make_step
-from chexseg_jax.training.sharding import DATA_AXIS, data_mesh
+from chexseg_jax.training.sharding import DATA_AXIS, check_divides, data_mesh
 from chexseg_jax.training.state import Init, TrainState, initial_variables
 
 LABELS, TASKS = len(TAXONOMY.labels), len(TAXONOMY.tasks)
@@ -81,7 +82,13 @@ class Setting:
         return models.create(name, num_classes=num_classes, dtype=self.dtype, **options)
 
     def place(self, tree: Any, spec: P) -> Any:
-        """Shapes on the devices."""
+        """Shapes on the devices.
+
+        Raises:
+          InputError: for a batch that does not divide over them.
+        """
+        if spec == P(DATA_AXIS):
+            check_divides(jax.tree.leaves(tree)[0].shape[0], self.mesh)
         sharding = NamedSharding(self.mesh, spec)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
@@ -206,6 +213,17 @@ def boundaries(setting: Setting) -> Program:
     )
 
 
+def centroids(setting: Setting) -> Program:
+    """The pixel that every pixel reaches along IRNet's displacements."""
+    side = setting.size // irnet.STRIDE
+    batch = setting.batch or setting.config.walk.batch_size
+    return setting.inference(
+        lambda _, batch: jax.vmap(instances.centroids)(batch["displacement"]),
+        None,
+        {"displacement": _array(jnp.float32, batch, side, side, 2)},
+    )
+
+
 def walk(setting: Setting) -> Program:
     """The random walk, with the CheXseg code's constants."""
     return _walk(setting, setting.config.walk)
@@ -214,6 +232,23 @@ def walk(setting: Setting) -> Program:
 def walk_pascal(setting: Setting) -> Program:
     """The random walk, with the constants of IRNet's own code."""
     return _walk(setting, semi.get_config("scale=paper,pseudo=irnet,walk=pascal").walk)
+
+
+def walk_apart(setting: Setting) -> Program:
+    """The same of 32 instances an image, each alone."""
+    config = semi.get_config("scale=paper,pseudo=irnet,walk=pascal").walk
+    batch, side = setting.batch or config.batch_size, setting.size // irnet.STRIDE
+    constants = {name: config[name] for name in ("radius", "beta", "exp_times")}
+    return setting.inference(
+        lambda _, batch: irnet.walk_apart(**batch, **constants),
+        None,
+        {
+            "edge": _array(jnp.float32, batch, side, side),
+            "saliency": _array(jnp.float32, batch, side, side, TASKS),
+            "instance": _array(jnp.int32, batch, side, side),
+            "walks": _array(jnp.int32, batch, 32, 2),
+        },
+    )
 
 
 def _walk(setting: Setting, config: ConfigDict) -> Program:
@@ -264,6 +299,8 @@ PROGRAMS: dict[str, Callable[[Setting], Program]] = {
     "boundaries": boundaries,
     "walk": walk,
     "walk_pascal": walk_pascal,
+    "instances": walk_apart,
+    "centroids": centroids,
     "inference": inference,
     "predict": predict,
 }

@@ -13,7 +13,8 @@ Times are a model, never measurements. `roof`: every kernel at 90 % of the memor
 matrix products and convolutions if that takes longer. `est`: 1.25 times as long, and at least 3 us a kernel.
 
 exit codes: 0 all is well; 1 a program has float64, host callbacks, loops without a known end, state that is not
-donated, windows over 9x9, or more kernels or collectives than gpu_bounds.json allows; 2 nothing was done
+donated, windows over 9x9, more kernels or collectives than gpu_bounds.json allows, or more memory than the GPU has; 2
+nothing was done
 """
 
 import argparse
@@ -52,12 +53,14 @@ class Gpu:
     Attributes:
       text: its description, as XLA reads it.
       kind: its name.
+      memory: bytes.
       bandwidth: of its memory, bytes a second.
       vector: float32 operations a second outside its matrix units.
     """
 
     text: str
     kind: str
+    memory: float
     bandwidth: float
     vector: float
 
@@ -74,13 +77,13 @@ class Gpu:
             known = ", ".join(sorted(spec.stem for spec in (HERE / "gpu_specs").glob("*.txtpb")))
             raise InputError(f"--gpu {name}: must be a file or one of {known}")
         text = path.read_text()
-        keys = ("memory_bandwidth", "clock_rate_ghz", "core_count", "fpus_per_core")
+        keys = ("device_memory_size", "memory_bandwidth", "clock_rate_ghz", "core_count", "fpus_per_core")
         found = {key: re.search(rf"\b{key}: ([\d.]+)", text) for key in keys}
         kind = re.search(r'device_description_str: "(.*)"', text)
         if missing := [key for key, match in {**found, "device_description_str": kind}.items() if not match]:
             raise InputError(f"{path}: has no {', '.join(missing)}; see {HERE / 'gpu_specs'} for examples")
-        bandwidth, clock, cores, units = (float(found[key][1]) for key in keys)
-        return cls(text, kind[1], bandwidth, 2e9 * clock * cores * units)
+        memory, bandwidth, clock, cores, units = (float(found[key][1]) for key in keys)
+        return cls(text, kind[1], memory, bandwidth, 2e9 * clock * cores * units)
 
     def roof(self, kernel: Kernel) -> float:
         """Seconds that a run of a kernel takes at least, by the model."""
@@ -105,8 +108,10 @@ def main() -> None:
     gpu, names = Gpu.load(flags.gpu), flags.programs.split(",")
     if unknown := [name for name in names if name not in PROGRAMS]:
         raise InputError(f"--programs {unknown[0]}: must be of {','.join(PROGRAMS)}")
-    if flags.devices < 1 or flags.batch < 0 or flags.batch % flags.devices:
-        raise InputError(f"--batch {flags.batch} must divide over --devices {flags.devices}")
+    if flags.devices < 1 or flags.batch < 0:
+        raise InputError(
+            f"--devices {flags.devices} must be at least 1, and --batch {flags.batch} at least 0"
+        )
     if not find_spec("jax_cuda13_plugin"):
         raise InputError("no CUDA plugin: pip install -e '.[gpu-check]'")
     jax.config.update("jax_platforms", "cpu")  # the plugin compiles; it need not find a GPU
@@ -134,11 +139,12 @@ def check(name: str, gpu: Gpu, setting: Setting, folder: Path | None) -> list[st
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.hlo.txt").write_text(program.text)
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    peak -= memory.alias_size_in_bytes
     roofs = [(gpu.roof(kernel), kernel.runs) for kernel in program.kernels]
     launches, collectives = counts(program)
     row = [
         name,
-        f"{(peak - memory.alias_size_in_bytes) / 1e9:.2f}",
+        f"{peak / 1e9:.2f}",
         f"{launches:,}",
         f"{sum(kernel.runs * kernel.bytes for kernel in program.kernels) / 1e9:.1f}",
         f"{1e3 * sum(runs * roof for roof, runs in roofs):.1f}",
@@ -149,7 +155,10 @@ def check(name: str, gpu: Gpu, setting: Setting, folder: Path | None) -> list[st
     print(f"| {' | '.join(row)} |", flush=True)
     key = " ".join([name, setting.dtype, *([f"x{setting.mesh.size}"] if setting.mesh.size > 1 else [])])
     bounds = json.loads((HERE / "gpu_bounds.json").read_text()).get(key, {})
-    return [f"{key}: {fault}" for fault in faults_of(program, wanted.donated, bounds)]
+    faults = faults_of(program, wanted.donated, bounds)
+    if peak > gpu.memory:
+        faults.append(f"needs {peak / 1e9:.2f} GB of {gpu.memory / 1e9:.2f} GB; try --batch or --remat")
+    return [f"{key}: {fault}" for fault in faults]
 
 
 def counts(program: Program) -> tuple[int, int]:

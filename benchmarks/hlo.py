@@ -133,8 +133,7 @@ class Program:
         shapes = [self.computations[computation][name].shape for name in instruction.operands]
         if called := instruction.attribute(r"calls=%?([\w.\-]+)"):
             inside = self.computations[called]
-            parameters = {int(i.operands[0]): i for i in inside.values() if i.opcode == "parameter"}
-            read = sum(_read(inside, parameters[k]) for k in range(len(shapes)) if k in parameters)
+            read = _read(inside, self.roots[called])
             return read + _written(inside, self.roots[called])
         if instruction.opcode in _SLICES:
             return 2 * size(instruction.shape)
@@ -211,18 +210,27 @@ def _closing(text: str, opening: int) -> int:
     raise ValueError(f"unbalanced: {text}")
 
 
-def _read(computation: dict[str, Instruction], value: Instruction) -> float:
-    """Bytes of a fusion's parameter that the fusion reads."""
+def _read(computation: dict[str, Instruction], root: Instruction) -> float:
+    """Bytes of a fusion's parameters that its result depends on.
+
+    Slices of one value are taken to be of different parts of it, and all other users of a value to need the same part.
+    """
+    sliced, needed = dict.fromkeys(computation, 0.0), dict.fromkeys(computation, 0.0)
+    needed[root.name] = size(root.shape)
     total = 0.0
-    for user in computation.values():
-        if value.name in user.operands:
-            if user.opcode == "bitcast":
-                total += _read(computation, user)
-            elif user.opcode in _SLICES and value.name == user.operands[0]:
-                total += size(user.shape)
-            elif user.opcode != "dynamic-update-slice" or value.name != user.operands[0]:
-                return size(value.shape)
-    return min(total, size(value.shape))
+    for instruction in reversed(computation.values()):  # users before what they use
+        whole = size(instruction.shape)
+        read = needed[instruction.name] + sliced[instruction.name]
+        share = min(1.0, read / whole) if whole else 0.0
+        if instruction.opcode == "parameter":
+            total += share * whole
+            continue
+        for position, name in enumerate(instruction.operands):
+            if position or instruction.opcode not in {*_SLICES, "dynamic-update-slice"}:
+                needed[name] = max(needed[name], share * size(computation[name].shape))
+            elif instruction.opcode in _SLICES:
+                sliced[name] += share * whole
+    return total
 
 
 def _written(computation: dict[str, Instruction], root: Instruction) -> float:

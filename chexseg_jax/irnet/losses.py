@@ -78,7 +78,8 @@ def irnet_loss(
         ]
         return sums + jnp.stack(added), None
 
-    # A loop over directions, recomputed in the backward pass, for the reasons in `paths.affinities`.
+    # A loop over directions, recomputed in the backward pass, for the reasons in `paths.affinities`. It stays one on a
+    # GPU, where only its body is unrolled: 12 CPU seconds to compile radius 10, the directions unrolled over 70.
     start = jnp.zeros((3, len(labels), 3)) + 0 * edge[0, 0, 0]  # varies over devices, as the sums do
     sums, _ = jax.lax.scan(jax.checkpoint(direction), start, tuple(map(jnp.asarray, table(radius))))
     if axis_name is not None:

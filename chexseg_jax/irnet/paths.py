@@ -1,6 +1,6 @@
 """Pairs of neighbouring pixels and the straight paths between them (Ahn et al. 2019, section 4)."""
 
-from functools import cache
+from functools import cache, reduce
 from typing import NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from chexseg_jax.errors import InputError
+from chexseg_jax.models.cpu import on_cpu
 
 #: (dy, dx)
 Offset = tuple[int, int]
@@ -83,9 +84,11 @@ def table(radius: int) -> tuple[Int[np.ndarray, "D 2"], Int[np.ndarray, "D P 2"]
 
 
 def affinity(
-    edge: Float[Array, "*B H W"], pixels: Int[Array, "P 2"], reach: int
+    edge: Float[Array, "*B H W"], pixels: tuple[Offset, ...] | Int[Array, "P 2"], reach: int
 ) -> Float[Array, "*B H-{reach} W-2*{reach}"]:
     """Compute a_ij = 1 - max of the boundary map on the path from i to j, for one direction and all i of `shifted`."""
+    if not on_cpu():  # the loop would be a kernel a pixel, and more for its gradient; this is a single one
+        return 1 - reduce(jnp.maximum, (shifted(edge, pixel, reach) for pixel in pixels))
 
     def maximum(k: Int[Array, ""], highest: Array) -> Array:
         return jnp.maximum(highest, shifted(edge, pixels[k], reach))
@@ -102,9 +105,11 @@ def affinities(
       edge: probability of a boundary in [0, 1].
       radius: link pairs nearer than this, in pixels.
     """
-    # A loop, because XLA takes minutes to compile two thousand unrolled slices (radius 10). Recomputed in the backward
-    # pass, which would otherwise store one map for every pixel of every path.
     reach = margin(radius)
+    if not on_cpu():
+        return jnp.stack([affinity(edge, path.pixels, reach) for path in paths(radius)])
+    # A loop, which compiles in seconds. Recomputed in the backward pass, which would otherwise store one map for every
+    # pixel of every path.
     return jax.lax.map(
         jax.checkpoint(lambda pixels: affinity(edge, pixels, reach)), jnp.asarray(table(radius)[1])
     )

@@ -1,6 +1,6 @@
 """Pseudo-labeller `irnet`: IRNet, trained on the seeds in Grad-CAMs, walks the maps up to the boundaries it draws."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from chexseg_jax import models
 from chexseg_jax.artifact import plain
+from chexseg_jax.data.ahead import ahead
 from chexseg_jax.data.chexpert import positive_tasks
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
@@ -33,7 +34,7 @@ from chexseg_jax.saliency.gradcam import scale_within_picture
 from chexseg_jax.saved_model import initialise_from, restore, save_model, stride_option
 from chexseg_jax.streams import stream
 from chexseg_jax.training import optim
-from chexseg_jax.training.inference import map_batches
+from chexseg_jax.training.inference import make_inference, map_batches
 from chexseg_jax.training.loop import Apart, Loss, fit
 from chexseg_jax.training.sharding import DATA_AXIS
 
@@ -43,7 +44,7 @@ BACKGROUND = 0.6
 STRIDE = 4
 #: Batch size outside training.
 _BATCH = 16
-#: The number of walks of an image is padded to a multiple of this, to limit the number of compiled programs.
+#: Walks of an image that are computed at once; the largest number of a batch is padded to a multiple of it.
 _WALKS = 16
 
 
@@ -197,17 +198,20 @@ def walk_maps(
         return edge, propagate(saliency, edge, **walk)
 
     def make(some: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
-        for batch in map_batches(
+        batches = map_batches(
             walk_batch,
             model.variables,
             examples.take(some),
             batch_size=config.batch_size,
             what=f"walks of {len(some)} images",
-        ):
-            for edge, *rest in zip(*batch, strict=True):
-                if config.instances:
-                    rest = [_walk_instances(edge, *rest, foreground=config.foreground, **walk)]
-                yield {"maps": rest[0], "edges": edge.astype(np.float16)}
+        )
+        if config.instances:
+            batches = walk_instances(
+                batches, batch_size=config.batch_size, foreground=config.foreground, **walk
+            )
+        for edges, maps in batches:
+            for edge, walked in zip(edges, maps, strict=True):
+                yield {"maps": walked, "edges": edge.astype(np.float16)}
 
     write_rows(part, len(rows), {"maps": "raw", "edges": "raw"}, make, batch=config.batch_size)
 
@@ -304,23 +308,85 @@ def _with_mean_displacement(
     return {**variables, "batch_stats": statistics}
 
 
-def _walk_instances(
-    edge: Float[np.ndarray, "h w"],
+def walk_instances(
+    batches: Iterable[tuple[np.ndarray, ...]], *, batch_size: int, foreground: float, **walk: Any
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Walk every instance alone, all those of a batch at once; a task's map is the maximum over its instances' maps.
+
+    Args:
+      batches: (edge [b,h,w], saliency [b,h,w,K], displacement [b,h,w,2], centroids [b,h,w,2]), b <= `batch_size`.
+      batch_size: images that walk at once; a smaller batch is padded to it, so that one program serves all.
+      foreground: an instance walks for a task if its saliency reaches this anywhere.
+      **walk: constants, see `propagate`.
+
+    Yields:
+      (edge [b,h,w], maps [b,h,w,K]) of each batch.
+    """
+    devices = jax.local_device_count()
+    compiled = make_inference(lambda _, batch: walk_apart(**batch, **walk))
+
+    def dispatch() -> Iterator[tuple[np.ndarray, jax.Array]]:
+        for edge, saliency, field, centres in batches:
+            found = [
+                _instances_to_walk(*one, foreground) for one in zip(saliency, field, centres, strict=True)
+            ]
+            most = max(1, *(len(pairs) for _, pairs in found))
+            pairs = np.full((len(edge), -(-most // _WALKS) * _WALKS, 2), -1, np.int32)  # no instance, no task
+            for row, (_, some) in zip(pairs, found, strict=True):
+                row[: len(some)] = some
+            batch = {
+                "edge": edge,
+                "saliency": saliency,
+                "instance": np.stack([index for index, _ in found]),
+                "walks": pairs,
+            }
+            rows = -(-batch_size // devices) * devices - len(edge)
+            yield (
+                edge,
+                compiled({}, {k: np.concatenate([x, x[:1].repeat(rows, 0)]) for k, x in batch.items()}),
+            )
+
+    for edge, maps in ahead(dispatch(), distance=1):  # the host finds a batch's instances while another walks
+        yield edge, np.asarray(maps)[: len(edge)]
+
+
+def walk_apart(
+    edge: Float[Array, "B h w"],
+    saliency: Float[Array, "B h w K"],
+    instance: Int[Array, "B h w"],
+    walks: Int[Array, "B C 2"],
+    **constants: Any,
+) -> Float[Array, "B h w K"]:
+    """Walk the saliency of each (instance, task) in `walks` alone; a task's map is the maximum over its walks.
+
+    Args:
+      edge: probability of a boundary.
+      saliency: of the tasks.
+      instance: the number of each pixel's instance.
+      walks: C is a multiple of 16; -1 is no instance and no task.
+      **constants: see `propagate`.
+    """
+
+    def block(highest: Array, walks: Array) -> tuple[Array, None]:
+        inside = instance[..., None] == walks[:, None, None, :, 0]  # [B, h, w, C]
+        of_task = walks[..., 1:] == jnp.arange(saliency.shape[-1])  # [B, C, K]
+        task = jnp.maximum(walks[:, None, None, :, 1], 0)
+        start = jnp.where(inside, jnp.take_along_axis(saliency, task, -1), 0)
+        walked = propagate(start, edge, **constants)[..., None]
+        return jnp.maximum(highest, jnp.where(of_task[:, None, None], walked, 0).max(-2)), None
+
+    # XLA on a GPU makes one kernel of a step of 16 walks, and 35 of one of 32.
+    blocks = jnp.moveaxis(walks.reshape(len(walks), -1, _WALKS, 2), 1, 0)
+    return jax.lax.scan(block, jnp.zeros_like(saliency), blocks)[0]
+
+
+def _instances_to_walk(
     saliency: Float[np.ndarray, "h w K"],
     field: Float[np.ndarray, "h w 2"],
     centres: Int[np.ndarray, "h w 2"],
-    *,
     foreground: float,
-    **walk: Any,
-) -> Float[np.ndarray, "h w K"]:
+) -> tuple[Int[np.ndarray, "h w"], Int[np.ndarray, "n 2"]]:
+    """The number of each pixel's instance, and (instance, task) of every walk."""
     groups = instances(centres, field)
-    split = saliency[None] * groups[..., None]  # [I, h, w, K]
-    group, task = np.nonzero(split.max((1, 2)) > foreground)
-    result = np.zeros_like(saliency)
-    if len(task):
-        starts = np.zeros((*edge.shape, -(-len(task) // _WALKS) * _WALKS), np.float32)
-        starts[..., : len(task)] = split[group, :, :, task].transpose(1, 2, 0)
-        walked = np.asarray(propagate(starts, edge, **walk))[..., : len(task)]
-        for k, one in zip(task, walked.transpose(2, 0, 1), strict=True):
-            result[..., k] = np.maximum(result[..., k], one)
-    return result
+    peaks = np.stack([saliency[group].max(0) for group in groups])
+    return groups.argmax(0).astype(np.int32), np.argwhere(peaks > foreground).astype(np.int32)

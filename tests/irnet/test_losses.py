@@ -5,6 +5,7 @@ import pytest
 from golden.peers import distance, irn
 from jax.sharding import PartitionSpec as P
 
+from chexseg_jax.irnet import paths
 from chexseg_jax.irnet.losses import irnet_loss
 from chexseg_jax.irnet.paths import affinities
 from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND, IGNORE
@@ -94,3 +95,20 @@ def test_gradients_are_finite_at_saturated_boundaries():
     edge, field, labels = case()
     gradients = jax.grad(lambda e, f: irnet_loss(e, f, labels, radius=5)[0], (0, 1))(40 * edge, field)
     assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_the_loss_and_its_gradients_are_the_same_without_the_loops_of_a_cpu(monkeypatch):
+    edge, field, labels = case()
+
+    def results():
+        return jax.jit(jax.value_and_grad(lambda e, f: irnet_loss(e, f, labels, radius=5)[0], (0, 1)))(
+            edge, field
+        )
+
+    def loops():  # in the lowered program: over directions and, on a CPU, over path pixels
+        return str(jax.make_jaxpr(lambda e: irnet_loss(e, field, labels, radius=5)[0])(edge)).count("scan[")
+
+    on_cpu, loops_on_cpu = results(), loops()
+    monkeypatch.setattr(paths, "on_cpu", lambda: False)
+    jax.tree.map(np.testing.assert_array_equal, results(), on_cpu)
+    assert (loops(), loops_on_cpu) == (1, 2)
