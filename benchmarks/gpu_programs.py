@@ -18,6 +18,7 @@ from chexseg_jax.configs import semi
 from chexseg_jax.data.taxonomy import CHEXPERT as TAXONOMY
 from chexseg_jax.irnet import instances
 from chexseg_jax.irnet.random_walk import propagate
+from chexseg_jax.models import cpu
 from chexseg_jax.models.moco import Embedder
 from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET, normalise
 from chexseg_jax.pseudo import irnet
@@ -123,7 +124,7 @@ def absent(devices: Sequence[Any]) -> Iterator[Mesh]:
     def listed(*_: Any) -> list[Any]:
         return list(devices)
 
-    with mock.patch.multiple(jax, default_backend=lambda: "gpu", devices=listed, local_devices=listed):
+    with cpu.override(False), mock.patch.multiple(jax, devices=listed, local_devices=listed):
         yield data_mesh(list(devices))
 
 

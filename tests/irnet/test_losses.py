@@ -5,10 +5,10 @@ import pytest
 from golden.peers import distance, irn
 from jax.sharding import PartitionSpec as P
 
-from chexseg_jax.irnet import paths
 from chexseg_jax.irnet.losses import irnet_loss
 from chexseg_jax.irnet.paths import affinities
 from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND, IGNORE
+from chexseg_jax.models import cpu
 from chexseg_jax.training.sharding import DATA_AXIS, data_mesh
 
 
@@ -97,7 +97,7 @@ def test_gradients_are_finite_at_saturated_boundaries():
     assert all(np.isfinite(g).all() for g in gradients)
 
 
-def test_the_loss_and_its_gradients_are_the_same_without_the_loops_of_a_cpu(monkeypatch):
+def test_the_loss_and_its_gradients_are_the_same_without_the_loops_of_a_cpu():
     edge, field, labels = case()
 
     def results():
@@ -109,6 +109,6 @@ def test_the_loss_and_its_gradients_are_the_same_without_the_loops_of_a_cpu(monk
         return str(jax.make_jaxpr(lambda e: irnet_loss(e, field, labels, radius=5)[0])(edge)).count("scan[")
 
     on_cpu, loops_on_cpu = results(), loops()
-    monkeypatch.setattr(paths, "on_cpu", lambda: False)
-    jax.tree.map(np.testing.assert_array_equal, results(), on_cpu)
-    assert (loops(), loops_on_cpu) == (1, 2)
+    with cpu.override(False):
+        jax.tree.map(np.testing.assert_array_equal, results(), on_cpu)
+        assert (loops(), loops_on_cpu) == (1, 2)

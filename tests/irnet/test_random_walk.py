@@ -8,9 +8,9 @@ from golden.peers import distance, irn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chexseg_jax.irnet import paths as irnet_paths
-from chexseg_jax.irnet.paths import paths
+from chexseg_jax.irnet.paths import affinities, paths
 from chexseg_jax.irnet.random_walk import propagate, to_bands, transition_matrix
+from chexseg_jax.models import cpu
 
 
 def affinity_matrix(edge: np.ndarray, radius: int, beta: float) -> np.ndarray:
@@ -149,20 +149,20 @@ def test_gradients_are_finite_and_correct(exp_times):
     assert (by_edge * direction).sum() == pytest.approx((ahead - behind) / (2 * step), rel=1e-2)
 
 
-def test_the_walk_and_its_gradients_are_the_same_without_the_loops_of_a_cpu(monkeypatch):
+def test_the_walk_and_its_gradients_are_the_same_without_the_loops_of_a_cpu():
     cam, edge = scene(14, 17)
 
     def results():
         def total(cam, edge):
-            walked = propagate.__wrapped__(cam, edge, radius=4, beta=5, exp_times=3)
+            walked = propagate(cam, edge, radius=4, beta=5, exp_times=3)
             return (walked**2).sum(), walked
 
         return jax.value_and_grad(total, (0, 1), has_aux=True)(cam, edge)
 
     on_cpu = results()
-    monkeypatch.setattr(irnet_paths, "on_cpu", lambda: False)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), results(), on_cpu)
-    assert "scan[" not in str(jax.make_jaxpr(lambda e: irnet_paths.affinities(e, radius=4))(edge))
+    with cpu.override(False):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), results(), on_cpu)
+        assert "scan[" not in str(jax.make_jaxpr(lambda e: affinities(e, radius=4))(edge))
 
 
 def test_the_program_holds_no_dense_matrix():

@@ -1,6 +1,7 @@
 """What a GPU computes, run here: every program without the CPU's lowerings equals the one with them.
 
-In float64, where rounding decides no ReLU: values, statistics and all gradients agree to eight digits.
+In float64, where rounding decides no ReLU: values, statistics and all gradients agree to eight digits. IRNet's loss and
+the random walk are compared in tests/irnet.
 """
 
 from functools import partial
@@ -13,8 +14,6 @@ from golden.peers import jit
 from tiny import he_weights
 
 from chexseg_jax import models
-from chexseg_jax.irnet.losses import irnet_loss
-from chexseg_jax.irnet.random_walk import propagate
 from chexseg_jax.models import cpu, densenet, irnet
 from chexseg_jax.models.moco import Embedder
 from chexseg_jax.models.resnet import ResNet
@@ -83,21 +82,3 @@ def test_saliency(name):
     assert_equal_both_ways(
         lambda v, x: [grad_cam(module, v, x, plus_plus=on) for on in (False, True)], variables, x
     )
-
-
-def test_irnet_loss():
-    labels = np.random.default_rng(2).integers(0, 3, (2, 12, 10, 3), np.uint8)
-
-    def loss(edge, field):
-        return irnet_loss(edge, field, jnp.asarray(labels), radius=3)
-
-    step = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    assert_equal_both_ways(step, normal(2, 12, 10), normal(2, 12, 10, 2))
-
-
-def test_random_walk():
-    def walk(cam, edge):
-        end, pull_back = jax.vjp(partial(propagate, radius=3, beta=5, exp_times=3), cam, edge)
-        return end, pull_back(jnp.cos(jnp.arange(end.size)).reshape(end.shape))
-
-    assert_equal_both_ways(walk, np.abs(normal(2, 9, 8, 3)), 1 / (1 + np.exp(normal(2, 9, 8))))
