@@ -242,7 +242,7 @@ def _setting(dtype: str, tiny: bool) -> Setting:
         return Setting(mesh, dtype)
     setting = Setting(mesh, dtype, batch=2)
     setting.config.data.size = setting.config.moco.size = 64
-    setting.config.moco.norm_group, setting.config.irnet.radius = 2, 3
+    setting.config.moco.norm_group, setting.config.irnet.radius = 1, 3
     return setting
 
 
