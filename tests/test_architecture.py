@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "phantom": GROUND | {"data"},
     "models": GROUND,
     "saliency": {"models"},
-    "irnet": GROUND,
+    "irnet": GROUND | {"models"},
     "exchange": GROUND | {"data"},
     "evaluation": GROUND | {"data"},
     "training": NETWORKS,
