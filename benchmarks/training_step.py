@@ -71,7 +71,7 @@ def ours(
     from chexseg_jax.stages.segmentation import segmentation_loss
     from chexseg_jax.training import optim
     from chexseg_jax.training.loop import make_step
-    from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate, split_batch
+    from chexseg_jax.training.sharding import DATA_AXIS, compile_step, data_mesh, replicate, split_batch
     from chexseg_jax.training.state import TrainState, initial_variables
 
     rng = np.random.default_rng(0)
@@ -94,6 +94,7 @@ def ours(
     state = replicate(TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params)), mesh)
     placed, key = split_batch(batch, mesh), jax.random.key(1)
     step = make_step(loss_of(module, CHEXPERT, augmented=False), optimizer, mesh)
+    _, step, state = compile_step(step, state, placed, key)
 
     def run() -> None:
         nonlocal state

@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import numpy as np
@@ -121,9 +122,13 @@ def training(name: str) -> dict:
 
 
 def fit(name: str, directory: Path, steps: int, devices: int):
-    """Train `name` below `directory`, or resume there."""
-    mesh = data_mesh(jax.devices()[:devices])
-    return loop.fit(name, steps=steps, directory=directory / name, mesh=mesh, **training(name))
+    """Train `name` below `directory`, or resume there; several processes have the layouts of no other topology."""
+    mesh, arguments = data_mesh(jax.devices()[:devices]), training(name)
+    layouts = loop.state_format
+    if jax.process_count() > 1:
+        layouts = test_loop.reversed_layouts(arguments["init"], arguments["optimizer"])
+    with mock.patch.object(loop, "state_format", layouts):
+        return loop.fit(name, steps=steps, directory=directory / name, mesh=mesh, **arguments)
 
 
 def two_processes(directory: Path) -> dict:

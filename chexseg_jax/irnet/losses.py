@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, UInt8
 
 from chexseg_jax.irnet.paths import affinity, margin, shifted, table
 from chexseg_jax.irnet.seeds import BACKGROUND, FOREGROUND
+from chexseg_jax.models.layers import PRECISION
 
 _EPSILON = 1e-5
 
@@ -72,7 +73,7 @@ def irnet_loss(
                 "kbhw,cbhw->kc",
                 pairs[kind].astype(a.dtype),
                 jnp.stack([*costs[kind], jnp.ones_like(a)]),
-                precision="highest",
+                precision=PRECISION,
             )
             for kind in pairs
         ]

@@ -2,7 +2,7 @@
 
 XLA on CPU runs some convolutions, and most of their kernel gradients, far below the machine's speed. It runs matrix
 products well. The lowerings below compute the same as the convolution op by products and shifted multiply-adds;
-docs/profiling.md has the figures. A GPU's convolution op needs no help.
+docs/profiling.md has the figures. A GPU's convolution op needs no help but `gpu`'s.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
+from chexseg_jax.models.gpu import by_phase
 
 #: Pixels of a map from which `dense` is faster than `gathered`.
 WORTHWHILE = 400
@@ -69,6 +71,8 @@ def convolve(
             return dense(x, kernel, stride, dilation)
         if not depthwise and kernel.shape[-1] >= kernel.shape[-2]:  # else the op is as fast, as in DenseNet
             return gathered(x, kernel, stride, dilation)
+    elif not depthwise and kernel.shape[0] > 1 and stride == 1 < dilation:
+        return by_phase(lambda x: convolution_op(x, kernel), x, dilation)
     return convolution_op(x, kernel, stride, dilation, depthwise=depthwise)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.layers import (
+    PRECISION,
     Kit,
     Moments,
     at_least_float32,
@@ -139,7 +140,7 @@ class DenseNet121(nn.Module):
                 setattr(self, f"transition{i}", Transition(channels, i < 3 or not widened, kit))
         self.norm5 = kit.norm()
         if self.num_classes:
-            self.classifier = nn.Dense(self.num_classes)
+            self.classifier = nn.Dense(self.num_classes, precision=PRECISION)
 
     def features(
         self, images: Float[Array, "b height width c"], train: bool = False

@@ -16,12 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from chexseg_jax.models.cpu import convolve
 
 #: Variance 2 / fan_in (He et al., 2015, arXiv 1502.01852).
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+#: Of matrix products: full float32, as in PyTorch, where JAX's default on a GPU is TF32 (ten bits of fraction).
+#: Convolutions are TF32 by default in both.
+PRECISION = lax.Precision.HIGHEST
 
 
 def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -82,20 +87,40 @@ class Moments(NamedTuple):
 
 
 def batch_moments(x: Float[Array, "b h w c"], axis_name: str | None = None) -> Moments:
-    """Statistics over batch, pixels and the devices of the mapped axis `axis_name`."""
+    """Statistics over batch, pixels and the devices of the mapped axis `axis_name`, by one collective."""
     x = at_least_float32(x)
     over = tuple(range(x.ndim - 1))
-    values = x.size // x.shape[-1]
-    mean = jnp.mean(x, over)
-    if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)
-        values *= lax.axis_size(axis_name)
-    # Two passes, because E[x^2] - E[x]^2 cancels if the mean outweighs the spread. The variance is stationary in the
-    # mean, so stopping its gradient is exact; it saves a pass of the backward.
-    var = jnp.mean(jnp.square(x - lax.stop_gradient(mean)), over)
-    if axis_name is not None:
-        var = lax.pmean(var, axis_name)
-    return Moments(mean, var, values)
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+
+    def of_all(moment: Array) -> Array:
+        """The moment of one device is that of all; JAX has yet to learn that it is replicated."""
+        return moment if axis_name is None or devices > 1 else lax.pmean(moment, axis_name)
+
+    mean = of_all(jnp.mean(x, over))
+    # Two passes, because E[x^2] - E[x]^2 cancels if the mean outweighs the spread.
+    var = of_all(_variance(x, mean, over))
+    values = devices * (x.size // x.shape[-1])
+    if axis_name is None or devices == 1:
+        return Moments(mean, var, values)
+    # The devices have equally many values, so the variance is the mean of their variances plus the variance of their
+    # means. A mean over devices would be a second collective, to wait for before the variance.
+    means, variances = jnp.moveaxis(from_all_devices(jnp.stack([mean, var])[None], axis_name), 1, 0)
+    mean = jnp.mean(means, 0)
+    return Moments(mean, jnp.mean(variances, 0) + _variance(means, mean, 0), values)
+
+
+def _variance(
+    x: Float[Array, "*n c"], mean: Float[Array, " c"], over: int | tuple[int, ...]
+) -> Float[Array, " c"]:
+    # Stationary in the mean, so stopping its gradient is exact; it saves a pass of the backward.
+    return jnp.mean(jnp.square(x - lax.stop_gradient(mean)), over)
+
+
+def from_all_devices(x: Shaped[Array, "b *rest"], axis_name: str) -> Shaped[Array, "B *rest"]:
+    """Gather the rows of all devices of a mapped axis: by a sum, which JAX infers to be replicated."""
+    place = lax.axis_index(axis_name) * len(x)
+    zeros = jnp.zeros((lax.axis_size(axis_name) * len(x), *x.shape[1:]), x.dtype)
+    return lax.psum(lax.dynamic_update_slice_in_dim(zeros, x, place, axis=0), axis_name)
 
 
 def concatenate_moments(parts: Sequence[Moments]) -> Moments:
@@ -228,8 +253,8 @@ def resize_bilinear(
     rows = jnp.asarray(_interpolation(height, size[0], align_corners), x.dtype)
     columns = jnp.asarray(_interpolation(width, size[1], align_corners), x.dtype)
     # Two products with small constant matrices, cheap next to a convolution. A copy of the matrix per product keeps
-    # XLA from transposing the maps. A GPU's TF32 would cost three digits.
-    product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    # XLA from transposing the maps.
+    product = partial(jnp.matmul, precision=PRECISION)
     x = x.reshape(batch * height, width, channels)
     x = product(jnp.broadcast_to(columns, (x.shape[0], *columns.shape)), x)
     x = product(jnp.broadcast_to(rows, (batch, *rows.shape)), x.reshape(batch, height, -1))

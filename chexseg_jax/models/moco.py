@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from chexseg_jax.models.layers import at_least_float32
+from chexseg_jax.models.layers import PRECISION, at_least_float32
 
 #: Length of an embedding.
 DIMENSIONS = 128
@@ -27,8 +27,8 @@ class Embedder(nn.Module):
     def __call__(self, images: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b 128"]:
         """Embeddings of length 1."""
         pooled = at_least_float32(self.encoder(images, train)[1]["features"]).mean((1, 2))
-        hidden = nn.relu(nn.Dense(pooled.shape[-1], name="fc_0")(pooled))
-        x = nn.Dense(DIMENSIONS, name="fc_2")(hidden)
+        hidden = nn.relu(nn.Dense(pooled.shape[-1], precision=PRECISION, name="fc_0")(pooled))
+        x = nn.Dense(DIMENSIONS, precision=PRECISION, name="fc_2")(hidden)
         return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
@@ -54,7 +54,8 @@ def info_nce(
       (mean loss, share of queries nearest to their own key). At chance the loss is log(k + 1).
     """
     positive = (queries * keys).sum(-1, keepdims=True)
-    negative = jnp.where(jnp.arange(len(queue)) < filled, queries @ queue.T, -jnp.inf)
+    negative = jnp.matmul(queries, queue.T, precision=PRECISION)
+    negative = jnp.where(jnp.arange(len(queue)) < filled, negative, -jnp.inf)
     logits = jnp.concatenate([positive, negative], axis=1) / temperature
     loss = (jax.nn.logsumexp(logits, axis=1) - logits[:, 0]).mean()
     return loss, (logits.argmax(1) == 0).mean()

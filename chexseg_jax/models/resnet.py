@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from chexseg_jax.errors import InputError
-from chexseg_jax.models.layers import Kit, at_least_float32, max_pool
+from chexseg_jax.models.layers import PRECISION, Kit, at_least_float32, max_pool
 
 #: Variance 2 / fan_out, as in torchvision's ResNets.
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -135,7 +135,7 @@ class ResNet(nn.Module):
             ]
             setattr(self, f"layer{stage + 1}", blocks)
         if self.num_classes:
-            self.fc = nn.Dense(self.num_classes)
+            self.fc = nn.Dense(self.num_classes, precision=PRECISION)
 
     def features(
         self, images: Float[Array, "b height width c"], train: bool = False

@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from chexseg_jax.models.cpu import map_images
-from chexseg_jax.models.layers import at_least_float32, resize_bilinear
+from chexseg_jax.models.layers import PRECISION, at_least_float32, resize_bilinear
 
 
 def grad_cam(
@@ -44,7 +43,7 @@ def grad_cam(
     features = feature_maps(module, variables, images)
     logits, gradients = head_gradients(module, variables, features)
     alpha = _plus_plus(features, gradients) if plus_plus else gradients.mean((2, 3))
-    maps = jnp.einsum("kbc,bhwc->bhwk", alpha, features, precision=lax.Precision.HIGHEST)
+    maps = jnp.einsum("kbc,bhwc->bhwk", alpha, features, precision=PRECISION)
     return logits, nn.relu(maps)
 
 

@@ -25,7 +25,7 @@ from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.auroc import auroc
 from chexseg_jax.evaluation.probe import PENALTIES, apply_probe, fit_probe
 from chexseg_jax.models import moco
-from chexseg_jax.models.layers import at_least_float32
+from chexseg_jax.models.layers import at_least_float32, from_all_devices
 from chexseg_jax.models.normalisation import CHEXPERT, Normalisation, normalise
 from chexseg_jax.saved_model import Restored, initialise_from, restore, save_model, stride_option
 from chexseg_jax.training import optim
@@ -158,7 +158,7 @@ def moco_loss(
             )
         place = jax.lax.axis_index(DATA_AXIS) * count
         draws = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
-        order = jnp.argsort(_everywhere(jax.vmap(jax.random.bits)(draws[:, 2])))
+        order = jnp.argsort(from_all_devices(jax.vmap(jax.random.bits)(draws[:, 2]), DATA_AXIS))
         mine = jax.lax.dynamic_slice(order, (place,), (count,))
         shuffled = (  # exchanges bytes, not views
             jax.lax.all_gather(x, DATA_AXIS, tiled=True)[mine] for x in (draws[:, 1], batch["image"])
@@ -180,7 +180,7 @@ def moco_loss(
             views(*shuffled),
             size=norm_group,
         )
-        everywhere = jax.lax.stop_gradient(_everywhere(embedded)[jnp.argsort(order)])
+        everywhere = jax.lax.stop_gradient(from_all_devices(embedded, DATA_AXIS)[jnp.argsort(order)])
         positives = jax.lax.dynamic_slice(everywhere, (place, 0), embedded.shape)
         value, top1 = moco.info_nce(
             queries, positives, state["queue"], state["seen"], temperature=temperature
@@ -199,13 +199,6 @@ def moco_loss(
         return value, (new, {"top1": top1})
 
     return loss
-
-
-def _everywhere(x: jax.Array) -> jax.Array:
-    """Gather the rows of all devices: by a sum, which JAX infers to be replicated, as the queue must be."""
-    place = jax.lax.axis_index(DATA_AXIS) * len(x)
-    zeros = jnp.zeros((jax.lax.axis_size(DATA_AXIS) * len(x), *x.shape[1:]), x.dtype)
-    return jax.lax.psum(jax.lax.dynamic_update_slice_in_dim(zeros, x, place, axis=0), DATA_AXIS)
 
 
 def probe_encoder(

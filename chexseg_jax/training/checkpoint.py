@@ -46,6 +46,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             best_fn=None if best is None else lambda scores: scores[best],
+            # Else the other processes wait for process 0's folders by a count of Orbax's saves. Process 0, which alone
+            # saves models, is ahead in it; they do not wait, and it deletes what they have written.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         self._manager = self._read(lambda: ocp.CheckpointManager(directory.absolute(), options=options))
 

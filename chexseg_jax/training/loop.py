@@ -31,7 +31,15 @@ from chexseg_jax.training.checkpoint import Checkpoints
 from chexseg_jax.training.finite import Watch, is_finite
 from chexseg_jax.training.loggers import open_loggers
 from chexseg_jax.training.profiling import MeasuredStep, Profile
-from chexseg_jax.training.sharding import DATA_AXIS, check_divides, data_mesh, replicate, split_batch
+from chexseg_jax.training.sharding import (
+    DATA_AXIS,
+    check_divides,
+    data_mesh,
+    default_layouts,
+    replicate,
+    split_batch,
+    state_format,
+)
 from chexseg_jax.training.state import Init, PyTree, TrainState
 
 #: Updates between log lines. Several processes also ask each other for signals only at these steps.
@@ -64,6 +72,8 @@ def make_step(
 ) -> Callable[[TrainState, PyTree, jax.Array], tuple[TrainState, Mapping[str, jax.Array]]]:
     """Make the jitted update: (state, global batch, key) -> (state, metrics averaged over devices); donates `state`.
 
+    Off the CPU, call it through `sharding.compile_step`.
+
     The metric `sound` says whether the loss is finite. A guarded update is also sound only if what it leads to is
     finite; if it is not, it changes nothing but the number of the step.
 
@@ -95,7 +105,8 @@ def make_step(
         return new, metrics | {"sound": sound}
 
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(DATA_AXIS), P()), out_specs=P())
-    return jax.jit(sharded, donate_argnums=0)
+    state = state_format(mesh)
+    return jax.jit(sharded, donate_argnums=0, in_shardings=(state, None, None), out_shardings=(state, None))
 
 
 def fit(
@@ -160,7 +171,7 @@ def fit(
             log(at, {key: float(value) for key, value in metrics.items() if math.isfinite(value)})
             advance(at, f"loss {metrics['loss']:.4f}")
 
-    def save(scores: Mapping[str, float]) -> None:
+    def save(state: TrainState, scores: Mapping[str, float]) -> None:
         if scores := {key: value for key, value in scores.items() if not math.isnan(value)}:
             log(step, scores)
             say(f"{name}: step {step}, " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
@@ -185,11 +196,12 @@ def fit(
                     pending.append((step, metrics))
                 if due or ((logged or jax.process_count() == 1) and stopping()):
                     log_pending()
-                    watch.check(step, state.variables)
+                    readable = default_layouts(state)
+                    watch.check(step, readable.variables)
                     # Process 0 evaluates for all: separate evaluations could disagree on the best checkpoint.
-                    save(on_first(evaluate, state.variables) if due and evaluate else {})
+                    save(readable, on_first(evaluate, readable.variables) if due and evaluate else {})
                     _leave_if(stopping(), f"{name}: stopped at step {step}; rerun the command to resume")
-        return checkpoints.choose(state)
+        return checkpoints.choose(default_layouts(state))
 
 
 def _without_ids(batch: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from chexseg_jax.errors import InputError
 from chexseg_jax.progress import say
+from chexseg_jax.training.sharding import compile_step
 
 #: Device kind (a pattern) -> dense peak rates in TFLOP/s: bfloat16, and float32 as JAX multiplies it by default (TF32
 #: on NVIDIA's since Ampere, one bfloat16 pass on TPUs). NVIDIA's figures with sparsity are halved. V100 and T4 have no
@@ -114,7 +115,7 @@ class MeasuredStep:
     def __call__(self, step: int, state: Any, batch: Any, key: jax.Array) -> Any:
         """Run the update; `step` is its number."""
         if self._compiled is None:
-            self._compile(state, batch, key)
+            state = self._compile(state, batch, key)
             self.restart(step - 1)
         if step in self._traced[:1]:
             jax.block_until_ready((state, batch))
@@ -144,12 +145,12 @@ class MeasuredStep:
         yield
         self._since += time.monotonic() - start
 
-    def _compile(self, state: Any, batch: Any, key: jax.Array) -> None:
+    def _compile(self, state: Any, batch: Any, key: jax.Array) -> Any:
+        """Compile the step for these arguments; return the state as the step takes it."""
         say(f"{self._name}: compiling the step")
         start = time.monotonic()
         self._batch_size = jax.tree.leaves(batch)[0].shape[0]
-        self._lowered = self._update.lower(state, batch, key)
-        self._compiled = self._lowered.compile()
+        self._lowered, self._compiled, state = compile_step(self._update, state, batch, key)
         self._compile_seconds = time.monotonic() - start
         say(f"{self._name}: compiled in {self._compile_seconds:.1f} s")
         if self._hlo and self._writes:
@@ -157,6 +158,7 @@ class MeasuredStep:
             path = self._folder / "step.hlo.txt"
             path.write_text(self._compiled.as_text())
             say(f"{self._name}: {path}")
+        return state
 
     def _costs(self) -> dict[str, Any]:
         count, seconds = self._mesh.size, statistics.median(self._windows)

@@ -59,6 +59,10 @@ def test_products_equal_the_convolution_op_and_so_do_their_gradients(
         ((3, 3, 1, 4), {"depthwise": True, "dilation": 8}),  # reaches past the width, not the height
         ((3, 3, 1, 4), {"depthwise": True, "dilation": 24}),  # the centre tap alone
         ((3, 3, 4, 5), {}),
+        ((3, 3, 4, 5), {"dilation": 2}),
+        ((3, 3, 4, 5), {"dilation": 8}),
+        ((3, 3, 4, 5), {"dilation": 24}),
+        ((1, 1, 4, 5), {"dilation": 2}),
     ],
 )
 def test_both_lowerings_agree(kernel, options):

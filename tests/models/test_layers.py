@@ -1,3 +1,6 @@
+import re
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +16,7 @@ from chexseg_jax.models.layers import (
     average_pool,
     batch_moments,
     concatenate_moments,
+    from_all_devices,
     max_pool,
     resize_bilinear,
 )
@@ -156,6 +160,38 @@ def test_two_devices_are_one():
     )
     one, two = jax.jit(step)(variables["params"], x), split(variables["params"], x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, two)
+
+
+def over_devices(function, x):
+    """Map over two devices, each with half of the rows of `x`; the results are replicated."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=P("data"), out_specs=P())), x
+
+
+def test_statistics_over_devices_take_one_collective():
+    step, x = over_devices(lambda x: batch_moments(x, "data")[:2], normal(4, 3, 3, 5))
+    assert len(re.findall(r"stablehlo\.(?:all|reduce|collective)_\w+", step.lower(x).as_text())) == 1
+
+
+@pytest.mark.parametrize("apart", [0, 3, 1000])
+def test_statistics_over_devices_are_those_of_the_whole_batch(apart):
+    """Also where the devices' means are far from zero, and from each other."""
+    x = (normal(4, 3, 3, 5) + 30).at[:2].add(apart)
+    weights = normal(2, 5, seed=1)
+
+    def loss(x, axis_name=None):
+        mean, var, _ = batch_moments(x, axis_name)
+        return (weights[0] * mean + weights[1] * jnp.sqrt(var)).sum(), (mean, var)
+
+    def split(x):
+        gradient, moments = jax.grad(partial(loss, axis_name="data"), has_aux=True)(x)
+        return from_all_devices(gradient, "data"), moments
+
+    two, x = over_devices(split, x)
+    got = two(x)
+    with jax.enable_x64(True):
+        want = jax.grad(loss, has_aux=True)(np.asarray(x, np.float64))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
 
 
 def test_dropout_zeroes_its_share_and_the_same_rows_alike_on_two_devices():

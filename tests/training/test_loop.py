@@ -12,10 +12,14 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from jax.experimental.layout import Format, Layout
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.errors import InputError, Stopped, run_command
+from chexseg_jax.training import sharding
 from chexseg_jax.training.loop import fit, make_step
 from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate, split_batch
 from chexseg_jax.training.state import TrainState
@@ -111,6 +115,67 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts")]
     by_step = [{(line := json.loads(text))["step"]: line for text in texts} for texts in lines]
     assert all(by_step[1][step] == by_step[0][step] for step in by_step[0])
+
+
+def reversed_layouts(init, optimizer):
+    """A `sharding.state_format` of other layouts than the default, as a GPU's compiler chooses them."""
+
+    def initial(key):
+        params, model_state = init(key)
+        return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params))
+
+    def state_format(mesh):
+        everywhere, state = NamedSharding(mesh, P()), jax.eval_shape(initial, jax.random.key(0))
+        return jax.tree.map(lambda x: Format(Layout(tuple(reversed(range(x.ndim)))), everywhere), state)
+
+    return state_format
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    ("chosen", "order"),
+    [
+        (reversed_layouts(init, optax.adam(0.1)), (1, 0)),
+        (lambda mesh: Format(Layout.AUTO, NamedSharding(mesh, P())), (0, 1)),
+    ],
+)
+def test_a_steps_layouts_change_no_number_and_stay_in_the_step(chosen, order, devices, tmp_path, monkeypatch):
+    """Trained in other layouts, saved, and resumed in the default ones, as a GPU's checkpoint is on a CPU; and back."""
+    monkeypatch.setattr("chexseg_jax.training.loop._LOG_EVERY", 1)
+    mesh, stepped, read = data_mesh(jax.devices()[:devices]), set(), set()
+
+    def layout_of(w):
+        return w.format.layout.major_to_minor
+
+    def fresh_loss(params, model_state, batch, keys):
+        return loss(params, model_state, batch, keys)  # else its step is already compiled
+
+    def evaluate(variables):
+        read.add(layout_of(variables["params"]["w"]))
+        return {"score": float(variables["batch_stats"]["count"])}
+
+    def compile_and_note(step, state, *others):
+        lowered, compiled, state = sharding.compile_step(step, state, *others)
+        stepped.add(
+            (layout_of(state.params["w"]), compiled.output_formats[0].params["w"].layout.major_to_minor)
+        )
+        return lowered, compiled, state
+
+    def resume(name, steps, **more):
+        return train(tmp_path / name, steps, mesh=mesh, evaluate=evaluate, best="score", **more)
+
+    whole = resume("whole", 30)
+    monkeypatch.setattr("chexseg_jax.training.loop.state_format", chosen)
+    monkeypatch.setattr("chexseg_jax.training.profiling.compile_step", compile_and_note)
+    resume("parts", 13, loss=fresh_loss)
+    monkeypatch.undo()
+    resume("parts", 18)
+    monkeypatch.setattr("chexseg_jax.training.loop.state_format", chosen)
+    state = resume("parts", 30, loss=fresh_loss)
+    assert stepped == {(order, order)}
+    assert read == {(0, 1)}
+    assert layout_of(state.params["w"]) == (0, 1)
+    assert same(whole, state)
 
 
 def test_a_model_without_batch_statistics_trains_and_resumes(tmp_path):
