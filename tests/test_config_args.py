@@ -87,17 +87,36 @@ def test_help_lists_every_argument_with_its_default_and_meaning(arg):
     assert len(rows) == len(KNOWN)
 
 
-def test_of_a_config_help_ends_the_program_with_its_header(monkeypatch, capsys):
-    argv = ["launch.py", f"--config={Path(__file__).parents[1] / 'configs/semi.py'}:help"]
-    values = flags.FlagValues()
+def defined(monkeypatch, *arguments):
+    """The command line, with its flags defined anew."""
+    argv, values = ["launch.py", *arguments], flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     monkeypatch.setattr(flags, "FLAGS", values)
+    return argv
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [("checkout", "python launch.py --config=configs/semi.py:p"), (None, "chexseg run semi:p")],
+)
+def test_of_a_config_help_ends_the_program_with_its_header(place, command, monkeypatch, tmp_path, capsys):
+    """The commands of the header are those of a checkout only where there is one."""
+    root = Path(__file__).parents[1]
+    monkeypatch.chdir(root if place else tmp_path)
     with pytest.raises(SystemExit) as end:
-        parse_flags(argv)
+        parse_flags(defined(monkeypatch, f"--config={root / 'configs/semi.py'}:help"))
     assert end.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith("Semi-supervised segmentation: ")
+    assert f"\n    {command}=0.9\n" in shown
     assert "  p=0.9 in [0, 1]  " in shown
+
+
+def test_without_arguments_the_configs_are_listed_and_that_is_no_mistake(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_flags(defined(monkeypatch))
+    assert end.value.code == 0
+    assert "\n  semi  " in capsys.readouterr().out
 
 
 @given(p=st.floats(0, 1), seed=st.integers(-(10**9), 10**9), root=st.text("abc/,. -", max_size=20))
@@ -114,12 +133,9 @@ def test_any_text_parses_or_is_refused_in_our_words(text):
 
 def given_settings(monkeypatch, *arguments):
     """The configuration of `--config=configs/table1.py:smoke` and more flags, as launch.py parses them."""
-    argv = ["launch.py", f"--config={Path(__file__).parents[1] / 'configs/table1.py'}:smoke", *arguments]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    monkeypatch.setattr(flags, "FLAGS", values)
-    assert parse_flags(argv) == ["launch.py"]
-    return holder.value
+    table = Path(__file__).parents[1] / "configs/table1.py"
+    assert parse_flags(defined(monkeypatch, f"--config={table}:smoke", *arguments)) == ["launch.py"]
+    return flags.FLAGS.config
 
 
 def test_settings_are_flags(monkeypatch):

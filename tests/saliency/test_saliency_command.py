@@ -18,7 +18,7 @@ from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError, PartlyDoneError
 from chexseg_jax.evaluation.__main__ import evaluate
 from chexseg_jax.models.normalisation import IMAGENET, normalise
-from chexseg_jax.saliency.__main__ import boxes_of, main
+from chexseg_jax.saliency.__main__ import main
 from chexseg_jax.saved_model import save_model
 
 PAGE = (Path(__file__).parents[2] / "docs" / "saliency.md").read_text()
@@ -104,14 +104,6 @@ def test_masks_and_boxes_are_those_of_the_maps_at_full_size(explained):
     assert {path.name for path in explained.iterdir()} == {
         *("maps.npz", "segmentations.json", "boxes.csv", "tall.png")
     }
-
-
-def test_boxes_of_two_parts():
-    mask = np.zeros((6, 9), bool)
-    mask[1:3, 2:4] = mask[4:6, 5:9] = True
-    mask[3, 4] = True  # touches both at a corner only
-    assert boxes_of(mask) == [(5, 4, 9, 6, 8), (2, 1, 4, 3, 4), (4, 3, 5, 4, 1)]
-    assert boxes_of(np.zeros((3, 3), bool)) == []
 
 
 def test_chexlocalizes_hit_rate_reads_the_maps(explained, tmp_path):
