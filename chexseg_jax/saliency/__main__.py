@@ -95,13 +95,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         if len(failures) == len(images):
             raise InputError("; ".join(failures))
-    say(f"{len(images) - len(failures)} images, {flags.method}: {flags.out}")
+    say(f"{len(images) - len(failures)} of {len(images)} images, {flags.method}: {flags.out}")
     if failures:
         raise PartlyDoneError(f"{len(failures)} of {len(images)} images are left out: {'; '.join(failures)}")
 
 
 def _open(checkpoint: str) -> Restored:
-    """Restore a classifier; where its outputs are not its task set's labels, they are the tasks themselves."""
+    """Restore a classifier, and say what it was trained on.
+
+    Where its outputs are not its task set's labels, they are the tasks themselves.
+    """
     model = restore(checkpoint)
     if model.config.name not in ENCODERS or not model.config.num_classes:
         raise InputError(
@@ -113,6 +116,7 @@ def _open(checkpoint: str) -> Restored:
     if model.tasks != model.taxonomy.labels:
         with naming(Path(checkpoint)):
             model = replace(model, taxonomy=Taxonomy(labels=model.tasks, tasks=model.tasks))
+    say(f"{checkpoint}: {model.provenance}")
     return model
 
 
@@ -190,6 +194,7 @@ def explain(
       drawn: number of images to draw.
     """
     tasks = model.taxonomy.tasks
+    network = f"{'phantom-trained ' * bool(model.provenance.synthetic)}{model.config.name}"
     failures: list[str] = []
     with (
         zipfile.ZipFile(part / "maps.npz", "w") as archive,
@@ -213,7 +218,8 @@ def explain(
                     )
                 if ranked:
                     shown = {k: decode(masks[tasks[k]]) for k in ranked}
-                    _draw(part / f"{one.name}.png", one, shown, method, model.taxonomy)
+                    title = f"{one.name}: {network}"
+                    _draw(part / f"{one.name}.png", one, shown, method, model.taxonomy, title)
                 yield one.name, masks
 
         write_segmentations(part / "segmentations.json", codes(), model.taxonomy)
@@ -266,7 +272,12 @@ def _add(archive: zipfile.ZipFile, key: str, values: Any) -> None:
 
 
 def _draw(
-    path: Path, one: Explained, masks: dict[int, Bool[np.ndarray, "H W"]], method: str, taxonomy: Taxonomy
+    path: Path,
+    one: Explained,
+    masks: dict[int, Bool[np.ndarray, "H W"]],
+    method: str,
+    taxonomy: Taxonomy,
+    title: str,
 ) -> None:
     """One row per task: the radiograph, the map over it, the mask."""
     grey = one.image.grey
@@ -284,7 +295,7 @@ def _draw(
         [(method, [one.maps[..., k] for k in masks])],
         small,
         taxonomy=taxonomy,
-        title=one.name,
+        title=title,
     )
 
 

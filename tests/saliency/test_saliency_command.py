@@ -14,10 +14,12 @@ import chexseg_jax
 from chexseg_jax import models
 from chexseg_jax.data.chexlocalize import encode, read_segmentations, write_segmentations
 from chexseg_jax.data.images import fit_image, read_grey, resize_map
+from chexseg_jax.data.provenance import Provenance
 from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError, PartlyDoneError
 from chexseg_jax.evaluation.__main__ import evaluate
 from chexseg_jax.models.normalisation import IMAGENET, normalise
+from chexseg_jax.saliency import __main__ as program
 from chexseg_jax.saliency.__main__ import main
 from chexseg_jax.saved_model import save_model
 
@@ -41,6 +43,7 @@ def classifier(tmp_path_factory):
         tasks=CHEXPERT.labels,
         taxonomy=CHEXPERT,
         normalisation=IMAGENET,
+        provenance=Provenance("phantom: synthetic images", synthetic=True),
     )
     return folder
 
@@ -104,6 +107,14 @@ def test_masks_and_boxes_are_those_of_the_maps_at_full_size(explained):
     assert {path.name for path in explained.iterdir()} == {
         *("maps.npz", "segmentations.json", "boxes.csv", "tall.png")
     }
+
+
+def test_a_phantoms_model_is_called_one(classifier, images, tmp_path, monkeypatch, capsys):
+    titles = []
+    monkeypatch.setattr(program, "draw_saliency", lambda *_, title, **__: titles.append(title))
+    main(["-m", str(classifier), "-o", str(tmp_path / "out"), str(images / "tall.png")])
+    assert "a model trained on phantom: synthetic images" in capsys.readouterr().err
+    assert titles == ["tall: phantom-trained tiny"]
 
 
 def test_chexlocalizes_hit_rate_reads_the_maps(explained, tmp_path):
