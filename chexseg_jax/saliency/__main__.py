@@ -292,7 +292,7 @@ def _draw(
         path,
         [picture] * len(masks),
         [f"{taxonomy.tasks[k]}: {one.probabilities[k]:.2f}" for k in masks],
-        [(method, [one.maps[..., k] for k in masks])],
+        [(method.replace("gradcam", "Grad-CAM"), [one.maps[..., k] for k in masks])],
         small,
         taxonomy=taxonomy,
         title=title,
