@@ -120,8 +120,11 @@ def list_configs() -> str:
 
 
 def header(file: str | Path) -> str:
-    """The docstring of a configuration's file."""
-    return ast.get_docstring(ast.parse(Path(file).read_text())) or ""
+    """The docstring of a configuration's file; outside a checkout, its commands are `chexseg run`."""
+    text = ast.get_docstring(ast.parse(Path(file).read_text())) or ""
+    if Path("launch.py").is_file():
+        return text
+    return re.sub(r"python launch\.py --config=configs/(\w+)\.py", r"chexseg run \1", text)
 
 
 def _names() -> list[str]:
@@ -136,7 +139,7 @@ def _table(rows: list[tuple[str, str]]) -> str:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse absl's flags and the one of `config_flags`, called `config`.
 
-    `CONFIG:help` prints the arguments and ends the program; so does a missing config, with the list of configs.
+    `CONFIG:help` prints the arguments and ends the program; so does no argument, with the list of configs.
 
     Raises:
       InputError: for a wrong flag, setting or argument, in one line.
@@ -164,7 +167,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         )
     if flags.FLAGS.config is None:
         print(f"Configs; NAME:help lists the arguments of one:\n{list_configs()}")
-        raise InputError("--config is missing; give one of the configs listed, such as --config=semi:p=0.9")
+        if not argv[1:]:
+            sys.exit(0)
+        raise InputError("a config is missing; give one of those listed first, such as semi:p=0.9")
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not isinstance(flags.FLAGS.config, ConfigDict):
         raise InputError(f"{file}: no such config; give a file, or one of {', '.join(_names())}")

@@ -24,7 +24,7 @@ from chexseg_jax.settings import check, imagenet_networks
 from chexseg_jax.sources import Sources, open_sources
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
 from chexseg_jax.stages.imagenet import find_weights, import_imagenet, require_weights
-from chexseg_jax.stages.imported import find_model, import_model
+from chexseg_jax.stages.imported import find_model, find_name, import_model
 from chexseg_jax.stages.moco import pretrain_moco, probe_encoder
 from chexseg_jax.stages.prepare import changed_images, prepare
 from chexseg_jax.stages.pseudo_masks import draw_positives, draw_pseudo_set, make_pseudo_masks
@@ -187,7 +187,8 @@ class Run:
         apart["provenance"] = data.sources.provenance(config.data)
         for section, source in config.imported.items():
             if source:
-                config[section].model = read_card(_import(store, source) / "model.json")["name"]
+                card = read_card(_import(store, source) / "model.json")  # {} of one that is only planned
+                config[section].model = card["name"] if card else find_name(find_model(source))
         return cls(store, config, data, apart)
 
     def classifier(self, section: str) -> Path:

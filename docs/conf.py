@@ -22,6 +22,7 @@ exclude_patterns = ["build", "tests", "work", ".*"]
 html_theme, html_title, html_show_copyright = "furo", f"CheXseg-JAX {release}", False
 html_additional_pages = {"index": "redirect.html"}  # the site's address leads to docs/index.html
 templates_path = ["templates"]
+html_static_path, html_css_files = ["static"], ["tables.css"]
 
 myst_heading_anchors = 3
 autodoc_default_options = {"members": True, "member-order": "bysource", "ignore-module-all": True}

@@ -106,6 +106,24 @@ def without_links(monkeypatch):
     monkeypatch.setattr(os, "link", refuse)
 
 
+@pytest.fixture
+def command_line(monkeypatch):
+    """Parse a command line's arguments as launch.py does, with its flags defined anew; return the configuration."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    from chexseg_jax.config_args import parse_flags
+
+    def parse(*arguments: str):
+        argv, values = ["launch.py", *arguments], flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        monkeypatch.setattr(flags, "FLAGS", values)
+        assert parse_flags(argv) == ["launch.py"]
+        return values.config
+
+    return parse
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     return GOLDEN

@@ -1,14 +1,15 @@
 import contextlib
+from functools import partial
 from pathlib import Path
 
 import pytest
-from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
-from ml_collections import config_flags
 
-from chexseg_jax.config_args import Argument, Help, parse, parse_flags
+from chexseg_jax.config_args import Argument, Help, parse
 from chexseg_jax.errors import InputError
+
+ROOT = Path(__file__).parents[1]
 
 KNOWN = {
     "p": Argument(0.9, "probability", within=(0.0, 1.0)),
@@ -87,17 +88,29 @@ def test_help_lists_every_argument_with_its_default_and_meaning(arg):
     assert len(rows) == len(KNOWN)
 
 
-def test_of_a_config_help_ends_the_program_with_its_header(monkeypatch, capsys):
-    argv = ["launch.py", f"--config={Path(__file__).parents[1] / 'configs/semi.py'}:help"]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    monkeypatch.setattr(flags, "FLAGS", values)
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [("checkout", "python launch.py --config=configs/semi.py:p"), (None, "chexseg run semi:p")],
+)
+def test_of_a_config_help_ends_the_program_with_its_header(
+    place, command, command_line, monkeypatch, tmp_path, capsys
+):
+    """The commands of the header are those of a checkout only where there is one."""
+    monkeypatch.chdir(ROOT if place else tmp_path)
     with pytest.raises(SystemExit) as end:
-        parse_flags(argv)
+        command_line(f"--config={ROOT / 'configs/semi.py'}:help")
     assert end.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith("Semi-supervised segmentation: ")
+    assert f"\n    {command}=0.9\n" in shown
     assert "  p=0.9 in [0, 1]  " in shown
+
+
+def test_without_arguments_the_configs_are_listed_and_that_is_no_mistake(command_line, capsys):
+    with pytest.raises(SystemExit) as end:
+        command_line()
+    assert end.value.code == 0
+    assert "\n  semi  " in capsys.readouterr().out
 
 
 @given(p=st.floats(0, 1), seed=st.integers(-(10**9), 10**9), root=st.text("abc/,. -", max_size=20))
@@ -112,25 +125,21 @@ def test_any_text_parses_or_is_refused_in_our_words(text):
         parse(text, **KNOWN)
 
 
-def given_settings(monkeypatch, *arguments):
-    """The configuration of `--config=configs/table1.py:smoke` and more flags, as launch.py parses them."""
-    argv = ["launch.py", f"--config={Path(__file__).parents[1] / 'configs/table1.py'}:smoke", *arguments]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    monkeypatch.setattr(flags, "FLAGS", values)
-    assert parse_flags(argv) == ["launch.py"]
-    return holder.value
+@pytest.fixture
+def table(command_line):
+    """The configuration of `--config=configs/table1.py:smoke` and more flags."""
+    return partial(command_line, f"--config={ROOT / 'configs/table1.py'}:smoke")
 
 
-def test_settings_are_flags(monkeypatch):
+def test_settings_are_flags(table):
     more = ("--config.segmentation.steps=7", "--config.grid.p=(0, 1)", "--noconfig.segmentation.augment")
-    config = given_settings(monkeypatch, *more)
+    config = table(*more)
     assert (config.segmentation.steps, config.grid.p, config.segmentation.augment) == (7, (0, 1), False)
 
 
-def test_a_flag_that_is_too_long_to_compare_is_refused(monkeypatch):
+def test_a_flag_that_is_too_long_to_compare_is_refused(table):
     with pytest.raises(InputError, match="a flag is too long"):
-        given_settings(monkeypatch, "--config&" + "x" * 9000)
+        table("--config&" + "x" * 9000)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +161,9 @@ def test_a_flag_that_is_too_long_to_compare_is_refused(monkeypatch):
         ("segmentation.steps", "Missing value for flag --config.segmentation.steps"),
     ],
 )
-def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch, argument, told):
+def test_a_wrong_setting_is_one_line_that_names_it(table, argument, told):
     with pytest.raises(InputError) as error:
-        given_settings(monkeypatch, f"--config.{argument}")
+        table(f"--config.{argument}")
     assert told in str(error.value)
     assert f"--config.{argument.partition('=')[0]}" in str(error.value) or "nested" in told
     assert "\n" not in str(error.value)

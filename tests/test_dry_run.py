@@ -5,9 +5,14 @@ import re
 import shutil
 
 import pytest
+from tiny import he_weights
 
+from chexseg_jax import models
 from chexseg_jax.dry_run import describe
 from chexseg_jax.errors import InputError
+from chexseg_jax.models.normalisation import IMAGENET
+from chexseg_jax.models.torch_weights.__main__ import main as export
+from chexseg_jax.saved_model import save_model
 from configs import classifier, moco, semi, table1
 
 FILE = semi.__file__
@@ -63,6 +68,23 @@ def test_without_prepared_data_every_stage_is_named(config, stages, number, tmp_
     assert f"To do: {number} of {number} stages." in plan
     assert "The data is not prepared" in plan
     assert "minutes" in plan
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_an_imported_classifier_leaves_its_trainings_out(as_file, tmp_path):
+    model = models.create("resnet18", num_classes=2)
+    card = {"name": "resnet18", "num_classes": 2, "options": {}, "size": 64, "normalisation": IMAGENET}
+    given = tmp_path / "given"
+    save_model(given, he_weights(model), **card, tasks=("Edema", "Cardiomegaly"))
+    if as_file:
+        export([str(given), str(given.with_suffix(".npz"))])
+        given = given.with_suffix(".npz")
+    config = semi.get_config(f"smoke,classifier={given},encoder_from={given}")
+    plan = describe(config, tmp_path / "none", FILE)
+    assert states(plan)["imported"] == "1 to do"
+    assert not [stage for stage in states(plan) if stage.startswith("classifier")]
+    assert "To do: 11 of 11 stages." in plan
     assert not (tmp_path / "none").exists()
 
 

@@ -11,7 +11,7 @@ if test $# -gt 0; then
   "$1" -m pip wheel -q --no-deps -w "$place/wheel" .
   "$1" -m venv "$place/environment"
   . "$place/environment/bin/activate"
-  pip install -q "$place"/wheel/*.whl
+  pip install -q "$(echo "$place"/wheel/*.whl)[stablehlo]"
 fi
 unset PYTHONPATH CHEXPERT_ROOT
 mkdir "$place/empty"
@@ -21,6 +21,7 @@ chexseg --version
 python -c 'import chexseg_jax; assert "site-packages" in chexseg_jax.__file__, chexseg_jax.__file__'
 python -c 'import importlib.util as u; assert u.find_spec("configs") is None; assert u.find_spec("launch") is None'
 chexseg phantom --out p --patients 3 --size 64 --processes 1
+chexseg run | grep '^  semi  '
 chexseg run semi:help | grep '^  p=0.9 in \[0, 1\]  '
 chexseg run configs/semi.py:smoke --dry_run | grep '^To do: 11 of 11 stages'
 test "$(ls)" = p  # nothing else was written
@@ -32,3 +33,7 @@ data=$(echo work/artifacts/phantom-*/data)
 chexseg predict --checkpoint work/runs/* --out masks "$data/CheXpert-v1.0-small/test"
 chexseg evaluate --gt "$data/gt_segmentations_test.json" --pred masks/segmentations.json --out scores
 ls scores/pooled_iou.csv work/runs/*/report.html
+chexseg package work/runs/* shipped --to stablehlo
+cp "$(find "$data/CheXpert-v1.0-small/test" -name '*.jpg' | head -n 1)" radiograph.png
+sed -n '/^```python$/,/^```$/{/^```/!p}' shipped/README.md > program.py  # which needs JAX alone
+python -c 'import sys; sys.modules["chexseg_jax"] = None; exec(open("program.py").read()); print(masks.shape)'

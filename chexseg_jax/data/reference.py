@@ -27,7 +27,7 @@ _FLAT = 6.0
 #: Share of the training images that lie within the limit.
 _WITHIN = 0.99
 _FILE = "reference.npz"
-#: Mean thumbnail of the phantom's frontal training images.
+#: Mean of the standardised thumbnails of a phantom's frontal training images, on a grey scale.
 _UPRIGHT = """
  65  81  97 114 114  96  81  67
  98 122 123 140 141 124 122  97

@@ -72,8 +72,8 @@ def area(code: Rle) -> int:
     return int(coco.area(code))
 
 
-def boxes(code: Rle) -> Int64[np.ndarray, "n 4"]:
-    """The box x0, y0, x1, y1 of each connected part of a mask, in pixels, the largest part first.
+def boxes(code: Rle) -> Int64[np.ndarray, "n 5"]:
+    """The box x0, y0, x1, y1 of each connected part of a mask and the part's number of pixels, the largest part first.
 
     x1 and y1 lie one pixel beyond the part. Parts that touch at a corner only are two, as `scipy.ndimage.label` has it.
     """
@@ -95,5 +95,5 @@ def boxes(code: Rle) -> Int64[np.ndarray, "n 4"]:
     low, high = np.full((count, 2), np.iinfo(np.int64).max), np.zeros((count, 2), np.int64)
     np.minimum.at(low, part, np.column_stack([column, start - column * height]))
     np.maximum.at(high, part, np.column_stack([column + 1, end - column * height]))
-    largest = np.argsort(-np.bincount(part, end - start, count), kind="stable")
-    return np.hstack([low, high])[largest]
+    pixels = np.bincount(part, end - start, count).astype(np.int64)
+    return np.column_stack([low, high, pixels])[np.argsort(-pixels, kind="stable")]

@@ -275,7 +275,7 @@ class _Call:
             say(f"{self.out} keeps {earlier['all']} other images of earlier calls{of}")
         for error in self.failures:
             say(f"not predicted: {error}")
-        say(f"{done} images: {self.out}")
+        say(f"{done} of {len(images)} images: {self.out}")
         if self.failures:
             raise PartlyDoneError(
                 f"{len(self.failures)} of {len(images)} images were not predicted; they are named above"

@@ -67,7 +67,7 @@ class Prediction:
         limits = np.array([self.thresholds[task] for task in self.codes])
         doubts, image_doubt = doubt(self.maps, limits)
         for (task, code), score, own in zip(self.codes.items(), self.maps.max((0, 1)), doubts, strict=True):
-            parts = "; ".join(" ".join(map(str, box)) for box in boxes(code).tolist())
+            parts = "; ".join(" ".join(map(str, box)) for box in boxes(code)[:, :4].tolist())
             square = f"{area(code) * self.spacing[0] * self.spacing[1]:.1f}" if self.spacing else ""
             cells = (
                 *(self.name, task, f"{score:.4f}", f"{self.thresholds[task]:g}"),

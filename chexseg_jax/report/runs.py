@@ -210,7 +210,7 @@ def _write_run(
     write_report(
         run, Report(title, [sources.note, describe_protocol(config), *notes], [*sections, *common]), gallery
     )
-    say(f"report: {run / 'report.md'}")
+    say(f"report: {run / 'report.html'}")
 
 
 def _score_section(run: Path, sources: Sources, table: Table, gallery: Gallery, made: Made) -> Section:

@@ -24,10 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import ndimage
 
-from chexseg_jax.data.chexlocalize import Rle, encode, write_segmentations
-from chexseg_jax.data.images import Frame, Radiograph, fit_image, fit_mask, read_radiograph, resize_map
+from chexseg_jax.data.chexlocalize import Rle, decode, write_segmentations
+from chexseg_jax.data.images import Frame, Radiograph, fit_image, fit_mask, read_radiograph
 from chexseg_jax.data.prepared import Examples
 from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.errors import InputError, Parser, PartlyDoneError, naming, run_command
@@ -35,6 +34,7 @@ from chexseg_jax.files import new_folder
 from chexseg_jax.models import ENCODERS
 from chexseg_jax.models.normalisation import normalise
 from chexseg_jax.predict.inputs import find_images
+from chexseg_jax.predict.masks import boxes, threshold_map
 from chexseg_jax.processes import check_devices
 from chexseg_jax.progress import say, track
 from chexseg_jax.report.figures import draw_saliency
@@ -95,13 +95,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         if len(failures) == len(images):
             raise InputError("; ".join(failures))
-    say(f"{len(images) - len(failures)} images, {flags.method}: {flags.out}")
+    say(f"{len(images) - len(failures)} of {len(images)} images, {flags.method}: {flags.out}")
     if failures:
         raise PartlyDoneError(f"{len(failures)} of {len(images)} images are left out: {'; '.join(failures)}")
 
 
 def _open(checkpoint: str) -> Restored:
-    """Restore a classifier; where its outputs are not its task set's labels, they are the tasks themselves."""
+    """Restore a classifier, and say what it was trained on.
+
+    Where its outputs are not its task set's labels, they are the tasks themselves.
+    """
     model = restore(checkpoint)
     if model.config.name not in ENCODERS or not model.config.num_classes:
         raise InputError(
@@ -113,6 +116,7 @@ def _open(checkpoint: str) -> Restored:
     if model.tasks != model.taxonomy.labels:
         with naming(Path(checkpoint)):
             model = replace(model, taxonomy=Taxonomy(labels=model.tasks, tasks=model.tasks))
+    say(f"{checkpoint}: {model.provenance}")
     return model
 
 
@@ -162,12 +166,10 @@ class Explained:
     probabilities: Float[np.ndarray, " K"]
     limits: Float[np.ndarray, " K"]
 
-    def mask(self, k: int, cutoff: float) -> Bool[np.ndarray, "H W"]:
+    def code(self, k: int, cutoff: float) -> Rle:
         """The mask of task k at full size; empty below the probability `cutoff`."""
-        shape = self.image.grey.shape
-        if self.probabilities[k] < cutoff:
-            return np.zeros(shape, bool)
-        return resize_map(self.maps[..., k], shape) > self.limits[k]
+        limit = np.inf if self.probabilities[k] < cutoff else float(self.limits[k])
+        return threshold_map(self.maps[..., k], self.image.grey.shape, limit)
 
 
 def explain(
@@ -192,6 +194,7 @@ def explain(
       drawn: number of images to draw.
     """
     tasks = model.taxonomy.tasks
+    network = f"{'phantom-trained ' * bool(model.provenance.synthetic)}{model.config.name}"
     failures: list[str] = []
     with (
         zipfile.ZipFile(part / "maps.npz", "w") as archive,
@@ -204,20 +207,19 @@ def explain(
             found = _explained(model, images, method, limits, failures)
             for number, one in enumerate(found):
                 ranked = np.argsort(-one.probabilities, kind="stable")[: _TASKS * (number < drawn)].tolist()
-                masks, shown = {}, {}
+                masks = {}
                 for k, task in enumerate(tasks):
-                    mask = one.mask(k, cutoff)
-                    masks[task] = encode(mask)
+                    masks[task] = one.code(k, cutoff)
                     key, probability = f"{one.name}_{task}", one.probabilities[k]
                     _add(archive, f"{key}|map", one.maps[..., k])
                     _add(archive, f"{key}|prob", probability)
-                    table.writerows([one.name, task, f"{probability:.4f}", *box] for box in boxes_of(mask))
-                    if k in ranked:
-                        shown[k] = mask
-                if shown:
-                    _draw(
-                        part / f"{one.name}.png", one, {k: shown[k] for k in ranked}, method, model.taxonomy
+                    table.writerows(
+                        [one.name, task, f"{probability:.4f}", *box] for box in boxes(masks[task]).tolist()
                     )
+                if ranked:
+                    shown = {k: decode(masks[tasks[k]]) for k in ranked}
+                    title = f"{one.name}: {network}"
+                    _draw(part / f"{one.name}.png", one, shown, method, model.taxonomy, title)
                 yield one.name, masks
 
         write_segmentations(part / "segmentations.json", codes(), model.taxonomy)
@@ -263,14 +265,6 @@ def _explained(
             yield Explained(name, image, maps[i][frames[i].window], probabilities[i], chosen[i])
 
 
-def boxes_of(mask: Bool[np.ndarray, "H W"]) -> list[tuple[int, ...]]:
-    """x0, y0, x1, y1 and pixels of each connected part, the largest first; x1 and y1 lie one pixel beyond it."""
-    parts, _ = ndimage.label(mask)
-    sizes = np.bincount(parts.ravel())[1:]
-    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(parts)]
-    return sorted(((*box, int(n)) for box, n in zip(boxes, sizes, strict=True)), key=lambda box: -box[-1])
-
-
 def _add(archive: zipfile.ZipFile, key: str, values: Any) -> None:
     """Add an array to an npz; `np.savez` would need all of them in memory."""
     with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
@@ -278,7 +272,12 @@ def _add(archive: zipfile.ZipFile, key: str, values: Any) -> None:
 
 
 def _draw(
-    path: Path, one: Explained, masks: dict[int, Bool[np.ndarray, "H W"]], method: str, taxonomy: Taxonomy
+    path: Path,
+    one: Explained,
+    masks: dict[int, Bool[np.ndarray, "H W"]],
+    method: str,
+    taxonomy: Taxonomy,
+    title: str,
 ) -> None:
     """One row per task: the radiograph, the map over it, the mask."""
     grey = one.image.grey
@@ -293,10 +292,10 @@ def _draw(
         path,
         [picture] * len(masks),
         [f"{taxonomy.tasks[k]}: {one.probabilities[k]:.2f}" for k in masks],
-        [(method, [one.maps[..., k] for k in masks])],
+        [(method.replace("gradcam", "Grad-CAM"), [one.maps[..., k] for k in masks])],
         small,
         taxonomy=taxonomy,
-        title=one.name,
+        title=title,
     )
 
 

@@ -1,6 +1,7 @@
 """Stage: a network trained on ImageNet, from a file or from a hub."""
 
 import hashlib
+import logging
 import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
@@ -104,9 +105,12 @@ def find_weights(weights: str, model: str) -> WeightsFile:
     except ImportError:
         raise MissingWeightsError(f"no ImageNet weights of a {model} on this machine; {fix}") from None
     name = _HUB.format(model=model)
+    say(f"imagenet {model}: asking the hub for {name}; without a network this takes half a minute")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # else each retry is two lines
     try:
         return _digested(Path(hf_hub_download(name, "model.safetensors")))
     except Exception as error:  # the network, a proxy or the hub may raise anything
+        fix = fix.partition(", or pip install")[0]
         raise MissingWeightsError(f"{name}: download failed ({first_line(error)}); {fix}") from None
 
 

@@ -93,18 +93,37 @@ def import_model(part: Path, *, source: Source) -> None:
     """
     say(f"imported: {source.path}")
     if source.path.is_file():
-        try:
-            save_model(part, **read_weights(source.path))
-        except InputError as error:
-            flags = f"; flags are those of {COMMAND}: import the file by it, and give its OUT"
-            raise InputError(f"{error}{flags if ' --' in str(error) else ''}") from None
+        save_model(part, **_read(source.path))
     else:
         restore(source.path)  # complete and sound
         shutil.copy(source.path / "model.json", part)
         shutil.copytree(source.path / "variables", part / "variables", dirs_exist_ok=True)
-    name = json.loads((part / "model.json").read_text())["name"]
+    _check_encoder(source.path, json.loads((part / "model.json").read_text())["name"])
+
+
+def find_name(source: Source) -> str:
+    """The name of the network that `import_model` would write.
+
+    Raises:
+      InputError: see `import_model`; the weights of a folder are not checked.
+    """
+    path = source.path
+    card = _read(path) if path.is_file() else files.read_card(path / "model.json")
+    return _check_encoder(path, card["name"])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return read_weights(file)
+    except InputError as error:
+        flags = f"; flags are those of {COMMAND}: import the file by it, and give its OUT"
+        raise InputError(f"{error}{flags if ' --' in str(error) else ''}") from None
+
+
+def _check_encoder(path: Path, name: str) -> str:
     if name not in ENCODERS:
-        raise InputError(f"{source.path}: a {name}, not a classifier or its encoder ({', '.join(ENCODERS)})")
+        raise InputError(f"{path}: a {name}, not a classifier or its encoder ({', '.join(ENCODERS)})")
+    return name
 
 
 def read_weights(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from chexseg_jax.data.images import fit_image
+from chexseg_jax.data.images import fit_image, read_grey
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.reference import UPRIGHT, Reference, fit_reference, shrunk_covariance
 from chexseg_jax.data.taxonomy import CHEXPERT
@@ -79,6 +79,15 @@ def test_without_training_images_an_upright_chest_is_the_reference(images):
     assert fit_reference([prepared(images[:15])]) is UPRIGHT
     for verdict in ("ok", "inverted", "rotated", "blank", "unlike"):
         assert UPRIGHT.check(CHANGES[verdict](images[0])).verdict == verdict
+
+
+def test_that_chest_is_the_phantoms(small_download):
+    """The constant, against the frontal views of another phantom: no number is off by 20 grey levels."""
+    frontal = [read_grey(path) for path in sorted(small_download.rglob("*frontal*.jpg"))]
+    mean = fit_reference([prepared(frontal)]).mean
+    assert len(frontal) >= 16
+    assert np.corrcoef(mean, UPRIGHT.mean)[0, 1] > 0.99
+    assert np.abs(mean / mean.std() - UPRIGHT.mean).max() < 0.5
 
 
 def test_equal_training_images_are_a_reference(images):

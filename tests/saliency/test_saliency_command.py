@@ -14,11 +14,13 @@ import chexseg_jax
 from chexseg_jax import models
 from chexseg_jax.data.chexlocalize import encode, read_segmentations, write_segmentations
 from chexseg_jax.data.images import fit_image, read_grey, resize_map
+from chexseg_jax.data.provenance import Provenance
 from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError, PartlyDoneError
 from chexseg_jax.evaluation.__main__ import evaluate
 from chexseg_jax.models.normalisation import IMAGENET, normalise
-from chexseg_jax.saliency.__main__ import boxes_of, main
+from chexseg_jax.saliency import __main__ as program
+from chexseg_jax.saliency.__main__ import main
 from chexseg_jax.saved_model import save_model
 
 PAGE = (Path(__file__).parents[2] / "docs" / "saliency.md").read_text()
@@ -41,6 +43,7 @@ def classifier(tmp_path_factory):
         tasks=CHEXPERT.labels,
         taxonomy=CHEXPERT,
         normalisation=IMAGENET,
+        provenance=Provenance("phantom: synthetic images", synthetic=True),
     )
     return folder
 
@@ -106,12 +109,12 @@ def test_masks_and_boxes_are_those_of_the_maps_at_full_size(explained):
     }
 
 
-def test_boxes_of_two_parts():
-    mask = np.zeros((6, 9), bool)
-    mask[1:3, 2:4] = mask[4:6, 5:9] = True
-    mask[3, 4] = True  # touches both at a corner only
-    assert boxes_of(mask) == [(5, 4, 9, 6, 8), (2, 1, 4, 3, 4), (4, 3, 5, 4, 1)]
-    assert boxes_of(np.zeros((3, 3), bool)) == []
+def test_a_phantoms_model_is_called_one(classifier, images, tmp_path, monkeypatch, capsys):
+    titles = []
+    monkeypatch.setattr(program, "draw_saliency", lambda *_, title, **__: titles.append(title))
+    main(["-m", str(classifier), "-o", str(tmp_path / "out"), str(images / "tall.png")])
+    assert "a model trained on phantom: synthetic images" in capsys.readouterr().err
+    assert titles == ["tall: phantom-trained tiny"]
 
 
 def test_chexlocalizes_hit_rate_reads_the_maps(explained, tmp_path):
