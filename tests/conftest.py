@@ -6,16 +6,20 @@ import gc
 import os
 import shutil
 import tempfile
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
-# Most of the suite's time is compilation. So LLVM optimises nothing, XLA's older emitters generate the code of fusions
-# (a third faster; later versions have removed the flag), and workers and launched programs share a compilation cache.
+# Most of the suite's time is compilation. So LLVM optimises nothing and compiles each program in one piece, XLA's older
+# emitters generate the code of fusions (a third faster; later versions have removed the flag), and workers and launched
+# programs share a compilation cache.
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=2",
         "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_parallel_codegen_split_count=1",
         "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
     )
 )
@@ -93,6 +97,32 @@ def few_collections():
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remembered():
+    """Remember two pure functions that are slow for what tests do: about a tenth of the suite's time.
+
+    Grain shuffles below 65,536 rows by trial: of 32 rows, an index takes a millisecond. And whatever imports or
+    restores a network traces the whole of it for the shapes of its variables.
+    """
+    import jax
+    from flax import linen as nn
+    from grain._src.python.dataset.transformations import shuffle
+
+    shuffle.index_shuffle = SimpleNamespace(index_shuffle=cache(shuffle.index_shuffle.index_shuffle))
+    eval_shape, shapes = jax.eval_shape, {}
+
+    def remembering(function, *arguments, **more):
+        module = getattr(function, "__self__", None)
+        if not isinstance(module, nn.Module) or function.__name__ != "init":
+            return eval_shape(function, *arguments, **more)
+        key = module, str(jax.tree.map(jax.typeof, (arguments, more)))
+        if key not in shapes:
+            shapes[key] = eval_shape(function, *arguments, **more)
+        return jax.tree.map(lambda leaf: leaf, shapes[key])  # other dictionaries, which callers may change
+
+    jax.eval_shape = remembering
 
 
 @pytest.fixture

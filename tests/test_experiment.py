@@ -3,12 +3,13 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.peers import peer
+from golden.peers import weights
 from safetensors.numpy import save_file
 from tiny import Tiny
 
@@ -26,7 +27,10 @@ from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.published import compare
+from chexseg_jax.models import irnet
 from chexseg_jax.models.normalisation import IMAGENET, XRV, normalise
+from chexseg_jax.models.resnet import ResNet
+from chexseg_jax.models.zoo import ENCODERS
 from chexseg_jax.saliency.gradcam import grad_cam
 from chexseg_jax.saved_model import save_model
 from chexseg_jax.sources import Sources, open_sources
@@ -200,9 +204,20 @@ def test_moco_trains_an_encoder_that_segmentations_start_from(tiny_run, tiny_con
     assert card["normalisation"]["mean"] == [0.502] * 3
 
 
-def test_imagenet_weights_bring_their_normalisation_and_stride(tiny_run, tiny_config, tmp_path):
+@pytest.fixture
+def shallow(monkeypatch):
+    """ResNets of one block a stage; returns a function that gives the peer's weights of one."""
+    for name, bottleneck in (("resnet18", False), ("resnet50", True)):
+        monkeypatch.setitem(ENCODERS, name, partial(ResNet, depths=(1, 1, 1, 1), bottleneck=bottleneck))
+    monkeypatch.setattr(irnet, "ResNet50", ENCODERS["resnet50"])
+    return lambda name: {
+        key: value for key, value in weights(name).items() if not re.match(r"layer\d\.[1-9]", key)
+    }
+
+
+def test_imagenet_weights_bring_their_normalisation_and_stride(tiny_run, tiny_config, shallow, tmp_path):
     workdir, _ = tiny_run
-    save_file(peer("resnet18").state, tmp_path / "resnet18.safetensors")
+    save_file(shallow("resnet18"), tmp_path / "resnet18.safetensors")
     config = full.get_config(f"init=imagenet,weights={tmp_path}")
     config.imagenet.stride_on = "conv1"
     run = experiment.run(same(config, tiny_config), workdir)
@@ -283,12 +298,12 @@ def same(config, tiny_config):
     return config
 
 
-def test_irnet_walks_from_the_same_cams(tiny_run, tiny_config, capsys, tmp_path):
+def test_irnet_walks_from_the_same_cams(tiny_run, tiny_config, shallow, capsys, tmp_path):
     workdir, _ = tiny_run
     config = tiny_config.copy_and_resolve_references()
     config.p, config.pseudo = 0.5, "irnet"
     config.trunk_init = "imagenet"
-    save_file(peer("resnet50").state, tmp_path / "resnet50.safetensors")
+    save_file(shallow("resnet50"), tmp_path / "resnet50.safetensors")
     config.imagenet.weights = str(tmp_path)
     config.irnet.update(batch_size=2, steps=2, radius=3, dtype="bfloat16")
     before = set(artifacts(workdir))

@@ -1,8 +1,9 @@
 """Every topology gives the same: one device, two, and two processes of two devices each, which are real processes.
 
-This file is also the program that they run: `python test_processes.py OUTPUT SESSION [PORT PROCESS]`.
+This file is also the program that they run: `python test_processes.py OUTPUT PORT PROCESS`.
 """
 
+import gc
 import itertools
 import json
 import os
@@ -42,7 +43,7 @@ from chexseg_jax.training.sharding import DATA_AXIS, data_mesh
 from chexseg_jax.training.state import initial_variables
 
 ROOT = Path(__file__).parents[1]
-STEPS, BATCH, SIZE, ROWS, LABELS, TASKS = 20, 16, 32, 40, 14, 10
+STEPS, BATCH, SIZE, ROWS, LABELS, TASKS = 12, 16, 32, 40, 14, 10
 TRAININGS = ("classifier", "segmentation", "irnet", "moco")
 RNG = np.random.default_rng(0)
 KINDS = RNG.integers(0, 3, (ROWS, SIZE // 4, SIZE // 4, TASKS))
@@ -118,7 +119,14 @@ def training(name: str) -> dict:
             }
             names = ("image",)
     stream = batches(shuffled(Examples(**{name: ARRAYS[name] for name in names}), seed=0), batch_size=BATCH)
-    return {"init": start, "batches": stream, "batch_size": BATCH, "seed": 0, "checkpoint_every": 10, **own}
+    return {
+        "init": start,
+        "batches": stream,
+        "batch_size": BATCH,
+        "seed": 0,
+        "checkpoint_every": STEPS // 2,
+        **own,
+    }
 
 
 def fit(name: str, directory: Path, steps: int, devices: int):
@@ -132,9 +140,9 @@ def fit(name: str, directory: Path, steps: int, devices: int):
 
 
 def two_processes(directory: Path) -> dict:
-    """Run the session of two processes; each returns its observations."""
-    observed = {}
-    fit("moco", directory / "chain", 10, 4)
+    """What each of two processes runs; returns its observations."""
+    loop._LOG_EVERY, observed = 1, {}
+    fit("moco", directory / "chain", STEPS // 2, 4)
 
     def train(part: Path) -> None:
         state = fit(part.name.partition("-")[0], part, STEPS, 4)
@@ -175,37 +183,20 @@ def two_processes(directory: Path) -> dict:
     return observed
 
 
-def session(directory: Path, which: str) -> dict:
-    """Run one program of `work`, which starts them in order."""
-    loop._LOG_EVERY = 1
-    if which == "processes":
-        return two_processes(directory)
-    if which == "back":
-        fit("moco", directory / "chain", 15, 2)
-        fit("moco", directory / "chain", STEPS, 1)
-        return {}
-    devices = int(which)
-    for name in TRAININGS:
-        fit(name, directory / which, STEPS, devices)
-    if devices == 1:
-        fit("moco", directory / "chain", 5, devices)
-    return {}
-
-
-def launch(directory: Path, *runs: tuple[str, ...]) -> list[dict]:
-    """Run programs at once, each with a session and its way to join the others; return their observations."""
-    environment = os.environ | {
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-    }
-    outputs = [directory / "-".join(run) for run in runs]
+def launch(directory: Path) -> list[dict]:
+    """Run `two_processes` in two processes that join each other; return their observations."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    outputs = [directory / f"process-{number}" for number in range(2)]
     running = [
         subprocess.Popen(
-            [sys.executable, __file__, str(output), *run],
-            env=environment,
+            [sys.executable, __file__, output, port, str(number)],
+            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
             stdout=subprocess.DEVNULL,
             stderr=output.with_suffix(".log").open("w"),
         )
-        for run, output in zip(runs, outputs, strict=True)
+        for number, output in enumerate(outputs)
     ]
     try:
         for process, output in zip(running, outputs, strict=True):
@@ -220,12 +211,15 @@ def launch(directory: Path, *runs: tuple[str, ...]) -> list[dict]:
 def work(tmp_path_factory) -> tuple[Path, list[dict]]:
     """The folder of all trainings, and the observations of the two processes."""
     directory = tmp_path_factory.mktemp("topologies")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    launch(directory, ("1",), ("2",))
-    observed = launch(directory, ("processes", port, "0"), ("processes", port, "1"))
-    launch(directory, ("back",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_LOG_EVERY", 1)
+        for devices in (1, 2):
+            for name in TRAININGS:
+                fit(name, directory / str(devices), STEPS, devices)
+        fit("moco", directory / "chain", STEPS // 4, 1)
+        observed = launch(directory)
+        fit("moco", directory / "chain", 3 * STEPS // 4, 2)
+        fit("moco", directory / "chain", STEPS, 1)
     return directory, observed
 
 
@@ -394,17 +388,17 @@ def test_missing_weights_are_missing_in_all_processes(kind, monkeypatch):
 
 
 if __name__ == "__main__":
-    output, which, *join = sys.argv[1:]
-    match join:
-        case [port, "0"]:
-            processes.start(f"localhost:{port}", 2, 0)
-        case [port, _]:  # the other process joins as under Open MPI
-            os.environ |= {
-                "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
-                "JAX_COORDINATOR_PORT": port,
-                "OMPI_COMM_WORLD_SIZE": "2",
-                "OMPI_COMM_WORLD_RANK": "1",
-                "OMPI_COMM_WORLD_LOCAL_RANK": "1",
-            }
-            processes.start()
-    Path(output).with_suffix(".json").write_text(json.dumps(session(Path(output).parent, which)))
+    gc.disable()
+    output, port, number = sys.argv[1:]
+    if number == "0":
+        processes.start(f"localhost:{port}", 2, 0)
+    else:  # the other process joins as under Open MPI
+        os.environ |= {
+            "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
+            "JAX_COORDINATOR_PORT": port,
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "OMPI_COMM_WORLD_RANK": "1",
+            "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        }
+        processes.start()
+    Path(output).with_suffix(".json").write_text(json.dumps(two_processes(Path(output).parent)))

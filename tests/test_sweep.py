@@ -13,6 +13,7 @@ from chexseg_jax import sweep
 from chexseg_jax.artifact import verify
 from chexseg_jax.errors import DamagedError, InputError
 from chexseg_jax.experiment import Run
+from chexseg_jax.report import figures
 from chexseg_jax.settings import Setting, Trial, trials
 from chexseg_jax.stages import imagenet
 from configs import semi, table1, table2, weak
@@ -154,6 +155,12 @@ def stub(table, monkeypatch):
     return started, failures
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures as empty files: drawing them takes most of a table's time."""
+    monkeypatch.setattr(figures, "save", lambda _, path, **more: path.touch())
+
+
 def test_a_finished_table_makes_nothing_again(table, config, stub):
     workdir, folder = table
     started, _ = stub
@@ -163,6 +170,7 @@ def test_a_finished_table_makes_nothing_again(table, config, stub):
     assert (folder / "report.html").read_bytes() == page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failed_run_is_named_and_the_others_complete(table, config, stub, capsys):
     workdir, _ = table
     started, failures = stub
@@ -196,7 +204,7 @@ def without_weights(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
 
 
-@pytest.mark.usefixtures("without_weights")
+@pytest.mark.usefixtures("undrawn", "without_weights")
 def test_runs_without_imagenets_weights_are_absent_and_the_table_succeeds(table, tiny_config, stub, capsys):
     workdir, _ = table
     started, failures = stub
@@ -240,6 +248,7 @@ def test_a_wrong_path_of_weights_stops_before_any_work(tiny_config, stub, tmp_pa
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_shards_do_all_runs_once(table, config, stub):
     workdir, _ = table
     started, _ = stub
@@ -252,6 +261,7 @@ def test_shards_do_all_runs_once(table, config, stub):
     assert "missing" not in (folder / "tables" / "table1.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_whose_results_are_gone_is_not_finished(table, config, stub):
     workdir, _ = table
     started, _ = stub
@@ -266,6 +276,7 @@ def test_a_run_whose_results_are_gone_is_not_finished(table, config, stub):
     assert len(started) == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_scores_that_were_changed_are_refused_and_not_tabulated(table, config, stub):
     workdir, _ = table
     config = config.copy_and_resolve_references()

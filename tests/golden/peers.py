@@ -1,6 +1,7 @@
 """The PyTorch peers' weights, inputs and outputs (tests/golden/models), in this package's layout (NHWC)."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +24,12 @@ SEGMENTERS = ("deeplabv3plus_resnet18", "deeplabv3plus_resnet50")
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
+@cache
+def applied(module: nn.Module) -> Callable:
+    """`module.apply`, compiled once for all tests that ask for an equal module."""
+    return jit(module.apply)
+
+
 @dataclass(frozen=True)
 class Peer:
     """One model of the peer: `expected` holds its outputs, in its own layout (NCHW, OIHW)."""
@@ -34,9 +41,14 @@ class Peer:
     module: nn.Module
 
 
+def weights(name: str) -> dict:
+    """The peer's state dict."""
+    return recipe.state(SEED, json.loads((FOLDER / f"{name}.shapes.json").read_text()))
+
+
 @cache
 def peer(name: str) -> Peer:
-    state = recipe.state(SEED, json.loads((FOLDER / f"{name}.shapes.json").read_text()))
+    state = weights(name)
     with np.load(FOLDER / ("irn.npz" if name == "irnet" else f"{name}.npz")) as arrays:
         expected = dict(arrays)
     options = {"num_classes": 10, "aspp_dropout": 0.0} if name in SEGMENTERS else {"num_classes": 14}

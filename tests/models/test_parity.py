@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from golden.peers import CLASSIFIERS, SEGMENTERS, distance, images, jit, labels, nchw, peer
+from golden.peers import CLASSIFIERS, SEGMENTERS, applied, distance, images, jit, labels, nchw, peer
 
 from chexseg_jax import models
 from chexseg_jax.models.torch_weights import to_torch
@@ -47,7 +47,7 @@ def training_step(name, dtype="float32"):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifier_inference(name):
     module, variables, expected = peer(name).module, peer(name).variables, peer(name).expected
-    apply = jit(module.apply)
+    apply = applied(module)
     logits, out = apply(variables, images("x", 96, 2))
     assert logits.dtype == jnp.float32
     assert distance(logits, expected["eval_logits"]) < 1e-5
@@ -58,7 +58,7 @@ def test_classifier_inference(name):
 @pytest.mark.parametrize("name", SEGMENTERS)
 def test_segmentation_inference(name):
     module, variables, expected = peer(name).module, peer(name).variables, peer(name).expected
-    apply = jit(module.apply)
+    apply = applied(module)
     logits, _ = apply(variables, images("x", 96, 2))
     assert logits.shape == (2, 96, 96, 10)
     assert distance(nchw(logits)[:, :, ::3, ::3], expected["eval_logits"]) < 1e-5

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from golden.peers import distance, images, irn, jit, nchw, peer, published_irnet
+from golden.peers import applied, distance, images, irn, nchw, peer, published_irnet
 from safetensors.numpy import save_file
 
 import chexseg_jax
@@ -70,7 +70,7 @@ CHOSEN = (*NORMALISED, "--labels", "csv")
 def check(name: str, directory, *, headless: bool = False):
     """A restored model's outputs against the reference numbers."""
     model, expected = chexseg_jax.restore(directory), peer(name).expected
-    logits, out = jit(model.module.apply)(model.variables, images("irn_x" if name == "irnet" else "x", 96, 2))
+    logits, out = applied(model.module)(model.variables, images("irn_x" if name == "irnet" else "x", 96, 2))
     if name == "irnet":
         assert distance(out["edge"], irn("net_edge_logits").transpose(0, 2, 3, 1)) < 1e-4
     elif name.startswith("deeplab"):
