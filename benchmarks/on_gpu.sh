@@ -13,9 +13,9 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3} out=${OUT:-benchmarks/results}
 if test -n "${TINY:-}"; then
-  budget=${BUDGET:-3600} tiny=--tiny quick=--quick images=8 scale=smoke
+  budget=${BUDGET:-3600} tiny=--tiny quick=--quick labels='--images 2 --batch 2' scale=smoke
 else
-  budget=${BUDGET:-570} tiny='' quick='' images=1000 scale=scale=paper
+  budget=${BUDGET:-570} tiny='' quick='' labels='--images 1000' scale=scale=paper
 fi
 place=$(mktemp -d) && trap 'rm -rf "$place"' EXIT
 mkdir -p "$out"
@@ -74,7 +74,7 @@ run() {
       capped "$1" 100 "$python" benchmarks/on_gpu.py programs irnet walk $tiny
       ;;
     gradcam) capped "$1" 90 "$python" benchmarks/on_gpu.py programs gradcam $tiny ;;
-    labels) capped "$1" 90 "$python" benchmarks/pseudo_labelling.py --images $images ;;
+    labels) capped "$1" 90 "$python" benchmarks/pseudo_labelling.py $labels ;;
     dilated) capped "$1" 60 "$python" benchmarks/on_gpu.py dilated $tiny ;;
     trace)
       capped "$1" 60 "$python" benchmarks/on_gpu.py trace deeplab "$place/trace" $tiny && {
