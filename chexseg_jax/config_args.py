@@ -116,7 +116,8 @@ def find_config(name: str) -> str:
 
 def list_configs() -> str:
     """The package's own configurations, each with the first line of its docstring."""
-    return _table([(name, header(CONFIGS / f"{name}.py").partition("\n")[0]) for name in _names()])
+    rows = [(name, header(CONFIGS / f"{name}.py").partition("\n")[0]) for name in _names()]
+    return f"Configs; NAME:help lists the arguments of one:\n{_table(rows)}"
 
 
 def header(file: str | Path) -> str:
@@ -139,7 +140,7 @@ def _table(rows: list[tuple[str, str]]) -> str:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse absl's flags and the one of `config_flags`, called `config`.
 
-    `CONFIG:help` prints the arguments and ends the program; so does no argument, with the list of configs.
+    `CONFIG:help` prints the arguments and ends the program; so does a missing config, with the list of configs.
 
     Raises:
       InputError: for a wrong flag, setting or argument, in one line.
@@ -166,10 +167,8 @@ def parse_flags(argv: list[str]) -> list[str]:
             f"{rest[1]!r} is not a flag; arguments go after the colon, --config=configs/semi.py:p=0.9"
         )
     if flags.FLAGS.config is None:
-        print(f"Configs; NAME:help lists the arguments of one:\n{list_configs()}")
-        if not argv[1:]:
-            sys.exit(0)
-        raise InputError("a config is missing; give one of those listed first, such as semi:p=0.9")
+        print(list_configs())
+        raise InputError("--config is missing; give one of the configs listed, such as --config=semi:p=0.9")
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not isinstance(flags.FLAGS.config, ConfigDict):
         raise InputError(f"{file}: no such config; give a file, or one of {', '.join(_names())}")

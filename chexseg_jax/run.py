@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from chexseg_jax import experiment, processes, settings, sweep
 from chexseg_jax.artifact import config_digest
-from chexseg_jax.config_args import parse_flags, with_files
+from chexseg_jax.config_args import list_configs, parse_flags, with_files
 from chexseg_jax.dry_run import describe
 from chexseg_jax.errors import InputError, disk_errors, run_command
 from chexseg_jax.files import expand_home, make_folder
@@ -34,7 +34,10 @@ _PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command."""
+    """Run the command; `chexseg run` alone lists the configurations."""
+    if arguments == []:
+        print(list_configs())
+        return
     sys.argv[1:] = with_files(
         sys.argv[1:] if arguments is None else arguments
     )  # config_flags reads them there

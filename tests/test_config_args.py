@@ -106,13 +106,6 @@ def test_of_a_config_help_ends_the_program_with_its_header(
     assert "  p=0.9 in [0, 1]  " in shown
 
 
-def test_without_arguments_the_configs_are_listed_and_that_is_no_mistake(command_line, capsys):
-    with pytest.raises(SystemExit) as end:
-        command_line()
-    assert end.value.code == 0
-    assert "\n  semi  " in capsys.readouterr().out
-
-
 @given(p=st.floats(0, 1), seed=st.integers(-(10**9), 10**9), root=st.text("abc/,. -", max_size=20))
 def test_round_trip(p, seed, root):
     args = parse(f"seed={seed},root={root},p={p!r}", **KNOWN)

@@ -7,7 +7,7 @@ import pytest
 
 import chexseg_jax
 from chexseg_jax.__main__ import COMMANDS, command_of, main
-from chexseg_jax.config_args import CONFIGS, find_config, list_configs, with_files
+from chexseg_jax.config_args import CONFIGS, find_config, with_files
 
 
 def call(monkeypatch, *arguments):
@@ -80,12 +80,13 @@ def test_flags_before_the_config_stay():
     assert with_files(["--workdir", "x", "--config"]) == ["--workdir", "x", "--config="]
 
 
-def test_configs_are_listed_with_their_first_line():
-    lines = list_configs().splitlines()
-    assert [line.split()[0] for line in lines] == sorted(
+def test_run_alone_lists_the_configs_with_their_first_line(monkeypatch, capsys):
+    call(monkeypatch, "run")
+    listed = capsys.readouterr().out
+    assert [line.split()[0] for line in listed.splitlines()[1:]] == sorted(
         path.stem for path in CONFIGS.glob("*.py") if "def get_config" in path.read_text()
     )
-    assert "  semi              Semi-supervised segmentation: expert masks" in list_configs()
+    assert "  semi              Semi-supervised segmentation: expert masks" in listed
 
 
 def test_a_users_config_builds_on_the_packages(tmp_path):
