@@ -72,7 +72,7 @@ def make_step(
 ) -> Callable[[TrainState, PyTree, jax.Array], tuple[TrainState, Mapping[str, jax.Array]]]:
     """Make the jitted update: (state, global batch, key) -> (state, metrics averaged over devices); donates `state`.
 
-    Off the CPU, call it through `sharding.compile_step`.
+    On a GPU, call it through `sharding.compile_step`.
 
     The metric `sound` says whether the loss is finite. A guarded update is also sound only if what it leads to is
     finite; if it is not, it changes nothing but the number of the step.

@@ -1,6 +1,6 @@
 """One mesh axis, `data`: batches are split over it, all else is replicated.
 
-While a training steps on a GPU, its state has the layouts that the step's compiler chooses. All else, and everything
+While a training steps on one GPU, its state has the layouts that the step's compiler chooses. All else, and everything
 that reads the state, has JAX's default layouts.
 """
 
@@ -40,11 +40,12 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 def state_format(mesh: Mesh) -> Format | None:
     """The format of a step's state, into the step and out of it: an argument of `jax.jit`.
 
-    None, JAX's default, on a CPU. Elsewhere the compiler chooses the layouts: in the default ones, a GPU transposes
-    every filter, and its gradient, at every step. `compile_step` compiles such a step.
+    On one device that is no CPU, the compiler chooses the layouts: in the default ones, a GPU transposes every filter,
+    and its gradient, at every step. `compile_step` compiles such a step. Else it is None, JAX's default. (On several
+    GPUs, XLA sums the gradients of 1x1 filters in other layouts one by one, not with all others.)
     """
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return None if on_cpu else Format(Layout.AUTO, NamedSharding(mesh, P()))
+    alone = mesh.size == 1 and mesh.devices.flat[0].platform != "cpu"
+    return Format(Layout.AUTO, NamedSharding(mesh, P())) if alone else None
 
 
 def compile_step(step: Any, state: Any, *others: Any) -> tuple[jax.stages.Lowered, jax.stages.Compiled, Any]:
