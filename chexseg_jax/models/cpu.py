@@ -31,18 +31,21 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu" if override.value is None else override.value
 
 
-def map_images(
-    function: Callable[[Float[Array, "b height width c"]], Any], images: Float[Array, "b height width c"]
-) -> Any:
+def map_images(function: Callable[[Any], Any], images: Any) -> Any:
     """`function(images)`, one image at a time on a CPU, whose caches then hold all maps of the image.
 
     Args:
       function: maps a batch of images to arrays with a leading batch axis. Images must not depend on each other.
-      images: the batch.
+      images: the batch: an array, or a tree of arrays, with a leading batch axis.
     """
     if not on_cpu():
         return function(images)
-    return lax.map(lambda image: jax.tree.map(lambda y: y[0], function(image[None])), images)
+
+    def single(image: Any) -> Any:
+        batched = function(jax.tree.map(lambda x: x[None], image))
+        return jax.tree.map(lambda y: y[0], batched)
+
+    return lax.map(single, images)
 
 
 def convolve(

@@ -26,6 +26,7 @@ from chexseg_jax.irnet.instances import centroids, instances
 from chexseg_jax.irnet.losses import irnet_loss
 from chexseg_jax.irnet.random_walk import propagate
 from chexseg_jax.irnet.seeds import IGNORE, pack_seeds, seeds, unpack_seeds
+from chexseg_jax.models.cpu import map_images
 from chexseg_jax.models.normalisation import Normalisation, normalise
 from chexseg_jax.progress import say
 from chexseg_jax.pseudo import cam
@@ -323,7 +324,7 @@ def walk_instances(
       (edge [b,h,w], maps [b,h,w,K]) of each batch.
     """
     devices = jax.local_device_count()
-    compiled = make_inference(lambda _, batch: walk_apart(**batch, **walk))
+    compiled = make_inference(lambda _, batch: map_images(lambda some: walk_apart(**some, **walk), batch))
 
     def dispatch() -> Iterator[tuple[np.ndarray, jax.Array]]:
         for edge, saliency, field, centres in batches:
