@@ -126,6 +126,14 @@ def remembered():
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are empty files: where nothing looks at them, drawing takes most of a report's time."""
+    from chexseg_jax.report import figures
+
+    monkeypatch.setattr(figures, "save", lambda _, path, **more: path.touch())
+
+
+@pytest.fixture
 def without_links(monkeypatch):
     """A file system that has neither symbolic nor hard links, such as exFAT."""
 

@@ -175,6 +175,7 @@ def test_a_profiled_or_deterministic_run_has_the_names_of_any_other(
     assert "finished ones are not traced" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_expert_masks_alone_need_no_new_classifier(tiny_run, tiny_config, capsys):
     workdir, _ = tiny_run
     config = tiny_config.copy_and_resolve_references()
@@ -215,6 +216,7 @@ def shallow(monkeypatch):
     }
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_imagenet_weights_bring_their_normalisation_and_stride(tiny_run, tiny_config, shallow, tmp_path):
     workdir, _ = tiny_run
     save_file(shallow("resnet18"), tmp_path / "resnet18.safetensors")

@@ -10,6 +10,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,8 +55,18 @@ def serve(folder: Path) -> None:
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(folder / name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
         sys.argv = ["launch.py", *json.loads(line)]
-        runpy.run_path("launch.py", run_name="__main__")
-        return
+        code = 1
+        try:
+            runpy.run_path("launch.py", run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)  # without Python's own end, which takes longer than the rest
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from chexseg_jax import sweep
 from chexseg_jax.artifact import verify
 from chexseg_jax.errors import DamagedError, InputError
 from chexseg_jax.experiment import Run
-from chexseg_jax.report import figures
 from chexseg_jax.settings import Setting, Trial, trials
 from chexseg_jax.stages import imagenet
 from configs import semi, table1, table2, weak
@@ -153,12 +152,6 @@ def stub(table, monkeypatch):
 
     monkeypatch.setattr(Run, "segmentation", stubbed)
     return started, failures
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Figures as empty files: drawing them takes most of a table's time."""
-    monkeypatch.setattr(figures, "save", lambda _, path, **more: path.touch())
 
 
 def test_a_finished_table_makes_nothing_again(table, config, stub):

@@ -8,6 +8,8 @@ from chexseg_jax.data.transforms import augment, unpack_masks, view
 from chexseg_jax.data.transforms import pack_masks as pack_on_device
 from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET, normalise
 
+augmented = jax.jit(augment)
+
 
 def test_normalise_is_the_published_arithmetic():
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
@@ -27,7 +29,7 @@ def test_augment_moves_image_and_masks_alike():
     planes = np.zeros((16, 32, 32, 2), np.uint8)
     planes[:, 8:20, 6:14] = 1, 2
     images = np.where(planes[..., 0] > 0, 200, 40).astype(np.uint8)
-    moved, moved_planes = augment(
+    moved, moved_planes = augmented(
         jax.random.split(jax.random.key(0), 16), jnp.asarray(images), jnp.asarray(planes)
     )
     moved, moved_planes = np.asarray(moved), np.asarray(moved_planes)
@@ -40,13 +42,13 @@ def test_augment_moves_image_and_masks_alike():
 def test_augment_does_not_depend_on_the_batch_around_an_example():
     keys = jax.random.split(jax.random.key(1), 4)
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 16, 16), dtype=np.uint8))
-    whole, _ = augment(keys, images)
-    np.testing.assert_array_equal(augment(keys[2:], images[2:])[0], whole[2:])
+    whole, _ = augmented(keys, images)
+    np.testing.assert_array_equal(augmented(keys[2:], images[2:])[0], whole[2:])
 
 
 def test_augment_stays_in_range():
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 16, 16), dtype=np.uint8))
-    moved, none = augment(jax.random.split(jax.random.key(2), 8), images)
+    moved, none = augmented(jax.random.split(jax.random.key(2), 8), images)
     assert none is None
     assert float(moved.min()) >= 0
     assert float(moved.max()) <= 255
@@ -64,7 +66,8 @@ def test_views_differ_by_key_alone_and_stay_in_range():
 
 
 def test_a_view_of_an_even_image_is_even_but_for_its_exposure_and_corners():
-    shown = np.asarray(view(jax.random.key(2), jnp.full((32, 32), 100, jnp.uint8), crop=0.5, size=32))
+    make = jax.jit(lambda key, image: view(key, image, crop=0.5, size=32))
+    shown = np.asarray(make(jax.random.key(2), jnp.full((32, 32), 100, jnp.uint8)))
     centre = shown[8:24, 8:24]
     np.testing.assert_allclose(centre, centre[0, 0], rtol=1e-5)
     assert 0.9 * 100 - 8 <= centre[0, 0] <= 1.1 * 100 + 8

@@ -32,7 +32,10 @@ import numpy as np
 
 # As in the suite: what is compiled matters here as little as how fast it is.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
 ROOT = Path(__file__).parents[2]
 RUNS = ("moco", "init_moco", "table")
 _T = TypeVar("_T")

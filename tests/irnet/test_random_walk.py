@@ -1,5 +1,7 @@
 """The walk, compared with the published code and with a dense float64 matrix power built pair by pair."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,7 +78,7 @@ def test_the_walk_equals_a_dense_matrix_power(height, width, radius, beta, exp_t
 @pytest.mark.parametrize(("height", "width", "radius", "beta"), [(10, 7, 5, 10), (5, 12, 3, 2), (4, 3, 5, 1)])
 def test_both_forms_of_the_transition_matrix_agree(height, width, radius, beta):
     cam, edge = scene(height, width)
-    sparse = transition_matrix(jnp.asarray(edge), radius=radius, beta=beta)
+    sparse = jax.jit(partial(transition_matrix, radius=radius, beta=beta))(edge)
     dense = affinity_matrix(edge, radius, beta)
     dense /= dense.sum(0, keepdims=True)
     assert distance(sparse.todense(), dense) < 1e-6

@@ -143,6 +143,7 @@ def test_a_part_of_the_grid_gets_no_statement_about_its_shape(written):
         assert tables.shape(part, results) == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_tables_say_if_the_second_reader_read_only_some_images(written, data, tmp_path):
     folder, config, results = written
     reader = data.sources.second_reader
@@ -320,6 +321,7 @@ def test_an_existing_page_without_finished_runs_is_called_outdated(written, data
     assert (folder / "report.html").read_bytes() == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_second_reader_the_gap_is_left_out(written, data, tmp_path):
     _, config, results = written
     runs = {
