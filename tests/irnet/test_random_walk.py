@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chexseg_jax.irnet import paths as irnet_paths
+from chexseg_jax.irnet import random_walk
 from chexseg_jax.irnet.paths import paths
 from chexseg_jax.irnet.random_walk import propagate, to_bands, transition_matrix
 
@@ -160,7 +161,8 @@ def test_the_walk_and_its_gradients_are_the_same_without_the_loops_of_a_cpu(monk
         return jax.value_and_grad(total, (0, 1), has_aux=True)(cam, edge)
 
     on_cpu = results()
-    monkeypatch.setattr(irnet_paths, "on_cpu", lambda: False)
+    for module in (irnet_paths, random_walk):
+        monkeypatch.setattr(module, "on_cpu", lambda: False)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), results(), on_cpu)
     assert "scan[" not in str(jax.make_jaxpr(lambda e: irnet_paths.affinities(e, radius=4))(edge))
 
