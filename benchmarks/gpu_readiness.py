@@ -13,8 +13,8 @@ Times are a model, never measurements. `roof`: every kernel at 90 % of the memor
 matrix products and convolutions if that takes longer. `est`: 1.25 times as long, and at least 3 us a kernel.
 
 exit codes: 0 all is well; 1 a program has float64, host callbacks, loops without a known end, state that is not
-donated, windows over 9x9, more kernels or collectives than gpu_bounds.json allows, or more memory than the GPU has; 2
-nothing was done
+donated, windows over 9x9, more kernels or collectives than gpu_bounds.json allows on this GPU, or more memory than it
+has; 2 nothing was done
 """
 
 import argparse
@@ -154,7 +154,7 @@ def check(name: str, gpu: Gpu, setting: Setting, folder: Path | None) -> list[st
     ]
     print(f"| {' | '.join(row)} |", flush=True)
     key = " ".join([name, setting.dtype, *([f"x{setting.mesh.size}"] if setting.mesh.size > 1 else [])])
-    bounds = json.loads((HERE / "gpu_bounds.json").read_text()).get(key, {})
+    bounds = json.loads((HERE / "gpu_bounds.json").read_text()).get(gpu.kind, {}).get(key, {})
     faults = faults_of(program, wanted.donated, bounds)
     if peak > gpu.memory:
         faults.append(f"needs {peak / 1e9:.2f} GB of {gpu.memory / 1e9:.2f} GB; try --batch or --remat")

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from scipy.special import gammaln
 
 from chexseg_jax.irnet.paths import affinities, margin, paths
+from chexseg_jax.models.cpu import on_cpu
 
 #: Error of the truncated expansion in `_power`, relative to the walk's start: below float32's rounding.
 _TOLERANCE = 1e-8
@@ -100,21 +101,39 @@ def transition_matrix(edge: Float[Array, "H W"], *, radius: int, beta: int | flo
     return sparse.BCOO((data, jnp.asarray(indices)), shape=(n, n))
 
 
+def _both_ways(bands: Bands) -> list[tuple[Array, Array]]:
+    """Each band's weights [*B, 1, n] towards the neighbour ahead and towards the one behind, at every state."""
+    n, far = bands.weights.shape[-1], max(bands.offsets, default=0)
+    padded = _pad(bands.weights, far)
+    return [
+        (padded[..., None, band, far : far + n], padded[..., None, band, far - offset : far - offset + n])
+        for band, offset in enumerate(bands.offsets)
+    ]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _flow(
-    offsets: tuple[int, ...], weights: Float[Array, "*B D n"], x: Float[Array, "*B C n"]
+    offsets: tuple[int, ...], weights: list[tuple[Array, Array]], x: Float[Array, "*B C n"]
 ) -> Float[Array, "*B C n"]:
     """Compute x A - x diag(degrees), the net flow into each state from the neighbours behind and ahead.
 
     It sums differences, so that rounding of a flat map does not accumulate over hundreds of steps.
     """
-    n, far = x.shape[-1], max(offsets, default=0)
-    flow, padded, weights = jnp.zeros_like(x), _pad(x, far), _pad(weights, far)
-    for band, offset in enumerate(offsets):
-        behind, ahead = (slice(start, start + n) for start in (far - offset, far + offset))
-        flow += weights[..., None, band, far : far + n] * (padded[..., ahead] - x)
-        flow += weights[..., None, band, behind] * (padded[..., behind] - x)
+    flow = jnp.zeros_like(x)
+    for weight, difference in zip(weights, _differences(offsets, x), strict=True):
+        for one_way, change in zip(weight, difference, strict=True):
+            flow += one_way * change
     return flow
+
+
+def _differences(offsets: tuple[int, ...], x: Float[Array, "*B C n"]) -> list[tuple[Array, Array]]:
+    """Of each band, x of the neighbour ahead and of the one behind, less x."""
+    n, far = x.shape[-1], max(offsets, default=0)
+    padded = _pad(x, far)
+    return [
+        (padded[..., far + offset : far + offset + n] - x, padded[..., far - offset : far - offset + n] - x)
+        for offset in offsets
+    ]
 
 
 def _pad(x: Float[Array, "... n"], far: int) -> Float[Array, "... n+2*{far}"]:
@@ -127,12 +146,9 @@ def _flow_forward(offsets, weights, x):
 
 def _flow_backward(offsets, saved, dy):
     weights, x = saved
-    n, far = x.shape[-1], max(offsets, default=0)
-    padded, padded_dy = _pad(x, far), _pad(dy, far)
-    ahead = [slice(far + offset, far + offset + n) for offset in offsets]
-    # A weight adds (x_j - x_i) to state i and subtracts it from state j.
-    bands = [((padded[..., j] - x) * (dy - padded_dy[..., j])).sum(-2) for j in ahead]
-    dweights = jnp.stack(bands, axis=-2) if bands else jnp.zeros_like(weights)
+    dweights = jax.tree.map(
+        lambda difference: (difference * dy).sum(-2, keepdims=True), _differences(offsets, x)
+    )
     return dweights, _flow(offsets, weights, dy)  # A is symmetric
 
 
@@ -148,8 +164,12 @@ def _power(bands: Bands, x: Float[Array, "*B C n"], steps: int) -> Float[Array, 
     So 256 steps take 99 products, and four times the steps take twice the products.
     """
 
+    # Before the loop on a GPU, where XLA may copy every slice again at each step; a CPU reads slices in place.
+    before = None if on_cpu() else _both_ways(bands)
+
     def change(x: Array) -> Array:  # x T - x
-        return _flow(bands.offsets, bands.weights, x) / bands.degrees
+        weights = _both_ways(bands) if before is None else before
+        return _flow(bands.offsets, weights, x) / bands.degrees
 
     degree = math.ceil(math.sqrt(2 * steps * math.log(2 / _TOLERANCE)))
     if degree >= steps:
