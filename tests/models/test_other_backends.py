@@ -75,7 +75,7 @@ def test_networks(name):
     assert_equal_both_ways(step, variables["params"], variables["batch_stats"], normal(2, 64, 64, 3))
 
 
-@pytest.mark.parametrize("name", models.ENCODERS)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121"])
 def test_saliency(name):
     module = models.create(name, num_classes=3, dtype="float64")
     variables, x = weights(module), normal(2, 64, 64, 3)
