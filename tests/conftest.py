@@ -28,12 +28,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# A second thread would mostly wait, at full speed, on a core that another worker needs.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("CHEXPERT_ROOT", None)  # whoever has it set means it for trainings
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+gc.disable()  # each collection walks everything that JAX has traced: `few_collections`
 
 # Two shared cores: how long an example takes says nothing about the code.
 settings.register_profile("shared", deadline=None)
@@ -92,8 +96,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_collections():
-    """Collect garbage once per file: each collection walks everything that JAX has traced."""
-    gc.disable()
+    """Collect garbage once per file."""
     yield
     gc.collect()
     gc.freeze()

@@ -9,6 +9,7 @@ left.
 """
 
 import argparse
+import gc
 import json
 import os
 import pickle
@@ -78,6 +79,7 @@ def import_all() -> None:
     """Import once what every start needs; each start is a fork, in which JAX then begins anew."""
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
+    gc.disable()  # nor in the forks: they are short
     from chexseg_jax import experiment, sweep  # noqa: F401
 
 
