@@ -6,6 +6,7 @@ docs/profiling.md has the figures. A GPU's convolution op needs no help but `gpu
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -20,15 +21,20 @@ from chexseg_jax.models.gpu import by_phase
 #: Pixels of a map from which `dense` is faster than `gathered`.
 WORTHWHILE = 400
 
+_override = jax.make_user_context(None)
 
-#: `with override(True):` or `override(False)`: the value of `on_cpu` in this thread, None for the backend's. It is part
-#: of the key of JAX's caches, so that no program traced for one value serves the other.
-override = jax.make_user_context(None)
+
+def override(value: bool | None) -> AbstractContextManager[None]:
+    """`with override(value):` makes `on_cpu` return `value` in this thread; None asks the backend again.
+
+    The value is part of the key of JAX's caches, so that no program traced for one value serves the other.
+    """
+    return _override(value)
 
 
 def on_cpu() -> bool:
     """Whether to compute in the CPU's way: on a CPU, or as `override` says. Asked while a program is traced."""
-    return jax.default_backend() == "cpu" if override.value is None else override.value
+    return jax.default_backend() == "cpu" if _override.value is None else _override.value
 
 
 def map_images(function: Callable[[Any], Any], images: Any) -> Any:
