@@ -68,6 +68,7 @@ class Kernel:
       bytes: read and written in one run, each operand and result once; of a sliced operand, only the slice.
       flops: of the matrix products and convolutions of one run; other arithmetic is not counted.
       narrow: whether these are of 16-bit numbers.
+      collective: whether devices exchange data in it.
     """
 
     instruction: Instruction
@@ -75,11 +76,7 @@ class Kernel:
     bytes: float
     flops: float
     narrow: bool
-
-    @property
-    def collective(self) -> bool:
-        """Whether devices exchange data in it."""
-        return bool(_COLLECTIVE.fullmatch(self.instruction.opcode))
+    collective: bool
 
 
 class Program:
@@ -127,7 +124,14 @@ class Program:
                 yield from max(branches, key=len, default=[])
             elif not _FREE.fullmatch(instruction.opcode):
                 flops, narrow = self._flops(instruction, self.computations[computation])
-                yield Kernel(instruction, runs, self._traffic(instruction, computation), flops, narrow)
+                traffic, exchanges = self._traffic(instruction, computation), self._exchanges(instruction)
+                yield Kernel(instruction, runs, traffic, flops, narrow, exchanges)
+
+    def _exchanges(self, instruction: Instruction) -> bool:
+        """Whether an instruction is a collective or, as XLA makes of small sums, a fusion around one."""
+        called = self.computations.get(instruction.attribute(r"calls=%?([\w.\-]+)"), {})
+        some = (instruction, *called.values())
+        return any(_COLLECTIVE.fullmatch(one.opcode) for one in some)
 
     def _traffic(self, instruction: Instruction, computation: str) -> float:
         shapes = [self.computations[computation][name].shape for name in instruction.operands]

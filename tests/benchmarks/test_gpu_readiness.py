@@ -82,6 +82,7 @@ def test_a_sound_program_has_no_fault(readiness):
             "%b = f32[8]{0} all-gather(%y)\n  ROOT %sum = f32[2,20,20,16]{3,2,1,0} all-reduce(%b)",
             "2 collectives, and 1 are allowed",
         ),
+        ("add(%p, %p)", "all-reduce(%p), to_apply=%add", "6 collectives, and 1 are allowed"),  # in a fusion
     ],
 )
 def test_every_regression_is_named(readiness, old, new, fault):
