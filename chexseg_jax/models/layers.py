@@ -23,7 +23,6 @@ from chexseg_jax.models.cpu import convolve
 #: Variance 2 / fan_in (He et al., 2015, arXiv 1502.01852).
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
-
 #: Of matrix products: full float32, as in PyTorch, where JAX's default on a GPU is TF32 (ten bits of fraction).
 #: Convolutions are TF32 by default in both.
 PRECISION = lax.Precision.HIGHEST
