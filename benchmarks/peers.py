@@ -46,6 +46,13 @@ def parser(text: str) -> argparse.ArgumentParser:
     options.add_argument(
         "--quick", action="store_true", help="tiny and once: tests that it runs, not how fast"
     )
+    options.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="PYTHON",
+        help="the interpreter of another environment, whose JAX runs ours too",
+    )
     options.add_argument("--side", type=int, help=argparse.SUPPRESS)
     return options
 
@@ -80,18 +87,28 @@ def compare(
         print(json.dumps(_measure(list(sides.values())[arguments.side], repeats, units)))
         return
     versions = [f"{name} {_version(name)}" for name in ("jax", "jaxlib", *packages)]
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in sides}
+    runs = {key: (sys.executable, index) for index, key in enumerate(sides)}
+    others = {f"ours, {jax_of(python)}": python for python in arguments.also}
+    ours = [key for key in sides if key[1] == "ours"]
+    runs |= {
+        (group, name): (python, runs[group, "ours"][1])
+        for group, _ in ours
+        for name, python in others.items()
+    }
+    checkout = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(checkout)}  # every interpreter runs this code
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     failed: dict[tuple[str, str], str] = {}
     devices = set()
     for turn in range(rounds):
-        for index, key in enumerate(sides):
+        for key, (python, index) in runs.items():
             if key in failed:
                 continue
-            command = [sys.executable, *sys.argv, f"--side={index}"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            command = [python, *sys.argv, f"--side={index}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             if done.returncode:
                 failed[key] = (done.stderr.strip().splitlines() or ["no message"])[-1]
-                if key[1] == "ours":
+                if key in ours:
                     raise InputError(f"{', '.join(key)} failed: {failed[key]}")
                 continue
             result = json.loads(done.stdout.splitlines()[-1])
@@ -157,6 +174,22 @@ def torch_device(threads: int) -> tuple[Any, str]:
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.cuda.get_device_name()
     return torch.device("cpu"), "cpu"
+
+
+def jax_of(python: str) -> str:
+    """The versions of JAX and Python in the environment of an interpreter."""
+    code = (
+        "import sys, jax; print(f'jax {jax.__version__}, Python {sys.version_info[0]}.{sys.version_info[1]}')"
+    )
+    try:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    except OSError as error:
+        raise InputError(f"--also {python}: {error.strerror}; give an interpreter") from None
+    except subprocess.CalledProcessError as error:
+        raise InputError(
+            f"--also {python}: {(error.stderr.strip().splitlines() or ['no message'])[-1]}"
+        ) from None
+    return done.stdout.strip()
 
 
 def _measure(side: Side, repeats: int, units: int) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""Measure CPU time and memory of `chexseg predict` on images of 2828 x 2320 pixels, also of an earlier checkout.
+"""Measure CPU time and memory of `chexseg predict` on images of 2828 x 2320 pixels.
 
-    python -m benchmarks.predict --before CHECKOUT > benchmarks/results/predict_cpu.md
+Also of an earlier checkout, or by another environment's JAX:
+
+    python -m benchmarks.predict --before CHECKOUT --also PYTHON > benchmarks/results/predict_cpu.md
 
 The network is a DeepLabv3+ on ResNet18 at 320 px with random weights, thresholds are .5; the images are smooth noise
 with grain. Each row is the difference of two processes, one with eight images more: starting and compiling, which take
@@ -21,6 +23,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
+from benchmarks.peers import jax_of
 from chexseg_jax import models
 from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.taxonomy import CHEXPERT
@@ -28,6 +31,7 @@ from chexseg_jax.models.normalisation import Normalisation
 from chexseg_jax.report.tables import markdown
 from chexseg_jax.saved_model import save_model
 
+ROOT = Path(__file__).parents[1]
 SIZE, SHAPE, MORE = 320, (2828, 2320), 8
 SAVES = (("--save", "json"), (), ("--save", "json,csv,overlays,masks,maps"))
 
@@ -38,18 +42,28 @@ def main() -> None:
     parser.add_argument(
         "--before", type=Path, help="a checkout of an earlier version, whose only --save is none"
     )
-    before = parser.parse_args().before
-    versions = ([("before", before, ())] if before else []) + [
-        (" ".join(flags) or "no --save", Path.cwd(), flags) for flags in SAVES
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="PYTHON",
+        help="the interpreter of another environment, whose JAX runs the first row too",
+    )
+    arguments = parser.parse_args()
+    here, before = sys.executable, arguments.before
+    versions = [("before", before, (), here)] if before else []
+    versions += [(" ".join(flags) or "no --save", ROOT, flags, here) for flags in SAVES]
+    versions += [
+        (f"{' '.join(SAVES[0])}, {jax_of(python)}", ROOT, SAVES[0], python) for python in arguments.also
     ]
     rows, results = [], []
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         _make(scratch)
-        for number, (name, checkout, flags) in enumerate(versions):
+        for number, (name, checkout, flags, python) in enumerate(versions):
             out = scratch / f"out{number}"
-            start, _ = _run(checkout, scratch, ["one.jpg"], out / "one", flags)
-            seconds, peak = _run(checkout, scratch, ["one.jpg", "more"], out / "all", flags)
+            start, _ = _run(python, checkout, scratch, ["one.jpg"], out / "one", flags)
+            seconds, peak = _run(python, checkout, scratch, ["one.jpg", "more"], out / "all", flags)
             rows.append([name, f"{(seconds - start) / MORE:.2f}", f"{start:.1f}", f"{peak / 1e6:.0f}"])
             results.append(read_segmentations(out / "all" / "segmentations.json"))
     print(f"# Prediction of {SHAPE[0]} x {SHAPE[1]} pixels\n")
@@ -96,9 +110,11 @@ def _make(scratch: Path) -> None:
         Image.fromarray(pixels).save(scratch / file, quality=90)
 
 
-def _run(checkout: Path, scratch: Path, images: list[str], out: Path, flags: tuple) -> tuple[float, int]:
+def _run(
+    python: str, checkout: Path, scratch: Path, images: list[str], out: Path, flags: tuple
+) -> tuple[float, int]:
     """Predict; return the CPU seconds and the peak memory in bytes of that process."""
-    command = [sys.executable, "-m", "chexseg_jax.predict", "--checkpoint", scratch / "model", "--out", out]
+    command = [python, "-m", "chexseg_jax.predict", "--checkpoint", scratch / "model", "--out", out]
     out.parent.mkdir(exist_ok=True)
     log = (scratch / "log.txt").open("wb")
     child = subprocess.Popen(
