@@ -6,6 +6,7 @@ import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from chexseg_jax.data.provenance import Provenance
@@ -72,7 +73,8 @@ def find_weights(weights: str, model: str) -> WeightsFile:
 
     Args:
       weights: a file; or a folder with a file whose name begins with the model's, as torchvision's do; or "" for
-        torchvision's download cache and then the hub (if huggingface_hub is installed and there is a network).
+        torchvision's download cache and then the hub (if huggingface_hub is installed and there is a network),
+        which a process asks once.
       model: resnet18, resnet50 or densenet121.
 
     Raises:
@@ -101,17 +103,27 @@ def find_weights(weights: str, model: str) -> WeightsFile:
     if weights:
         raise MissingWeightsError(f"weights={weights}: no file in it begins with {model}; {fix}")
     try:
-        from huggingface_hub import hf_hub_download
+        import huggingface_hub  # noqa: F401
     except ImportError:
         raise MissingWeightsError(f"no ImageNet weights of a {model} on this machine; {fix}") from None
+    found = _on_hub(model)
+    if isinstance(found, str):
+        raise MissingWeightsError(f"{found}; {fix.partition(', or pip install')[0]}")
+    return _digested(found)
+
+
+@cache  # else each run of a table waits for a network that is not there
+def _on_hub(model: str) -> Path | str:
+    """The hub's file of a model, or why there is none."""
+    from huggingface_hub import hf_hub_download
+
     name = _HUB.format(model=model)
     say(f"imagenet {model}: asking the hub for {name}; without a network this takes half a minute")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # else each retry is two lines
     try:
-        return _digested(Path(hf_hub_download(name, "model.safetensors")))
+        return Path(hf_hub_download(name, "model.safetensors"))
     except Exception as error:  # the network, a proxy or the hub may raise anything
-        fix = fix.partition(", or pip install")[0]
-        raise MissingWeightsError(f"{name}: download failed ({first_line(error)}); {fix}") from None
+        return f"{name}: download failed ({first_line(error)})"
 
 
 def torchvision_cache() -> Path:

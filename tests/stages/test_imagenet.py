@@ -17,6 +17,7 @@ from chexseg_jax.stages import imagenet
 def nothing_downloaded(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    imagenet._on_hub.cache_clear()
 
 
 @pytest.fixture
@@ -165,3 +166,6 @@ def test_the_hub_is_asked_last_and_its_failure_is_one_line(monkeypatch, weights,
         imagenet.find_weights("", "resnet50")
     assert "pip install" not in str(failed.value)
     assert not caplog.records
+    with pytest.raises(MissingWeightsError, match="no route"):  # the next run of a table does not wait again
+        imagenet.find_weights("", "resnet50")
+    assert len(asked) == 2
