@@ -32,7 +32,7 @@ from chexseg_jax.stages.classifier import train_classifier
 from chexseg_jax.stages.moco import pretrain_moco
 from chexseg_jax.stages.prepare import prepare
 from chexseg_jax.stages.pseudo_masks import make_pseudo_masks
-from chexseg_jax.stages.segmentation import train_segmentation
+from chexseg_jax.stages.segmentation import resolve, train_segmentation
 from configs import semi
 
 STEPS, EXPERT = 4, 100
@@ -165,7 +165,11 @@ def _stages(store: Store, count: int) -> Iterator[str]:
     store.make(
         "segmentation",
         train_segmentation,
-        config=config.segmentation,
+        config=resolve(
+            config.segmentation,
+            images=len(train_rows) + len(weak_rows),
+            epoch=len(train_rows) + len(weak_rows),
+        ),
         encoder="resnet18",
         p=0.5,
         expert=expert,
@@ -173,7 +177,6 @@ def _stages(store: Store, count: int) -> Iterator[str]:
         validation_rows=validation_rows,
         pseudo=pseudo,
         start=None,
-        epoch=len(train_rows) + len(weak_rows),
         seed=0,
     )
 

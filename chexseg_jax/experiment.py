@@ -11,6 +11,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from chexseg_jax.artifact import Store
+from chexseg_jax.data.chexpert import parse_policy
 from chexseg_jax.data.layout import check_layout
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.split import Split, split_expert
@@ -20,16 +21,16 @@ from chexseg_jax.processes import be_deterministic, on_first
 from chexseg_jax.progress import say
 from chexseg_jax.pseudo import LABELLERS, Images
 from chexseg_jax.report.runs import Made, report_classifier, report_moco, report_segmentation
-from chexseg_jax.settings import check, imagenet_networks
+from chexseg_jax.settings import check, imagenet_networks, trainings
 from chexseg_jax.sources import Sources, open_sources
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
 from chexseg_jax.stages.imagenet import find_weights, import_imagenet, require_weights
 from chexseg_jax.stages.imported import find_model, find_name, import_model
-from chexseg_jax.stages.moco import pretrain_moco, probe_encoder
+from chexseg_jax.stages.moco import check_groups, pretrain_moco, probe_encoder
 from chexseg_jax.stages.prepare import changed_images, prepare
 from chexseg_jax.stages.pseudo_masks import draw_positives, draw_pseudo_set, make_pseudo_masks
 from chexseg_jax.stages.scores import score_segmentation
-from chexseg_jax.stages.segmentation import train_segmentation
+from chexseg_jax.stages.segmentation import resolve, train_segmentation
 from chexseg_jax.streams import stream
 from chexseg_jax.training.profiling import Profile
 from chexseg_jax.training.sharding import check_divides, data_mesh
@@ -99,6 +100,7 @@ class Data:
     def open(cls, store: Store, config: ConfigDict) -> "Data":
         """Open, or make and prepare, the data of a configuration."""
         sources = open_sources(store, config, labels_alone=config.kind in _LABELS_ALONE)
+        parse_policy(config.data.uncertainty, sources.taxonomy)
         settings = ConfigDict({key: config.data[key] for key in ("size", "views", "max_missing")})
 
         def prepared(split: Split) -> Path:
@@ -123,7 +125,7 @@ class Data:
         """
         some, studies = Prepared.load(self.expert).take(rows), self.sources.valid.studies
         patients = dict(zip(studies.ids, studies.patients, strict=True))
-        as_given = self.validation < 1 or len(rows) == len(self.listed)
+        as_given = self.validation < 1 or len(rows) == len(self.listed) or self.validation >= len(self.listed)
         train, validation = split_expert(
             some.has_mask(),
             [patients[image_id] for image_id in some.ids],
@@ -167,8 +169,10 @@ class Run:
         check(config)
         if config.deterministic:  # `chexseg run` has done so already, a program of a user's may not
             be_deterministic()
-        if config.kind not in _LABELS_ALONE:  # else segmentation, the last training, would fail after hours
-            check_divides(config.segmentation.batch_size, data_mesh(), name="config.segmentation.batch_size=")
+        for name in trainings(config):  # else the last training would fail after hours
+            check_divides(config[name].batch_size, data_mesh(), name=f"config.{name}.batch_size=")
+        if "moco" in trainings(config):
+            check_groups(config.moco.batch_size, data_mesh().size, config.moco.norm_group)
         if config.root:
             check_layout(config.root, labels_alone=config.kind in _LABELS_ALONE)
         needs = [imagenet_networks(one) for one in runs or [config]]
@@ -343,6 +347,7 @@ class Run:
         config, data = self.config, self.data
         labeller = LABELLERS[config.pseudo]
         sets = {"weak": self._pseudo_set(), "expert": Images(data.expert, self.expert_rows[0])}
+        threshold = labeller.parse_threshold(config.pseudo_masks.threshold)
         saliency = labeller.maps(self, classifier, sets)
         imported: dict[str, Any] = {"imported": classifier} if config.imported.classifier else {}
         pseudo = self.store.make(
@@ -350,7 +355,7 @@ class Run:
             make_pseudo_masks,
             version=4,
             collective=True,
-            threshold=labeller.parse_threshold(config.pseudo_masks.threshold),
+            threshold=threshold,
             gate=config.pseudo_masks.gate,
             degenerate=config.pseudo_masks.degenerate,
             uncertainty=config.data.uncertainty,
@@ -373,14 +378,16 @@ class Run:
 
     def _train(self, pseudo: Path | None, start: Path | None) -> Path:
         config, (train_rows, validation_rows) = self.config, self.expert_rows
-        both = config.clock == "steps"  # as many as with both sets, whichever are drawn from
-        epoch = len(train_rows) * (both or config.p > 0) + config.pseudo_count * (both or config.p < 1)
+        images = len(train_rows) * (config.p > 0) + config.pseudo_count * (config.p < 1)
+        both = len(train_rows) + config.pseudo_count
         return self.store.make(
             "segmentation",
             train_segmentation,
             collective=True,
             apart=self.apart,
-            config=config.segmentation,
+            config=resolve(
+                config.segmentation, images=images, epoch=both if config.clock == "steps" else images
+            ),
             encoder=config.encoder.model,
             p=config.p,
             expert=self.data.expert,
@@ -388,6 +395,5 @@ class Run:
             validation_rows=validation_rows,
             pseudo=pseudo,
             start=start,
-            epoch=epoch,
             seed=stream(config.seed, "segmentation", config.trial),
         )

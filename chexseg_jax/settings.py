@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from chexseg_jax import models
 from chexseg_jax.data.chexpert import parse_policy
 from chexseg_jax.errors import InputError
 from chexseg_jax.pseudo import LABELLERS
@@ -72,11 +73,11 @@ class Setting(NamedTuple):
         return ", ".join(filter(None, (kind, share, masks, encoder, experts, clock)))
 
 
-#: The kinds of tables, each with the lists of its grid that have one value.
-TABLES: dict[str, tuple[str, ...]] = {
-    "table1": ("init", "count", "experts"),
-    "table2": ("experts", "clock"),
-    "label_efficiency": ("init", "pseudo", "count"),
+#: The kinds of tables, each with the lists of its grid that have one value, and that value where no other is possible.
+TABLES: dict[str, dict[str, Any]] = {
+    "table1": {"init": None, "count": None, "experts": 0},
+    "table2": {"experts": 0, "clock": "epochs"},
+    "label_efficiency": {"init": None, "pseudo": None, "count": None},
 }
 
 
@@ -140,6 +141,11 @@ def trials(config: ConfigDict) -> list[Trial]:
         if not values or (key in single and len(values) > 1):
             number = "exactly one value" if key in single else "at least one value"
             raise InputError(f"config.grid.{key}={tuple(values)}: {config.kind} needs {number}")
+        if (only := single.get(key)) is not None and values[0] != only:
+            others = " or ".join(kind for kind, fixed in TABLES.items() if key not in fixed)
+            raise InputError(
+                f"config.grid.{key}={tuple(values)}: {config.kind} has {(only,)}; {others} takes other values"
+            )
     if config.kind == "table2" and len(set(grid.p) - {1}) != 1:
         raise InputError(
             f"config.grid.p={tuple(grid.p)}: table2 needs exactly one value below 1, and may have 1"
@@ -174,13 +180,34 @@ def imagenet_networks(config: ConfigDict) -> dict[str, str]:
     return networks
 
 
+def trainings(config: ConfigDict) -> list[str]:
+    """The sections of the networks that a single run or a table trains."""
+    if config.kind in ("classifier", "moco"):
+        return [config.kind]
+    inits, kinds = (
+        (config.grid.init, config.grid.pseudo) if config.kind in TABLES else (config.init, config.pseudo)
+    )
+    uses_pseudo = config.pseudo or (config.kind in TABLES and min(config.grid.p, default=0) < 1)
+    uses_irnet = uses_pseudo and "irnet" in kinds
+    used = {
+        "classifier": uses_pseudo and not config.imported.classifier,
+        "encoder": "chexpert" in inits,
+        "moco": "moco" in inits,
+        "trunk": uses_irnet and config.trunk_init == "chexpert",
+        "irnet": uses_irnet,
+        "segmentation": True,
+    }
+    return [name for name, is_used in used.items() if is_used]
+
+
 def check(config: ConfigDict) -> None:
     """Refuse values that would fail only after hours, or be ignored in silence.
 
     Raises:
       InputError: naming the setting, its value and the rule.
     """
-    parse_policy(config.data.uncertainty)
+    if not config.root:  # the labels of other data are known when they are opened
+        parse_policy(config.data.uncertainty)
     inits = config.grid.init if config.kind in TABLES else (config.init,)
     if bool(config.imported.encoder) != ("imported" in inits):
         raise InputError(
@@ -196,65 +223,103 @@ def check(config: ConfigDict) -> None:
             value = value[key]
         if not holds(value):
             raise InputError(f"config.{path}={value!r} must be {rule}")
+    if config.kind == "segmentation" and bool(config.pseudo) != (config.p < 1):
+        raise InputError(
+            f"config.p={config.p:g} with config.pseudo={config.pseudo!r}: give p to the configuration instead, as in "
+            f"--config=configs/semi.py:p={config.p:g}"
+        )
+    if config.kind == "segmentation" and config.clock == "steps" and not config.pseudo_count:
+        raise InputError("config.clock='steps' needs the mixture's config.pseudo_count, at least 1")
+    networks = {
+        "classifier": config.classifier.model,
+        "encoder": config.encoder.model,
+        "moco": config.encoder.model,
+        "trunk": config.trunk.model,
+        "segmentation": f"{config.segmentation.decoder}_{config.encoder.model}",
+    }
+    for section in trainings(config):
+        if section in networks:
+            models.create(networks[section], num_classes=1, **config[section].options)
 
 
-def _rules(config: ConfigDict) -> list[tuple[str, str, Callable[[Any], bool]]]:
+Rule = tuple[str, str, Callable[[Any], bool]]
+
+_TRAININGS = ("classifier", "encoder", "trunk", "moco", "irnet", "segmentation")
+
+
+def _one_of(*values: str) -> tuple[str, Callable[[Any], bool]]:
+    return f"one of {', '.join(filter(None, values))}", lambda value: value in values
+
+
+def _at_least(least: int) -> tuple[str, Callable[[Any], bool]]:
+    return f"at least {least}", lambda value: value >= least
+
+
+def _rules(config: ConfigDict) -> list[Rule]:
     """(setting, rule in words, test)."""
-
-    def one_of(*values: str) -> tuple[str, Callable[[Any], bool]]:
-        return f"one of {', '.join(filter(None, values))}", lambda value: value in values
-
-    def at_least(least: int) -> tuple[str, Callable[[Any], bool]]:
-        return f"at least {least}", lambda value: value >= least
-
-    trainings = ("classifier", "encoder", "trunk", "moco", "irnet", "segmentation")
     uses_irnet = "irnet" in (config.pseudo, *(config.grid.pseudo if config.kind in TABLES else ()))
     # A pair's pixels lie up to the radius apart, on a map of a quarter.
     least_size = 8 * config.irnet.radius - 4
+    for_irnet: list[Rule] = [
+        ("data.size", "a multiple of 4 for IRNet", lambda size: size % 4 == 0),
+        ("data.size", f"at least {least_size} for config.irnet.radius", lambda size: size >= least_size),
+    ]
     return [
-        ("init", *one_of(*INIT_TITLES)),
-        ("pseudo", *one_of("", *LABELLERS)),
-        ("clock", *one_of("epochs", "steps")),
-        ("trunk_init", *one_of("chexpert", "imagenet")),
-        ("data.views", *one_of("frontal", "lateral", "both")),
-        ("imagenet.stride_on", *one_of("conv1", "conv2")),
-        ("pseudo_masks.degenerate", *one_of("keep", "unknown")),
-        *((f"{name}.start", *one_of("random", "imagenet")) for name in trainings[:4]),
-        ("trunk.model", *one_of("resnet50")),
+        ("init", *_one_of(*INIT_TITLES)),
+        ("pseudo", *_one_of("", *LABELLERS)),
+        ("clock", *_one_of("epochs", "steps")),
+        ("trunk_init", *_one_of("chexpert", "imagenet")),
+        ("data.views", *_one_of("frontal", "lateral", "both")),
+        ("imagenet.stride_on", *_one_of("conv1", "conv2")),
+        ("pseudo_masks.degenerate", *_one_of("keep", "unknown")),
         ("p", "a probability in [0, 1]", lambda p: 0 <= p <= 1),
-        *((name, *at_least(0)) for name in ("seed", "split_seed", "trial", "experts", "weak_count")),
-        *((name, *at_least(0)) for name in ("irnet.count", "segmentation.steps", "skip_steps")),
+        *((name, *_at_least(0)) for name in ("seed", "split_seed", "trial", "experts", "weak_count")),
+        ("skip_steps", *_at_least(0)),
         (
             "data.validation",
             "a share in (0, 1) or a whole number of images",
             lambda n: 0 < n < 1 or (n >= 1 and n % 1 == 0),
         ),
-        *((name, *at_least(1)) for name in ("moco.queue", "scores.bootstrap")),
-        *([("pseudo_count", *at_least(1))] if config.pseudo else []),
-        *((f"{name}.batch_size", *at_least(1)) for name in (*trainings, "walk", "cams", "scores")),
-        *((f"{name}.checkpoint_every", *at_least(1)) for name in trainings),
-        ("irnet.steps", *at_least(1)),
+        ("scores.bootstrap", *_at_least(1)),
+        *([("pseudo_count", *_at_least(1))] if config.pseudo else []),
+        *((f"{name}.batch_size", *_at_least(1)) for name in ("walk", "cams", "scores")),
+        ("walk.radius", *_at_least(2)),
+        ("data.size", *_at_least(32)),
+        *_training_rules(config),
+        *(for_irnet if uses_irnet else []),
+    ]
+
+
+def _training_rules(config: ConfigDict) -> list[Rule]:
+    by_epochs = [name for name in _TRAININGS if name != "irnet"]
+    queued = config.moco.batch_size
+    return [
+        *((f"{name}.start", *_one_of("random", "imagenet")) for name in _TRAININGS[:4]),
+        ("trunk.model", *_one_of("resnet50")),
+        *((f"{name}.batch_size", *_at_least(1)) for name in _TRAININGS),
+        *((f"{name}.checkpoint_every", *_at_least(1)) for name in _TRAININGS),
+        *((name, *_at_least(0)) for name in ("irnet.count", "segmentation.steps")),
+        *((name, *_at_least(1)) for name in ("irnet.steps", "moco.queue")),
+        ("irnet.radius", *_at_least(2)),
+        *((f"{name}.epochs", "more than 0 and finite", lambda n: 0 < n < math.inf) for name in by_epochs),
         *(
-            (f"{name}.epochs", "more than 0 and finite", lambda n: 0 < n < math.inf)
-            for name in (*trainings[:4], "segmentation")
+            (f"{name}.learning_rate", "more than 0 and finite", lambda rate: 0 < rate < math.inf)
+            for name in _TRAININGS[:5]
+        ),
+        (
+            "segmentation.learning_rate",
+            "0, for the published rule, or more",
+            lambda rate: 0 <= rate < math.inf,
+        ),
+        (
+            "moco.queue",
+            f"a multiple of config.moco.batch_size={queued}",
+            lambda queue: queue % queued == 0,
         ),
         *(
-            (f"{name}.options.dtype", *one_of("float32", "bfloat16"))
-            for name in (*trainings[:4], "segmentation")
+            (f"{name}.options.dtype", *_one_of("float32", "bfloat16"))
+            for name in by_epochs
             if "dtype" in config[name].options
         ),
-        ("irnet.dtype", *one_of("float32", "bfloat16")),
-        ("data.size", *at_least(32)),
-        *(
-            [
-                ("data.size", "a multiple of 4 for IRNet", lambda size: size % 4 == 0),
-                (
-                    "data.size",
-                    f"at least {least_size} for config.irnet.radius",
-                    lambda size: size >= least_size,
-                ),
-            ]
-            if uses_irnet
-            else []
-        ),
+        ("irnet.dtype", *_one_of("float32", "bfloat16")),
     ]

@@ -116,6 +116,7 @@ def _single(table: Run, trial: Trial) -> Run:
 def _attempt(one: Run, name: str) -> tuple[str, str]:
     """Make a run; return ("", ""), or `_FAILED` or `_ABSENT` and the reason."""
     try:
+        on_first(one.plan)  # missing inputs fail here, not after hours
         one.segmentation()
     except MissingWeightsError as error:
         return _ABSENT, str(error)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from chexseg_jax.config_args import Argument, parse
 from chexseg_jax.errors import InputError
 from chexseg_jax.pseudo import LABELLERS
-from chexseg_jax.settings import Setting, Trial, imagenet_networks
+from chexseg_jax.settings import Setting, Trial, imagenet_networks, trials
 
 LAPTOP: dict[str, Any] = {
     # validation: expert images held out to choose checkpoints, a share in (0, 1) or a number.
@@ -291,16 +291,7 @@ def segmentation(name: str, args: ConfigDict, *, p: float) -> ConfigDict:
     count = min(count, 20) if args.smoke else count
     (init,) = _inits(args, (args.init,))
     setting = Setting.of(p, init, args.get("pseudo", ""), count, args.experts)
-    for argument, unset, used, needs in (
-        ("encoder_start", "auto", setting.init == "chexpert", "init=chexpert"),
-        ("moco_start", "auto", setting.init == "moco", "init=moco"),
-        ("trunk", "auto", setting.pseudo == "irnet", "pseudo=irnet"),
-        ("walk", "chexseg", setting.pseudo == "irnet", "pseudo=irnet"),
-    ):
-        if args.get(argument, unset) != unset and not used:
-            raise InputError(
-                f"{argument}={args[argument]} applies only with {needs}: give that too, or neither"
-            )
+    _check_used(args, (setting.init,), (setting.pseudo,))
     config = Trial(setting, args.trial).config(base(name, "segmentation", args))
     check_weights(config)
     if args.smoke:
@@ -319,10 +310,12 @@ def table(
     **grid: tuple[Any, ...],
 ) -> ConfigDict:
     """Many runs: a grid of settings, some trials of each."""
-    config = base(name, name, args)
+    config, inits = base(name, name, args), _inits(args, init)
     with config.unlocked():
-        config.grid.update(p=p, init=_inits(args, init), count=count, **grid)
+        config.grid.update(p=p, init=inits, count=count, **grid)
     config.weak_count = weak_count
+    _check_used(args, inits, config.grid.pseudo)
+    check_weights(config, *(trial.config(config) for trial in trials(config)))
     if config.scale == "laptop":  # the paper's epochs, where a single run counts steps
         config.segmentation.update(steps=0, checkpoint_every=100)
     if args.smoke:
@@ -330,9 +323,24 @@ def table(
     return config
 
 
-def check_weights(config: ConfigDict) -> None:
-    """Refuse `weights=` if nothing starts from ImageNet's weights."""
-    if config.imagenet.weights and not imagenet_networks(config):
+def _check_used(args: ConfigDict, inits: tuple[str, ...], kinds: tuple[str, ...]) -> None:
+    """Refuse an argument of a network that no run has, with these initialisations and kinds of pseudo-masks."""
+    for argument, unset, used, needs in (
+        ("encoder_start", "auto", "chexpert" in inits, "init=chexpert"),
+        ("moco_start", "auto", "moco" in inits, "init=moco"),
+        ("trunk", "auto", "irnet" in kinds, "pseudo=irnet"),
+        ("walk", "chexseg", "irnet" in kinds, "pseudo=irnet"),
+    ):
+        if args.get(argument, unset) != unset and not used:
+            raise InputError(
+                f"{argument}={args[argument]} applies only with {needs}: give that too, or neither"
+            )
+
+
+def check_weights(*runs: ConfigDict) -> None:
+    """Refuse `weights=` if no run starts from ImageNet's weights."""
+    config = runs[0]
+    if config.imagenet.weights and not any(map(imagenet_networks, runs)):
         raise InputError(
             f"weights={config.imagenet.weights} applies only to what starts from ImageNet: give one of "
             "init, classifier_start, encoder_start, moco_start, trunk = imagenet, or no weights"

@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "pseudo": TRAINED | {"irnet"},
     "stages": TRAINED | {"evaluation"},
     "report": GROUND | {"data", "evaluation", "training", "saliency", "artifact", "sources", "pseudo"},
-    "settings": GROUND | {"data", "pseudo"},
+    "settings": GROUND | {"data", "models", "pseudo"},
     "predict": GROUND | {"data", "saved_model", "artifact", "__init__"},
     "package": GROUND | {"data", "models", "saved_model"},
     "experiment": TRAINED | {"pseudo", "report", "settings", "sources", "stages"},

@@ -214,7 +214,11 @@ def test_a_finished_training_keeps_no_checkpoints(store):
         for name in ("checkpoints", "variables"):
             (part / name).mkdir()
 
-    assert {path.name for path in store.make("stage", trains).iterdir()} == {"variables", "artifact.json"}
+    made = store.make("stage", trains)
+    assert {path.name for path in made.iterdir()} == {"variables", "artifact.json"}
+    (made / "checkpoints").mkdir()  # as if it had been killed just before it removed them
+    store.make("stage", trains)
+    assert not (made / "checkpoints").exists()
 
 
 def test_the_digest_changes_with_any_value_and_not_with_the_order():

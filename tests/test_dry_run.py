@@ -92,7 +92,9 @@ def test_a_table_names_each_shared_stage_once(tmp_path):
     config = table1.get_config("smoke")
     plan = describe(config, tmp_path, table1.__file__)
     assert states(plan)["classifier-resnet18"] == "1 to do"
-    assert states(plan)["segmentation"] == "20 to do"
+    assert (
+        states(plan)["segmentation"] == "14 to do"
+    )  # of 20 runs: with a number of steps, both clocks are one
     config.shard = "1/2"
     assert states(describe(config, tmp_path, table1.__file__))["segmentation"] == "10 to do"
 

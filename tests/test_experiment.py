@@ -127,6 +127,9 @@ def test_40_listed_images_validate_at_the_papers_scale_and_no_patient_is_on_both
     assert len(validation) == 40
     sides = [{ids[row].split("_")[0] for row in rows} for rows in (train, validation)]
     assert not sides[0] & sides[1]
+    few = replace(data, validation=float(len(data.listed) + 4))
+    with pytest.raises(InputError, match=r"10 images with masks .* cannot be split"):
+        few.split(few.listed[:10])  # as a share that is above 1, this would be a number: one image
 
 
 def test_few_expert_images_are_drawn_for_each_trial_and_the_draws_are_nested(tiny_run, tiny_config):
@@ -179,7 +182,8 @@ def test_a_profiled_or_deterministic_run_has_the_names_of_any_other(
 def test_expert_masks_alone_need_no_new_classifier(tiny_run, tiny_config, capsys):
     workdir, _ = tiny_run
     config = tiny_config.copy_and_resolve_references()
-    config.p, config.segmentation.options.dtype = 1.0, "bfloat16"
+    config.update(p=1.0, pseudo="", pseudo_count=0)
+    config.segmentation.options.dtype = "bfloat16"
     before = set(artifacts(workdir))
     experiment.run(config, workdir)
     assert {name.split("-")[0] for name in set(artifacts(workdir)) - before} == {"segmentation", "scores"}

@@ -175,6 +175,7 @@ def dataset(tmp_path):
 
 def test_five_extensions_run_end_to_end(extended, dataset, tmp_path):
     config = semi.get_config(f"p=0.5,count=6,root={dataset},scale=laptop")
+    config.data.uncertainty = "ignore;Nodule=zeros"  # a label that CheXpert has not
     config.pseudo, config.data.size, config.scores.bootstrap = "layercam", 32, 20
     config.segmentation.decoder = "unet"
     small = {"model": "patchnet", "batch_size": 4, "epochs": 2.0, "checkpoint_every": 2}

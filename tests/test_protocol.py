@@ -20,7 +20,7 @@ from chexseg_jax.models.normalisation import CHEXPERT
 from chexseg_jax.pseudo import LABELLERS
 from chexseg_jax.settings import Setting, Trial, trials
 from chexseg_jax.stages import imagenet
-from chexseg_jax.stages.segmentation import training_steps
+from chexseg_jax.stages.segmentation import resolve
 from configs import classifier, full, moco, semi, table1, table2, weak
 
 
@@ -184,20 +184,46 @@ def test_a_seed_spreads_over_five_percent_of_the_side(scale):
 )
 def test_segmentation_runs_twenty_epochs_of_all_its_images(experts, pseudo, steps):
     for config in (semi.get_config("scale=paper"), table1.get_config("scale=paper"), table2.get_config()):
-        assert training_steps(config.segmentation, experts + pseudo) == steps
-    assert training_steps(semi.get_config().segmentation, experts + pseudo) == 200  # a laptop's single run
+        assert updates(config, experts + pseudo) == steps
+    assert updates(semi.get_config(), experts + pseudo) == 200  # a laptop's single run
+
+
+def updates(config, images):
+    return resolve(config.segmentation, images=images, epoch=images).steps
 
 
 def test_an_epoch_counts_the_sets_that_are_drawn_from_or_on_the_other_clock_both(plan):
-    def epoch(config, arguments="", clock="epochs"):
-        (one,) = plan(config, arguments, clock=clock)["train_segmentation"]
-        return len(one.train_rows), one.epoch
+    def steps(config, arguments="", clock="epochs", **more):
+        more["segmentation.batch_size"] = 2
+        (one,) = plan(config, arguments, clock=clock, **more)["train_segmentation"]
+        return one.config.steps
 
-    experts, alone = epoch(full)
-    assert alone == experts
-    assert epoch(semi, "count=4") == epoch(semi, "count=4", "steps") == (experts, experts + 4)
-    assert epoch(weak, "count=4") == (experts, 4)
-    assert epoch(weak, "count=4", "steps") == (experts, experts + 4)
+    def epochs(images):
+        return 20 * -(-images // 2)
+
+    experts = len(plan(full)["train_segmentation"][0].train_rows)
+    both = epochs(experts + 4)
+    assert steps(full) == epochs(experts)
+    assert steps(semi, "count=4") == steps(semi, "count=4", "steps") == both
+    assert steps(weak, "count=4") == epochs(4)
+    assert steps(weak, "count=4", "steps") == steps(full, "", "steps", pseudo_count=4) == both
+
+
+def test_the_rate_is_that_of_the_images_drawn_from_on_both_clocks():
+    """1e-3 on small sets, 1e-4 on large; p = 1 beside a large mixture differs in its updates alone."""
+    section = full.get_config("scale=paper").segmentation
+    assert resolve(section, images=147, epoch=147).learning_rate == 1e-3
+    assert resolve(section, images=147, epoch=2147).learning_rate == 1e-3
+    assert resolve(section, images=2147, epoch=2147).learning_rate == 1e-4
+
+
+def test_equal_trainings_have_equal_names(plan):
+    """With `segmentation.steps` the clocks do not differ."""
+    runs = [
+        plan(full, "", clock=clock, pseudo_count=4, **{"segmentation.steps": 7})["train_segmentation"][0]
+        for clock in ("epochs", "steps")
+    ]
+    assert runs[0].config == runs[1].config
 
 
 def test_a_tables_equal_steps_are_those_of_its_mixtures(plan):
@@ -217,7 +243,7 @@ def test_segmentation_is_the_published_one(plan):
     config = one.config
     assert (config.decoder, one.encoder, one.p) == ("deeplabv3plus", "resnet18", 0.9)
     assert (config.batch_size, config.decay, config.warmup_share, config.augment) == (8, False, 0.0, False)
-    assert config.learning_rate == 0  # 1e-3 on small sets, 1e-4 on large ones
+    assert config.learning_rate == 1e-3  # on a small set
     assert one.start.name.startswith("classifier-resnet18-")
 
 

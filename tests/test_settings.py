@@ -4,7 +4,7 @@ import pytest
 
 from chexseg_jax.errors import InputError
 from chexseg_jax.pseudo import LABELLERS
-from chexseg_jax.settings import check, imagenet_networks, trials
+from chexseg_jax.settings import check, imagenet_networks, trainings, trials
 from configs import classifier, full, moco, semi, table1, table2, weak
 
 
@@ -48,6 +48,14 @@ def test_the_configs_values_pass(file, arg):
         ("moco.queue", 0, "config.moco.queue=0 must be at least 1"),
         ("moco.epochs", 0.0, "more than 0"),
         ("segmentation.epochs", float("inf"), "more than 0 and finite"),
+        ("segmentation.decoder", "unet", "unknown model 'unet_resnet18'"),
+        ("encoder.model", "vgg16", "unknown model 'vgg16'"),
+        ("irnet.radius", 1, "config.irnet.radius=1 must be at least 2"),
+        ("walk.radius", 1, "config.walk.radius=1 must be at least 2"),
+        ("moco.batch_size", 24, "config.moco.queue=256 must be a multiple of config.moco.batch_size=24"),
+        ("classifier.learning_rate", 0.0, "config.classifier.learning_rate=0.0 must be more than 0"),
+        ("segmentation.learning_rate", -1.0, "must be 0, for the published rule, or more"),
+        ("p", 1.0, "config.p=1 with config.pseudo='irnet': give p to the configuration instead"),
     ],
 )
 def test_a_value_that_would_fail_late_or_be_ignored_is_refused(path, value, message):
@@ -56,6 +64,30 @@ def test_a_value_that_would_fail_late_or_be_ignored_is_refused(path, value, mess
     with pytest.raises(InputError) as error:
         check(config)
     assert message in str(error.value)
+
+
+def test_a_mixture_needs_pseudo_masks():
+    config = full.get_config()
+    config.p = 0.5
+    with pytest.raises(InputError, match=r"config.p=0.5 with config.pseudo=''"):
+        check(config)
+    config = full.get_config()
+    config.clock = "steps"
+    with pytest.raises(InputError, match=r"needs the mixture's config.pseudo_count"):
+        check(config)
+
+
+def test_the_networks_that_are_trained():
+    assert trainings(full.get_config()) == ["encoder", "segmentation"]
+    assert trainings(semi.get_config("init=random")) == ["classifier", "segmentation"]
+    assert trainings(semi.get_config("init=moco,classifier=a")) == ["moco", "segmentation"]
+    assert trainings(semi.get_config("pseudo=irnet")) == [
+        *("classifier", "encoder", "trunk", "irnet", "segmentation")
+    ]
+    assert trainings(table2.get_config("scale=paper")) == [
+        *("classifier", "encoder", "moco", "irnet", "segmentation")
+    ]
+    assert trainings(moco.get_config()) == ["moco"]
 
 
 def test_an_imported_network_that_nothing_uses_is_refused():
@@ -100,6 +132,20 @@ def test_an_argument_without_effect_is_refused(arg, message):
     with pytest.raises(InputError) as error:
         semi.get_config(arg)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arg", "message"),
+    [
+        ("moco_start=imagenet", "moco_start=imagenet applies only with init=moco"),
+        ("weights=a.pth", "weights=a.pth applies only to what starts from ImageNet"),
+    ],
+)
+def test_an_argument_without_effect_on_a_table_is_refused(arg, message):
+    with pytest.raises(InputError) as error:
+        table1.get_config(arg)
+    assert message in str(error.value)
+    table2.get_config(arg)
 
 
 @pytest.mark.parametrize(

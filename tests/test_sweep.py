@@ -57,6 +57,7 @@ def of_table(config, table):
         ("init", ("chexnet",), "config.grid.init='chexnet' must be one of random, imagenet"),
         ("pseudo", (), "needs at least one value"),
         ("count", (0,), "at least 1"),
+        ("experts", (40,), "table1 has (0,); label_efficiency takes other values"),
     ],
 )
 def test_a_wrong_grid_is_refused(key, value, message):
@@ -72,6 +73,13 @@ def test_table_2_has_one_p_below_1(p):
     config = table2.get_config("")
     config.grid.p = p
     with pytest.raises(InputError, match=r"config.grid.p=\(.*\): table2 needs (exactly one|at least one)"):
+        trials(config)
+
+
+def test_table_2_is_on_the_papers_clock():
+    config = table2.get_config("")
+    config.grid.clock = ("steps",)
+    with pytest.raises(InputError, match="table2 has \\('epochs',\\); table1 or label_efficiency takes"):
         trials(config)
 
 
@@ -198,7 +206,27 @@ def without_weights(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("undrawn", "without_weights")
-def test_runs_without_imagenets_weights_are_absent_and_the_table_succeeds(table, tiny_config, stub, capsys):
+@pytest.mark.usefixtures("undrawn")
+def test_a_value_that_a_run_meets_late_fails_before_its_trainings(table, config, monkeypatch):
+    workdir, _ = table
+    classifier = Run.classifier
+
+    def planned(self, section):
+        assert self.store.planning, "a training starts"
+        return classifier(self, section)
+
+    monkeypatch.setattr(Run, "classifier", planned)
+    config = config.copy_and_resolve_references()
+    config.pseudo_masks.threshold = "tunned"
+    config.grid.p = (0.9,)
+    with pytest.raises(InputError, match=r"2 of 2 runs failed: .*must be labeller, tuned, otsu or a number"):
+        sweep.run(config, workdir)
+
+
+def test_runs_without_imagenets_weights_are_absent_and_the_table_succeeds(
+    table, tiny_config, stub, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     workdir, _ = table
     started, failures = stub
     config = shrunk(table2.get_config("smoke"), tiny_config)

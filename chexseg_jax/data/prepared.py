@@ -88,7 +88,10 @@ class Prepared:
 
     @property
     def windows(self) -> Int32[np.ndarray, "N 4"]:
-        """The pictures' places in the squares: first row and column, numbers of rows and columns."""
+        """The pictures' places in the squares: first row and column, numbers of rows and columns.
+
+        Computed for all images at each call; `take` some first.
+        """
         frames = [Frame(int(height), int(width), self.size) for height, width in self.sizes]
         return np.array([(*frame.corner, *frame.content) for frame in frames], np.int32).reshape(-1, 4)
 

@@ -129,9 +129,9 @@ def fit_reference(sets: Sequence[Prepared]) -> Reference:
     count = sum(map(len, sets))
     for images in sets:
         share = min(len(images), -(-len(images) * _MOST // max(count, 1)))
-        for row in np.linspace(0, len(images) - 1, share).astype(int):
-            top, left, rows, columns = images.windows[row]
-            squares.append(_shrink(np.asarray(images.images[row])[top : top + rows, left : left + columns]))
+        some = images.take(np.linspace(0, len(images) - 1, share).astype(int))
+        for image, (top, left, rows, columns) in zip(some.images, some.windows, strict=True):
+            squares.append(_shrink(np.asarray(image)[top : top + rows, left : left + columns]))
     if len(squares) < _FEWEST:
         return UPRIGHT
     thumbnails = _standardise(squares)

@@ -105,11 +105,9 @@ def affinities(
       edge: probability of a boundary in [0, 1].
       radius: link pairs nearer than this, in pixels.
     """
-    reach = margin(radius)
+    reach, pixels = margin(radius), table(radius)[1]
     if not on_cpu():
         return jnp.stack([affinity(edge, path.pixels, reach) for path in paths(radius)])
     # A loop, which compiles in seconds. Recomputed in the backward pass, which would otherwise store one map for every
     # pixel of every path.
-    return jax.lax.map(
-        jax.checkpoint(lambda pixels: affinity(edge, pixels, reach)), jnp.asarray(table(radius)[1])
-    )
+    return jax.lax.map(jax.checkpoint(lambda pixels: affinity(edge, pixels, reach)), jnp.asarray(pixels))

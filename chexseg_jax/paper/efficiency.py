@@ -1,7 +1,7 @@
 """Mean IoU by the number of expert masks, with and without pseudo-masks: in the paper's style, and not in the paper."""
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,8 @@ from chexseg_jax.report.writer import Picture
 from chexseg_jax.settings import Setting
 from chexseg_jax.sources import Sources
 
-#: (p below 1 or not, clock) -> colour, marker and line.
-_STYLES: dict[tuple[bool, str], dict[str, Any]] = {
-    (True, "epochs"): {"color": "#0072b2", "marker": "o", "ls": "-"},
-    (False, "epochs"): {"color": "#555555", "marker": "s", "ls": "-"},
-    (False, "steps"): {"color": "#555555", "marker": "s", "ls": "--", "mfc": "white"},
-}
+#: Of p = 1, and of the others in their order.
+_EXPERT_COLOUR, _COLOURS = "#555555", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 
 
 def table(config: ConfigDict, results: Results, absent: Collection[Setting] = ()) -> Table:
@@ -67,7 +63,7 @@ def draw(folder: Path, config: ConfigDict, results: Results, sources: Sources) -
             middle, low, high = ends.T
             error = np.nan_to_num(np.stack([middle - low, high - middle]))
             at = [setting.experts or everything for setting in finished]
-            style = _STYLES[curve[0].p < 1, curve[0].clock]
+            style = _style(curve[0], below=[p for p in config.grid.p if p < 1])
             axis.errorbar(at, middle, error, label=title, ms=4, lw=1.4, capsize=2.5, **style)
     axis.set_xscale("log")
     ticks = sorted({number or everything for number in config.grid.experts})
@@ -83,6 +79,16 @@ def draw(folder: Path, config: ConfigDict, results: Results, sources: Sources) -
         figures.save(figure, folder / f"label_efficiency.{suffix}", dpi=140)
     caption = "Label efficiency. Mean IoU by the number of expert images. Bars: 95 % intervals over trials."
     return Picture(folder / "label_efficiency.png", "Label efficiency, described below", caption)
+
+
+def _style(setting: Setting, below: Sequence[float]) -> dict[str, Any]:
+    """Colour and marker by p, of those `below` 1; dashes and open markers for equal steps."""
+    if setting.p == 1:
+        colour, marker = _EXPERT_COLOUR, "s"
+    else:
+        colour, marker = _COLOURS[below.index(setting.p) % len(_COLOURS)], "o"
+    clock = {"ls": "--", "mfc": "white"} if setting.clock == "steps" else {"ls": "-"}
+    return {"color": colour, "marker": marker, **clock}
 
 
 def _curves(config: ConfigDict) -> dict[str, list[Setting]]:

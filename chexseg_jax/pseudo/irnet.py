@@ -39,7 +39,7 @@ from chexseg_jax.training.inference import make_inference, map_batches
 from chexseg_jax.training.loop import Apart, Loss, fit
 from chexseg_jax.training.sharding import DATA_AXIS
 
-#: Published threshold on a walked map, divided by its maximum: the value of the background.
+#: Published threshold on a walked map in [0, 1]: the value of the background.
 BACKGROUND = 0.6
 #: Image pixels per pixel of the network's maps, in each direction.
 STRIDE = 4

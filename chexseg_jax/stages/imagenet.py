@@ -134,9 +134,15 @@ def torchvision_cache() -> Path:
 
 def _digested(path: Path) -> WeightsFile:
     try:
-        return WeightsFile(path, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+        return WeightsFile(path, _digest(path, path.stat().st_mtime_ns))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+@cache  # a table asks for each of its runs
+def _digest(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def require_weights(weights: str, needs: Sequence[Mapping[str, str]]) -> None:

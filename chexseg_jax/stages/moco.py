@@ -61,10 +61,6 @@ def pretrain_moco(
       provenance: of the data, for the record.
       **apart: see `training.loop.Apart`.
     """
-    if config.queue % config.batch_size:
-        raise InputError(
-            f"config.moco.queue={config.queue} must be a multiple of config.moco.batch_size={config.batch_size}"
-        )
     train, before = Prepared.load(images), restore(start) if start else None
     normalisation = before.normalisation if before else CHEXPERT
     options = plain(config.options) | stride_option(before)
@@ -112,6 +108,20 @@ def pretrain_moco(
     )
 
 
+def check_groups(batch_size: int, devices: int, norm_group: int) -> None:
+    """Refuse a batch that does not form whole groups with batch statistics of their own.
+
+    Raises:
+      InputError: naming the settings; also for a single group, whose keys need no shuffling that could hide them.
+    """
+    count = batch_size // devices
+    if count % norm_group or batch_size < 2 * norm_group:
+        raise InputError(
+            f"moco: {count} images on each of {devices} devices must form at least two whole groups of "
+            f"norm_group={norm_group}; give a larger config.moco.batch_size or a smaller norm_group"
+        )
+
+
 def moco_init(embedder: nn.Module, size: int, *, queue: int, start: Restored | None = None) -> Init:
     """Query parameters and, as model state, the momentum encoder (equal at first), an empty queue, a key count."""
     begin = initialise_from(start, embedder, size)
@@ -151,11 +161,7 @@ def moco_loss(
 
     def loss(params, state, batch, keys):
         count, devices = len(keys), jax.lax.axis_size(DATA_AXIS)
-        if count % norm_group or devices * count < 2 * norm_group:
-            raise InputError(
-                f"moco: {count} images on each of {devices} devices must form at least two whole groups of "
-                f"norm_group={norm_group}; give a larger config.moco.batch_size or a smaller norm_group"
-            )
+        check_groups(devices * count, devices, norm_group)
         place = jax.lax.axis_index(DATA_AXIS) * count
         draws = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
         order = jnp.argsort(from_all_devices(jax.vmap(jax.random.bits)(draws[:, 2]), DATA_AXIS))

@@ -212,7 +212,7 @@ def _write_masks(
     """Write the masks as records in `part`: pixels above the threshold, of the allowed tasks."""
 
     def make(rows: Int[np.ndarray, " M"]) -> Iterator[dict[str, np.ndarray]]:
-        some, windows = maps.take(rows), images.windows[rows]
+        some, windows = maps.take(rows), images.take(rows).windows
         if thresholds is None:
             scored = (scores for _, scores in _scores(some, windows, images.size))
             limits = np.concatenate([otsu(*one).astype(np.float32) for one in scored])

@@ -46,7 +46,6 @@ def train_segmentation(
     validation_rows: Int[np.ndarray, " V"],
     pseudo: Path | None,
     start: Path | None,
-    epoch: int,
     seed: int,
     provenance: Provenance = UNKNOWN,
     **apart: Unpack[Apart],
@@ -59,15 +58,14 @@ def train_segmentation(
 
     Args:
       part: the artifact's folder; it receives a model that `chexseg_jax.restore` opens, with thresholds.
-      config: `decoder`, `options`, `epochs`, `steps` (see `training_steps`), `batch_size`, `learning_rate` (0: 1e-3 on
-        small sets, 1e-4 on large), `warmup_share`, `decay`, `augment`, `checkpoint_every`.
+      config: `decoder`, `options`, `steps` and `learning_rate` (see `resolve`), `batch_size`, `warmup_share`, `decay`,
+        `augment`, `checkpoint_every`.
       encoder: the encoder's name; the network is `DECODER_ENCODER`.
       p: probability of an expert example.
       expert, train_rows, validation_rows: the annotated images, and their split.
       pseudo: pseudo-masked set; None for p = 1.
       start: a saved model to initialise from: of the same network, or of its encoder. Weights, normalisation and
         stride placement are taken from it; None for random weights.
-      epoch: the number of images that an epoch counts, see `training_steps`.
       seed: of weights, mixture, order and augmentation.
       provenance: of the data, for the record.
       **apart: see `training.loop.Apart`.
@@ -80,20 +78,20 @@ def train_segmentation(
     normalisation = old.normalisation if old else IMAGENET
     options = plain(config.options) | stride_option(old)
     module = models.create(name, num_classes=len(tasks), axis_name=DATA_AXIS, **options)
-    infer, steps = probabilities_of(module, normalisation), training_steps(config, epoch)
+    infer = probabilities_of(module, normalisation)
     examples = mixture(_examples(train), _examples(weak) if weak is not None else None, p=p, seed=seed)
     state = fit(
         f"segmentation p={p:g}",
         init=initialise_from(old, module, train.size),
         loss=segmentation_loss(module, normalisation, augmented=config.augment),
         optimizer=optim.adam(
-            config.learning_rate or (1e-3 if epoch < _LARGE_SET else 1e-4),
-            warmup_steps=round(config.warmup_share * steps),
-            decay_steps=steps if config.decay else 0,
+            config.learning_rate,
+            warmup_steps=round(config.warmup_share * config.steps),
+            decay_steps=config.steps if config.decay else 0,
         ),
         batches=batches(examples, batch_size=config.batch_size),
         batch_size=config.batch_size,
-        steps=steps,
+        steps=config.steps,
         seed=seed,
         directory=part,
         checkpoint_every=config.checkpoint_every,
@@ -120,15 +118,21 @@ def train_segmentation(
     on_first((part / "thresholds.json").write_text, json.dumps(thresholds, indent=1))
 
 
-def training_steps(config: ConfigDict, epoch: int) -> int:
-    """Number of updates: `config.steps`, or if that is 0 `config.epochs` epochs.
+def resolve(config: ConfigDict, *, images: int, epoch: int) -> ConfigDict:
+    """The section with numbers in the place of its rules, so that equal trainings have equal configurations.
 
     Args:
-      config: `epochs`, `steps`, `batch_size`.
-      epoch: the number of images that an epoch counts. The published code counts the images of all sets that are drawn
-        from: expert images (none at p = 0) and pseudo-masked images (none at p = 1). So 0 < p < 1 has the most updates.
+      config: `steps`, or if that is 0 `epochs`, which is left out; `batch_size`; `learning_rate`, or 0 for the
+        published one, 1e-3 on small sets and 1e-4 on large.
+      images: the number that is drawn from, which says whether the set is large: expert images (none at p = 0) and
+        pseudo-masked images (none at p = 1).
+      epoch: the number that an epoch counts. The published code counts those that are drawn from, so 0 < p < 1 has the
+        most updates.
     """
-    return config.steps or max(1, round(config.epochs * math.ceil(epoch / config.batch_size)))
+    steps = config.steps or max(1, round(config.epochs * math.ceil(epoch / config.batch_size)))
+    rate = config.learning_rate or (1e-3 if images < _LARGE_SET else 1e-4)
+    kept = {key: value for key, value in config.items() if key != "epochs"}
+    return ConfigDict(kept | {"steps": steps, "learning_rate": rate})
 
 
 @lru_cache(maxsize=4)

@@ -95,6 +95,15 @@ def test_equal_training_images_are_a_reference(images):
     assert np.isfinite(fit_reference([prepared([np.zeros((9, 9), np.uint8)] * 16)]).limit)
 
 
+def test_the_places_of_all_pictures_are_not_computed_for_each(images, monkeypatch):
+    """At CheXpert's size this took half an hour at the end of a training."""
+    asked = []
+    windows = Prepared.windows.fget
+    monkeypatch.setattr(Prepared, "windows", property(lambda self: asked.append(len(self)) or windows(self)))
+    fit_reference([prepared(images[:60]), prepared(images[60:120])])
+    assert asked == [60, 60]
+
+
 def test_it_is_saved(reference, images, tmp_path):
     assert Reference.load(tmp_path) is UPRIGHT
     reference.save(tmp_path)

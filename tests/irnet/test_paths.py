@@ -6,7 +6,8 @@ import pytest
 from golden.peers import FOLDER, irn
 
 from chexseg_jax.errors import InputError
-from chexseg_jax.irnet.paths import margin, paths, shifted, table
+from chexseg_jax.irnet.paths import affinities, margin, paths, shifted, table
+from chexseg_jax.models import cpu
 
 
 @pytest.mark.parametrize("radius", [3, 5, 10])
@@ -51,6 +52,8 @@ def test_no_pair_is_nearer_than_one_pixel():
     assert paths(1) == ()
     with pytest.raises(InputError, match="radius=1 must be at least 2"):
         table(1)
+    with cpu.override(False), pytest.raises(InputError, match="radius=1 must be at least 2"):
+        affinities(jnp.zeros((8, 8)), radius=1)
 
 
 def test_shifted_reads_the_neighbour():

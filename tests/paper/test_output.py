@@ -17,7 +17,7 @@ from chexseg_jax.data.chexlocalize import write_segmentations
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.taxonomy import Taxonomy
 from chexseg_jax.evaluation import bootstrap, iou
-from chexseg_jax.paper import figures, tables
+from chexseg_jax.paper import efficiency, figures, tables
 from chexseg_jax.paper.output import open_gallery, write_paper
 from chexseg_jax.paper.results import Results, Run
 from chexseg_jax.pseudo import LABELLERS
@@ -192,6 +192,19 @@ def test_label_efficiency_has_a_table_a_figure_and_its_comparisons(data, tmp_pat
     assert (
         "Label efficiency. Mean IoU by the number of expert images." in (tmp_path / "report.html").read_text()
     )
+
+
+def test_label_efficiency_draws_weak_models_too(data, tmp_path):
+    config = label_efficiency.get_config("smoke")
+    config.grid.p = (0.0, 0.9, 1.0)
+    results = finish(config, data, tmp_path / "artifacts")
+    write_paper(tmp_path, config, data.sources, data.test, results, {})
+    assert "p = 0, 20 CAM masks, equal steps" in (tmp_path / "tables" / "label_efficiency.md").read_text()
+    styles = [
+        tuple(efficiency._style(setting, below=[0.0, 0.9]).values())
+        for setting in {trial.setting._replace(experts=0) for trial in trials(config)}
+    ]
+    assert len(set(styles)) == len(styles) == 5
 
 
 def test_comparisons_are_paired(written):
