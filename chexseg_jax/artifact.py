@@ -157,13 +157,21 @@ def verify(directory: Path) -> None:
     Raises:
       DamagedError: naming the first file that is missing or has other content.
     """
+    if (name := damaged(directory, read_record(directory).get("files", {}))) is not None:
+        raise DamagedError(f"{directory / name}: missing, or not what was written; {_fix(directory)}")
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """The record of a finished artifact: its stage, key, seconds, versions and the checksums of its files.
+
+    Raises:
+      DamagedError: if it cannot be read.
+    """
     card = directory / _CARD
     try:
-        files = dict(json.loads(card.read_text()).get("files", {}))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return dict(json.loads(card.read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise DamagedError(f"{card}: truncated or corrupt ({first_line(error)}); {_fix(directory)}") from None
-    if (name := damaged(directory, files)) is not None:
-        raise DamagedError(f"{directory / name}: missing, or not what was written; {_fix(directory)}")
 
 
 def _fix(directory: Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from chexseg_jax.artifact import plain
+from chexseg_jax.artifact import plain, read_record
 from chexseg_jax.config_args import header
 from chexseg_jax.errors import MissingWeightsError
 from chexseg_jax.experiment import Run
@@ -144,8 +144,8 @@ def _title(config: ConfigDict, runs: int) -> str:
 
 
 def _stages(one: Run) -> list[Stage]:
-    cards = {path.parent: json.loads(path.read_text()) for path in one.store.folder.glob("*/artifact.json")}
-    cards = {folder: card for folder, card in cards.items() if folder.suffix != ".part"}
+    made = [path.parent for path in one.store.folder.glob("*/artifact.json") if path.parent.suffix != ".part"]
+    cards = {folder: read_record(folder) for folder in made}
     alike = {_work(card["stage"], card["key"]): folder for folder, card in cards.items()}
     stages = []
     for folder, (name, inputs) in one.store.planned.items():

@@ -106,7 +106,8 @@ class Data:
         def prepared(split: Split) -> Path:
             make = partial(store.make, f"prepare-{split.name}", prepare, version=3, collective=True)
             first = make(config=settings, split=split)
-            changed = on_first(changed_images, first, split) if first.is_dir() else None  # else only planned
+            look = partial(changed_images, first, split, note=not store.planning)
+            changed = on_first(look) if first.is_dir() else None  # else only planned
             return make(config=settings, split=split, changed=changed) if changed else first
 
         weak, expert = prepared(sources.train), prepared(sources.valid)

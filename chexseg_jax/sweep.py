@@ -14,7 +14,14 @@ import jax
 from ml_collections import ConfigDict
 
 from chexseg_jax.artifact import verify
-from chexseg_jax.errors import DamagedError, DiskError, InputError, MissingWeightsError, first_line
+from chexseg_jax.errors import (
+    DamagedError,
+    DiskError,
+    InputError,
+    MissingWeightsError,
+    PartlyDoneError,
+    first_line,
+)
 from chexseg_jax.experiment import Run
 from chexseg_jax.files import Lock, written_aside
 from chexseg_jax.paper.output import describe_absent, write_paper
@@ -45,7 +52,8 @@ def run(config: ConfigDict, workdir: Path) -> Path:
       file for each run that failed or is absent.
 
     Raises:
-      InputError: at the end if runs failed; at once for a wrong shard or grid, or if all runs would be absent.
+      PartlyDoneError: at the end if some runs failed.
+      InputError: at the end if all runs failed; at once for a wrong shard or grid, or if all runs would be absent.
     """
     index, count = parse_shard(config.shard)
     planned = trials(config)
@@ -73,7 +81,8 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     for line in describe_absent(absent):
         say(f"{config.name}: {line}")
     if failed:
-        raise InputError(f"{len(failed)} of {len(mine)} runs failed: {'; '.join(_grouped(failed))}")
+        error = PartlyDoneError if len(failed) < len(mine) else InputError
+        raise error(f"{len(failed)} of {len(mine)} runs failed: {'; '.join(_grouped(failed))}")
     return folder
 
 

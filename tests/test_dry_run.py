@@ -9,7 +9,7 @@ from tiny import he_weights
 
 from chexseg_jax import models
 from chexseg_jax.dry_run import describe
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import DamagedError, InputError
 from chexseg_jax.models.normalisation import IMAGENET
 from chexseg_jax.models.torch_weights.__main__ import main as export
 from chexseg_jax.saved_model import save_model
@@ -43,6 +43,14 @@ def test_another_trial_reuses_the_classifiers_and_takes_as_long(tiny_run, tiny_c
     assert states(plan)["cams"] == "1 to do, 1 finished"
     card = json.loads(next((workdir / "artifacts").glob("segmentation-*/artifact.json")).read_text())
     assert re.search(rf"^segmentation .* {card['seconds']:.0f} s$", plan, re.MULTILINE)
+
+
+def test_a_damaged_record_is_named(tiny_run, tiny_config, tmp_path):
+    workdir = shutil.copytree(tiny_run[0] / "artifacts", tmp_path / "work/artifacts").parent
+    (card,) = (workdir / "artifacts").glob("segmentation-*/artifact.json")
+    card.write_text(card.read_text()[:40])
+    with pytest.raises(DamagedError, match=rf"{card}: truncated or corrupt .* delete {card.parent}"):
+        describe(tiny_config, workdir, FILE)
 
 
 def test_a_killed_stage_is_said_to_have_begun(tiny_run, tiny_config, tmp_path):

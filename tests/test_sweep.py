@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from chexseg_jax import sweep
 from chexseg_jax.artifact import verify
-from chexseg_jax.errors import DamagedError, InputError
+from chexseg_jax.errors import DamagedError, InputError, PartlyDoneError
 from chexseg_jax.experiment import Run
 from chexseg_jax.settings import Setting, Trial, trials
 from chexseg_jax.stages import imagenet
@@ -179,7 +179,7 @@ def test_a_failed_run_is_named_and_the_others_complete(table, config, stub, caps
     config = config.copy_and_resolve_references()
     config.seed = 1  # another table
     with pytest.raises(
-        InputError, match="2 of 4 runs failed: p=1,chexpert,trial=0: no such weights; p=1,chexpert,tr"
+        PartlyDoneError, match="2 of 4 runs failed: p=1,chexpert,trial=0: no such weights; p=1,chexpert,tr"
     ):
         sweep.run(config, workdir)
     assert "ZeroDivisionError" in capsys.readouterr().err

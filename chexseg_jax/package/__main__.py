@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from chexseg_jax.errors import InputError, Parser, first_line, run_command
+from chexseg_jax.errors import InputError, Parser, PartlyDoneError, first_line, run_command
 from chexseg_jax.files import new_folder
 from chexseg_jax.package import onnx, stablehlo
 from chexseg_jax.package.card import card_of, read_scores, readme
@@ -72,7 +72,7 @@ def _to_hub(source: Path, out: Path, repository: str | None) -> None:
         try:
             say(model.push_to_hub(repository, model_card_kwargs={"folder": repository}))
         except Exception as error:  # the client's, httpx's and the operating system's
-            raise InputError(
+            raise PartlyDoneError(
                 f"--push {repository}: not uploaded ({first_line(error)}); run `hf auth login`, or upload {out} by "
                 "`hf upload`"
             ) from None

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from chexseg_jax.artifact import config_digest, plain, versions
+from chexseg_jax.artifact import config_digest, plain, read_record, versions
 from chexseg_jax.data.chexpert import positive_tasks
 from chexseg_jax.data.images import unpack_masks
 from chexseg_jax.data.prepared import Prepared
@@ -325,7 +325,7 @@ def _training_section(run: Path, trainings: Sequence[Path]) -> Section:
 
 
 def _provenance_section(config: ConfigDict, sources: Sources, artifacts: Sequence[Path]) -> Section:
-    cards = [json.loads((path / "artifact.json").read_text()) for path in artifacts]
+    cards = [read_record(path) for path in artifacts]
     rows = [[path.name, f"{card['seconds']:.0f}"] for path, card in zip(artifacts, cards, strict=True)]
     rows.append(["**together**", f"{sum(card['seconds'] for card in cards):.0f}"])
     text = f"Radiographs from `{sources.root}`. Artifacts and their seconds (after a kill, since the last start):"

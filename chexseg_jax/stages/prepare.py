@@ -109,14 +109,15 @@ def prepare(
     every.take([i for i in range(count) if studies.ids[i] not in left_out]).save(part)
 
 
-def changed_images(directory: Path, split: Split) -> dict[str, str]:
+def changed_images(directory: Path, split: Split, *, note: bool = True) -> dict[str, str]:
     """The images whose content is no longer that of a prepared set: id -> sha256.
 
-    Only files whose size or time differ are read. If their content is the same, their times are noted.
+    Only files whose size or time differ are read. If their content is the same, the times are noted for the next call.
 
     Args:
       directory: an artifact of `prepare`.
       split: what it was made from.
+      note: False writes nothing.
     """
     noted = [
         json.loads(path.read_text()) for name in (_FILES, _TOUCHED) if (path := directory / name).exists()
@@ -131,7 +132,7 @@ def changed_images(directory: Path, split: Split) -> dict[str, str]:
     if changed:
         some = ", ".join(list(changed)[:3])
         say(f"{split.name}: {len(changed)} of {len(known)} images changed since they were prepared: {some}")
-    elif touched:
+    elif touched and note:
         # Another user's work directory may be read-only: the files are then read again the next time.
         with suppress(OSError), written_aside(directory / _TOUCHED) as file:
             json.dump({i: [*stats[i], known[i][2]] for i in paths}, file)

@@ -217,6 +217,10 @@ def test_files_that_are_only_touched_are_read_once(sources, tmp_path, monkeypatc
     os.utime(sources.train.studies.paths[1], ns=(0, 0))
     read, content = [], stage._hash
     monkeypatch.setattr(stage, "_hash", lambda path: read.append(path) or content(path))
+    before = set(folder.iterdir())
+    assert changed_images(folder, sources.train, note=False) == {}
+    assert set(folder.iterdir()) == before  # a dry run
+    read.clear()
     assert changed_images(folder, sources.train) == {}
     assert changed_images(folder, sources.train) == {}
     assert read == [sources.train.studies.paths[1]]
