@@ -20,6 +20,8 @@ from chexseg_jax.report.figures import Column
 from chexseg_jax.sources import Sources
 
 TRUTH, READER = "ground truth", "second reader"
+#: Images of a page, 20 kB each: all of CheXpert's 668; of a larger test set, so many.
+_MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,12 @@ class Gallery:
         order = np.argsort(-self.prepared.has_mask().sum(1), kind="stable")
         return [int(row) for row in order[: 3 * count : 3]]
 
+    @property
+    def shown(self) -> list[int]:
+        """The rows of the images in a page: all, or of many some, taken evenly."""
+        count = len(self.prepared)
+        return np.linspace(0, count - 1, min(count, _MOST)).astype(int).tolist()
+
     def data(self) -> dict[str, Any]:
         """The input of gallery.js: tasks with colours, sources, images with scores and run-length coded masks."""
         taxonomy = self.prepared.taxonomy
@@ -115,7 +123,7 @@ class Gallery:
             ],
             "sources": list(self.sources),
             "truth": TRUTH,
-            "images": [self._image_data(row) for row in range(len(self.prepared))],
+            "images": [self._image_data(row) for row in self.shown],
         }
 
     def _image_data(self, row: int) -> dict[str, Any]:

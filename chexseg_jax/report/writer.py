@@ -135,8 +135,11 @@ def _wide(content: str, label: str) -> str:
 
 
 def _gallery(title: str, gallery: Gallery) -> str:
+    count, shown = len(gallery.prepared), len(gallery.shown)
+    some = f"{shown:,} of the {count:,} test images, taken evenly, with their masks."
     parts = {
         "title": html.escape(title),
+        "which": "Every test image with its masks." if shown == count else some,
         "sources": html.escape(" ".join(map(gallery.describe, gallery.words))),
         "script": (_HERE / "gallery.js").read_text(),
         # "</" would end the script element around it.

@@ -123,6 +123,17 @@ def names(page) -> list[str]:
     return [text.rsplit("\n", 1)[-1] for text in page.locator(".card").all_inner_texts()]
 
 
+def test_of_many_images_a_page_shows_some_and_says_so(gallery, tmp_path, monkeypatch):
+    """NIH's 25,596 test images would be half a gigabyte."""
+    monkeypatch.setattr("chexseg_jax.report.gallery._MOST", 10)
+    write_page(tmp_path / "page.html", Report(TITLE, [], []), gallery)
+    text = (tmp_path / "page.html").read_text()
+    assert "10 of the 30 test images, taken evenly, with their masks." in text
+    ids = [image["id"] for image in gallery.data()["images"]]
+    assert len(ids) == 10
+    assert {"patient00000_study1_view1_frontal", "patient00029_study1_view1_frontal"} <= set(ids)
+
+
 def test_images_are_sorted_filtered_and_shown_a_page_at_a_time(page, masks):
     assert page.locator(".card").count() == 24
     assert names(page)[0] == f"patient{IMAGES - 1:05d}_study1_view1_frontal"  # the lowest score
