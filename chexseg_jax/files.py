@@ -21,6 +21,23 @@ def aside_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
 
 
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, sorted; links are followed, and a cycle of them ends.
+
+    Names with a dot in front and folders `__MACOSX`, which programs leave beside a user's files, are skipped. `above`
+    holds the folders that the call came through.
+    """
+    if (here := folder.resolve()) in above:
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        if entry.is_dir():
+            yield from files_below(entry, (*above, here))
+        else:
+            yield entry
+
+
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[TextIO]:
     """Open a text file (UTF-8, line ends unchanged) that is renamed to `path` once it is complete.

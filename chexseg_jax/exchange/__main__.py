@@ -29,7 +29,7 @@ from chexseg_jax.exchange.joining import (
     shares,
     task_set,
 )
-from chexseg_jax.exchange.masks import Context
+from chexseg_jax.exchange.masks import NOT_FOUND, Context
 from chexseg_jax.exchange.root import write_root
 from chexseg_jax.exchange.tables import read_csv, read_root
 from chexseg_jax.files import expand_home
@@ -139,7 +139,12 @@ def _import(flags: argparse.Namespace, command: str) -> list[str]:
         new += [dataclasses.replace(item, split=split or item.split) for item in contents.items]
         tasks.update(dict.fromkeys(contents.tasks))
     if not new:
-        raise InputError(f"{sources[0][1]}: none of its images is below {images.folder}; check --images")
+        lost = f", such as {left_out.names[NOT_FOUND][0]}," if NOT_FOUND in left_out.names else ""
+        some = images.files[0].relative_to(images.folder)
+        raise InputError(
+            f"{sources[0][1]}: none of its images{lost} is below {images.folder}, which has {some}; give the folder "
+            "that their paths start from"
+        )
     items = merge(new, base.items)
     others = sorted({*images.files} - {item.path for item in items})
     for path in others:

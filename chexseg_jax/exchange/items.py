@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,8 @@ from PIL import ExifTags, Image
 from chexseg_jax.data.chexlocalize import Rle
 from chexseg_jax.data.layout import image_id
 from chexseg_jax.data.text import read_text
-from chexseg_jax.errors import InputError
-from chexseg_jax.files import expand_home
+from chexseg_jax.errors import InputError, first_line
+from chexseg_jax.files import expand_home, files_below
 
 #: Suffixes of image files.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
@@ -77,35 +76,40 @@ class LeftOut:
 class Images:
     """The image files that names in a source stand for.
 
-    An image is found by its path below the folder, by the end of that path, by its name, each with or without suffix,
-    and by its id in our tables, such as `patient64541_study1_view1_frontal`. Tables name .jpg and .dcm where the files
-    are .png.
+    An image is found by its path below the folder, by the end of that path, or by a path that it is the end of: folders
+    that differ are those of another image. Suffixes do not count, since tables name .jpg and .dcm where the files are
+    .png. Ids as in our tables, `patient64541_study1_view1_frontal`, are found too, wherever folders named so lie.
     """
 
     def __init__(self, folder: Path, files: Iterable[Path]):
         self.folder = folder
         self.files = sorted(files)
-        self._found: defaultdict[str, list[Path]] = defaultdict(list)
+        self._paths: defaultdict[str, list[Path]] = defaultdict(list)
+        self._ends: defaultdict[str, list[Path]] = defaultdict(list)
         for file in self.files:
             parts = file.relative_to(folder).parts
-            for key in {*_keys(parts), image_id(parts)}:
-                self._found[key].append(file)
+            path, *ends = _ends(parts)
+            for name in {path, image_id(parts)}:
+                self._paths[name].append(file)
+            for end in ends:
+                self._ends[end].append(file)
 
     @classmethod
     def below(cls, folder: Path, without: Sequence[Path] = ()) -> "Images":
-        """All image files below a folder, links followed; neither dot-files nor files below `without`, such as masks.
+        """All image files below a folder (see `files_below`), but those below `without`, such as masks.
 
         Raises:
-          InputError: for a folder that does not exist or has no image.
+          InputError: for a folder that does not exist or has no image, and a name that is not UTF-8.
         """
         folder = expand_home(folder).absolute()
         files = [
-            Path(place, name)
-            for place, _, names in os.walk(folder, followlinks=True)
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-            if not any(Path(place).is_relative_to(other) for other in without)
+            file
+            for file in (files_below(folder) if folder.is_dir() else ())
+            if file.suffix.lower() in SUFFIXES
+            if not any(file.is_relative_to(other) for other in without)
         ]
+        for file in files:
+            check_utf8(file.relative_to(folder))
         if not files:
             raise InputError(f"{folder}: no images ({', '.join(SUFFIXES)}); give the folder that holds them")
         return cls(folder, files)
@@ -117,24 +121,39 @@ class Images:
           InputError: if several files could be meant.
         """
         parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", ".."))
-        for key in _keys(parts) if parts else ():
-            if found := self._found.get(key):
-                if len(found) > 1:
-                    some = ", ".join(str(file.relative_to(self.folder)) for file in found[:2])
-                    raise InputError(
-                        f"{name}: may be any of {len(found)} images, such as {some}; name its folder too"
-                    )
-                return found[0]
-        return None
+        if not parts:
+            return None
+        path, *ends = _ends(parts)
+        if is_chexpert(parts):
+            ends.insert(0, "_".join((*parts[-3:-1], ends[-1])))
+        lists = (self._paths.get(path), self._ends.get(path), *map(self._paths.get, ends))
+        found = next(filter(None, lists), [])
+        found = [file for file in found if file.name == parts[-1]] or found
+        if len(found) > 1:
+            some = ", ".join(str(file.relative_to(self.folder)) for file in found[:2])
+            raise InputError(
+                f"{name}: may be any of {len(found)} images, such as {some}; name its folder too"
+            )
+        return found[0] if found else None
 
 
-def _keys(parts: tuple[str, ...]) -> list[str]:
-    """What an image may be called, the most precise first."""
-    name = parts[-1]
-    stem, dot, suffix = name.rpartition(".")
-    stem = stem if dot and f".{suffix.lower()}" in (*SUFFIXES, ".dcm") else name
-    ends = ["/".join((*parts[-count:-1], stem)) for count in (len(parts), 3, 2)]
-    return ["/".join(parts), *ends, name, stem]
+def _ends(parts: Sequence[str]) -> list[str]:
+    """A path without its suffix, and its ends, the longest first."""
+    stem, dot, suffix = parts[-1].rpartition(".")
+    stem = stem if dot and f".{suffix.lower()}" in (*SUFFIXES, ".dcm") else parts[-1]
+    return ["/".join((*parts[at:-1], stem)) for at in range(len(parts))]
+
+
+def is_chexpert(parts: Sequence[str]) -> bool:
+    """Whether a path ends in folders named as CheXpert's, `patient*/study*/view`."""
+    return len(parts) > 2 and parts[-3].startswith("patient") and parts[-2].startswith("study")
+
+
+def check_utf8(file: Path) -> None:
+    """Raise an `InputError` for a name that no table can hold."""
+    name = str(file)
+    if name.encode(errors="replace").decode() != name:
+        raise InputError(f"{name!r}: its name is not UTF-8; rename it")
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -148,8 +167,9 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
             size = image.height, image.width
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: not a readable image ({error}); leave it out or get it again") from None
+    except Exception as error:  # Pillow's readers raise whatever a damaged or too large file leads them to
+        reason = first_line(error)
+        raise InputError(f"{path}: not a readable image ({reason}); leave it out or get it again") from None
     if turned:
         raise InputError(
             f"{path}: has an EXIF orientation, so its masks may be turned or not; save it upright and annotate that"

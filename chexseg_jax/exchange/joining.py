@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 from chexseg_jax.data.taxonomy import CHEXPERT, Missing, Taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.exchange.drawing import union
-from chexseg_jax.exchange.items import Contents, Item, LeftOut
+from chexseg_jax.exchange.items import Contents, Item, LeftOut, is_chexpert
 
 SPLITS = ("train", "valid", "test")
 
@@ -173,7 +173,9 @@ def find_patients(
             left_out.add("images of unknown view; --view gives it", item.name)
             continue
         patient = item.patient or _patient(item.path, pattern)
-        study = item.study or (item.path.parts[-2].removeprefix("study") if _is_chexpert(item.path) else "1")
+        study = item.study or (
+            item.path.parts[-2].removeprefix("study") if is_chexpert(item.path.parts) else "1"
+        )
         for value in (patient, study):
             if not re.fullmatch(r"[\w.-]+", value) or "_study" in value:
                 raise InputError(f"{item.name}: {value!r} cannot name a folder; use letters, digits, - and .")
@@ -181,13 +183,9 @@ def find_patients(
     return complete
 
 
-def _is_chexpert(path: Path) -> bool:
-    return len(path.parts) > 2 and path.parts[-3].startswith("patient") and path.parts[-2].startswith("study")
-
-
 def _patient(path: Path, pattern: str | None) -> str:
     match pattern:
-        case None if _is_chexpert(path):
+        case None if is_chexpert(path.parts):
             return path.parts[-3].removeprefix("patient")
         case None:
             raise InputError(

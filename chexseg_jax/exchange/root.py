@@ -67,7 +67,7 @@ def write_root(
         placed = [f"{number} {kind}" for kind, number in links.items()]
         lines = [", ".join(counts), f"images: {', '.join(placed)}", *_cautions(rows, masks, taxonomy)]
         note = "\n".join([command, *lines, *left_out.lines(None), ""])
-        (aside / "import.txt").write_text(note, encoding="utf-8")
+        (aside / "import.txt").write_text(note, encoding="utf-8", errors="backslashreplace")
         aside.rename(out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -151,7 +151,7 @@ def test_missing_and_ambiguous_images(images, tmp_path, bring, refused, capsys):
     bring("coco", file, "--images", folder, *ASKED[:5], "folder", *ASKED[6:], out="some")
     assert "left out: 1 images that are not below --images: gone.png" in capsys.readouterr().err
     refused(
-        "none of its images is below",
+        "none of its images, such as q.png, is below .*, which has b.png; give the folder",
         "coco",
         coco(tmp_path / "d.json", ["q.png"], []),
         "--images",
