@@ -125,7 +125,8 @@ def _import(flags: argparse.Namespace, command: str) -> list[str]:
             f"--images {flags.images}: with --labels ROOT, the images are the root's; leave --images out"
         )
     if flags.images:
-        images = Images.below(flags.images, without=[path.absolute() for _, path in sources if path.is_dir()])
+        masks = [path.absolute() for _, path in sources if flags.format == "png"]
+        images = Images.below(flags.images, without=masks)
     elif base_root:
         images = Images(base_root.absolute(), [item.path for item in base.items])
     else:

@@ -87,7 +87,9 @@ def from_coco(segmentation: Any, size: tuple[int, int], where: str) -> Rle:
 
 
 def as_floats(values: Any) -> list[float] | None:
-    """Coordinates as finite numbers of a sound size; None if they are anything else."""
+    """Coordinates in a list as finite numbers of a sound size; None if they are anything else."""
+    if not isinstance(values, list):
+        return None
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from chexseg_jax.exchange import masks, tables
+from chexseg_jax.exchange import labelme, masks, tables
 from chexseg_jax.exchange.items import Contents
 from chexseg_jax.exchange.masks import Context
 
@@ -20,7 +20,7 @@ IMPORTERS: dict[str, Importer] = {
     "csv": Importer(tables.read_csv, "table with a row an image and a column a label"),
     "coco": Importer(masks.read_coco, "COCO JSON, as CVAT and Label Studio export it"),
     "png": Importer(masks.read_png, "folder of PNG masks, TASK/NAME.png or NAME_TASK.png"),
-    "labelme": Importer(masks.read_labelme, "folder of LabelMe's JSON files"),
+    "labelme": Importer(labelme.read_labelme, "folder of LabelMe's JSON files"),
     "siim": Importer(masks.read_siim, "SIIM-ACR Pneumothorax's run lengths, train-rle.csv"),
     "vindr": Importer(masks.read_vindr, "VinDr-CXR's boxes, annotations_train.csv"),
     "chestxdet": Importer(masks.read_chestxdet, "ChestX-Det's polygons, ChestX_Det_train.json"),

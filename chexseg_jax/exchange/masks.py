@@ -1,8 +1,5 @@
-"""Readers of masks: COCO JSON, LabelMe, PNG, SIIM-ACR, VinDr-CXR, ChestX-Det."""
+"""Readers of masks: COCO JSON, PNG, SIIM-ACR, VinDr-CXR, ChestX-Det."""
 
-import base64
-import binascii
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -11,15 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from chexseg_jax.data.chexlocalize import Rle, empty, encode, rasterize
 from chexseg_jax.data.text import read_text
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, first_line
 from chexseg_jax.exchange.drawing import agreed, as_floats, from_box, from_coco, from_runs, union
-from chexseg_jax.exchange.items import Contents, Images, Item, LeftOut, image_size, read_rows
+from chexseg_jax.exchange.items import (
+    SUFFIXES,
+    Contents,
+    Images,
+    Item,
+    LeftOut,
+    check_utf8,
+    image_size,
+    read_rows,
+)
+from chexseg_jax.files import files_below
 
 NOT_FOUND = "images that are not below --images"
+_SIIM_SIZE = (1024, 1024)
 
 
 @dataclass(frozen=True)
@@ -51,38 +59,48 @@ class Context:
 
 def read_json(path: Path, kind: str) -> Any:
     """A JSON file; `InputError` if it is not one."""
+    text = read_text(path, kind)
     try:
-        return json.loads(read_text(path, kind))
-    except InputError:
-        raise
+        content = json.loads(text)
+        if "\\ud" in text.lower():  # half a surrogate pair is no text, and cannot be written
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); export it again") from None
+    return content
+
+
+def text_of(entry: Any, name: str, where: str) -> str:
+    """A text of a JSON object; `InputError` if it has none, or a blank one."""
+    value = entry.get(name) if isinstance(entry, dict) else None
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where}: {name} is {str(value)[:40]!r}; expected a text")
+    return value.strip()
 
 
 def read_coco(source: Path, context: Context) -> Contents:
     """COCO's JSON, as CVAT and Label Studio export it; crowds (`iscrowd`) are masks as any other.
 
     Raises:
-      InputError: for a file of another format, an unknown image or category, a malformed segmentation, or an image of
-        another size than the file says.
+      InputError: for a file of another format, an id that is unknown or used twice, a malformed segmentation, or an
+        image of another size than the file says.
     """
     content = read_json(source, "COCO's JSON")
     lists = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):
         raise InputError(f"{source}: expected COCO's JSON, an object with the lists {', '.join(lists)}")
-    try:
-        categories = {category["id"]: str(category["name"]).strip() for category in content["categories"]}
-        entries = {entry["id"]: entry for entry in content["images"]}
-        drawn = defaultdict(list)
-        for annotation in content["annotations"]:
-            drawn[annotation["image_id"]].append(annotation)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{source}: not COCO's JSON: an entry without {error}") from None
-    if unknown := sorted(map(str, drawn.keys() - entries)):
-        raise InputError(f"{source}: annotations of image {unknown[0]}, which its list of images lacks")
+    categories = {
+        key: text_of(entry, "name", f"{source}: category {key}")
+        for key, entry in _by_id(content, "categories", source).items()
+    }
+    entries, drawn = _by_id(content, "images", source), defaultdict(list)
+    for number, annotation in enumerate(content["annotations"]):
+        key = _id(annotation, "image_id", f"{source}: annotations[{number}]")
+        if key not in entries:
+            raise InputError(f"{source}: annotations of image {key}, which its list of images lacks")
+        drawn[key].append(annotation)
     items = []
     for key, entry in entries.items():
-        name = str(entry.get("file_name", ""))
+        name = text_of(entry, "file_name", f"{source}: image {key}")
         if (path := context.find(name)) is None:
             continue
         size = image_size(path)
@@ -95,14 +113,32 @@ def read_coco(source: Path, context: Context) -> Contents:
         codes = defaultdict(list)
         for annotation in drawn[key]:
             where = f"{source}: {name}, annotation {annotation.get('id')}"
-            number = annotation.get("category_id")
-            if not isinstance(number, int | str) or number not in categories:
-                raise InputError(f"{where}: unknown category {number}")
-            task = categories[number]
+            category = _id(annotation, "category_id", where)
+            if category not in categories:
+                raise InputError(f"{where}: unknown category {category}")
+            task = categories[category]
             if (code := _coco_mask(annotation, size, where, context)) is not None:
                 codes[task].append(code)
         items.append(Item(name, path, masks={task: union(parts) for task, parts in codes.items()}))
     return Contents(items, tuple(categories.values()))
+
+
+def _by_id(content: dict[str, Any], kind: str, source: Path) -> dict[int | float | str, Any]:
+    """The entries of a list by their ids."""
+    entries: dict[int | float | str, Any] = {}
+    for number, entry in enumerate(content[kind]):
+        key = _id(entry, "id", f"{source}: {kind}[{number}]")
+        if key in entries:
+            raise InputError(f"{source}: {kind} has the id {key} twice; give each entry its own")
+        entries[key] = entry
+    return entries
+
+
+def _id(entry: Any, name: str, where: str) -> int | float | str:
+    value = entry.get(name) if isinstance(entry, dict) else None
+    if not isinstance(value, int | float | str):
+        raise InputError(f"{where}: not COCO's JSON: an entry without {name}")
+    return value
 
 
 def _coco_mask(annotation: dict[str, Any], size: tuple[int, int], where: str, context: Context) -> Rle | None:
@@ -121,14 +157,17 @@ def _coco_mask(annotation: dict[str, Any], size: tuple[int, int], where: str, co
 def read_png(source: Path, context: Context) -> Contents:
     """Masks as PNG: `TASK/NAME.png` or `NAME_TASK.png`; 0 is background, 255 or 1 the task.
 
+    Other files are left out, and so are folders without a mask.
+
     Raises:
-      InputError: for another value, a file whose name has no image, or a mask of another size than its image.
+      InputError: for another value, an image of another format, a mask of another size than its image, or no mask.
     """
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; expected one of masks, TASK/NAME.png or NAME_TASK.png")
     items: dict[Path, Item] = {}
-    tasks = dict.fromkeys(folder.name for folder in sorted(source.iterdir()) if folder.is_dir())
-    for file in sorted(source.rglob("*.png")):
+    tasks = dict[str, Any]()
+    files = _png_files(source, context)
+    for file in files:
         folders = file.relative_to(source).parts[:-1]
         if len(folders) > 1:
             raise InputError(f"{file}: too deep; expected TASK/NAME.png or NAME_TASK.png below {source}")
@@ -140,6 +179,10 @@ def read_png(source: Path, context: Context) -> Contents:
             name, task = next((end for end in ends if context.images.find(end[0])), (file.stem, ""))
         if (path := context.find(name)) is None:
             continue
+        if not task:
+            raise InputError(
+                f"{file}: names no task; put it into a folder named as its task, TASK/{file.name}"
+            )
         tasks[task] = None
         item = items.setdefault(path, Item(name, path, masks={}))
         if task in item.masks:
@@ -148,12 +191,30 @@ def read_png(source: Path, context: Context) -> Contents:
     return Contents(list(items.values()), tuple(tasks))
 
 
+def _png_files(source: Path, context: Context) -> list[Path]:
+    masks: list[Path] = []
+    others: list[Path] = []
+    for file in files_below(source):
+        check_utf8(file.relative_to(source))
+        if file.suffix.lower() in SUFFIXES and file.suffix.lower() != ".png":
+            raise InputError(f"{file}: a mask must be a PNG file; save it as one, or take it out of {source}")
+        (masks if file.suffix.lower() == ".png" else others).append(file)
+    if not masks:
+        raise InputError(f"{source}: no masks; expected PNG files, TASK/NAME.png or NAME_TASK.png")
+    for file in others:
+        context.left_out.add(f"files of {source} that are no PNG masks", str(file.relative_to(source)))
+    for folder in sorted(source.iterdir()):
+        if folder.is_dir() and not any(mask.is_relative_to(folder) for mask in masks):
+            context.left_out.add(f"folders of {source} without a mask", folder.name)
+    return masks
+
+
 def _png_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     try:
         with Image.open(file, formats=("PNG",)) as image:
             pixels = np.array(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{file}: not a readable PNG ({error}); export it again") from None
+    except Exception as error:  # Pillow's reader raises whatever a damaged file leads it to
+        raise InputError(f"{file}: not a readable PNG ({first_line(error)}); export it again") from None
     if pixels.ndim == 3:  # colour: only where all channels agree
         same = (pixels[..., :3] == pixels[..., :1]).all()
         opaque = pixels.shape[2] not in (2, 4) or (pixels[..., -1] == 255).all()
@@ -171,99 +232,13 @@ def _png_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     return pixels > 0
 
 
-def read_labelme(source: Path, context: Context) -> Contents:
-    """LabelMe's JSON files in a folder: polygons, rectangles, circles and masks, drawn as LabelMe draws them.
-
-    Raises:
-      InputError: for a malformed file, or an image of another size than the file says.
-    """
-    files = sorted(source.rglob("*.json")) if source.is_dir() else [source]
-    if not files:
-        raise InputError(f"{source}: no JSON files; give the folder that LabelMe wrote to")
-    items, tasks = [], dict[str, Any]()
-    for file in files:
-        content = read_json(file, "LabelMe's JSON")
-        if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-            raise InputError(f"{file}: expected LabelMe's JSON, an object with the list shapes")
-        name = Path(str(content.get("imagePath", "")).replace("\\", "/")).name or f"{file.stem}.png"
-        if (path := context.find(name)) is None:
-            continue
-        size = image_size(path)
-        said = content.get("imageHeight"), content.get("imageWidth")
-        if said != size:
-            raise InputError(
-                f"{file}: of an image of {said[0]} x {said[1]} pixels, {path} has {size[0]} x {size[1]}"
-            )
-        codes = defaultdict(list)
-        for number, shape in enumerate(content["shapes"]):
-            where = f"{file}: shape {number}"
-            if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
-                raise InputError(f"{where}: no label")
-            mask = _labelme_mask(shape, size, where)
-            if mask is None:
-                context.left_out.add("shapes without an area (points, lines)", where)
-                continue
-            codes[shape["label"].strip()].append(encode(mask))
-        tasks.update(codes)
-        items.append(Item(name, path, masks={task: union(parts) for task, parts in codes.items()}))
-    return Contents(items, tuple(tasks))
-
-
-def _labelme_mask(shape: dict[str, Any], size: tuple[int, int], where: str) -> np.ndarray | None:
-    """One shape as LabelMe's own `shape_to_mask` draws it: Pillow, with the outline; None for lines and points."""
-    kind = shape.get("shape_type") or "polygon"
-    if kind in ("point", "points", "line", "linestrip"):
-        return None
-    flat = [as_floats(point) for point in shape.get("points") or ()]
-    least = 3 if kind == "polygon" else 2
-    if any(point is None or len(point) != 2 for point in flat) or len(flat) < least:
-        raise InputError(f"{where}: its points must be at least {least} pairs x, y")
-    points = [(point[0], point[1]) for point in flat if point]
-    if kind == "polygon":
-        return rasterize([np.array(points)], size)
-    (left, top), (right, bottom) = points[:2]
-    if kind == "mask":
-        return _labelme_crop(shape, (left, top), size, where)
-    canvas = Image.new("1", size[::-1])
-    if kind == "rectangle":
-        corners = [min(left, right), min(top, bottom), max(left, right), max(top, bottom)]
-        ImageDraw.Draw(canvas).rectangle(corners, outline=1, fill=1)
-    elif kind == "circle":  # the centre, and a point on the rim
-        radius = float(np.hypot(left - right, top - bottom))
-        around = [left - radius, top - radius, left + radius, top + radius]
-        ImageDraw.Draw(canvas).ellipse(around, outline=1, fill=1)
-    else:
-        raise InputError(f"{where}: unknown shape {kind!r}; polygon, rectangle, circle and mask have an area")
-    return np.array(canvas, bool)
-
-
-def _labelme_crop(
-    shape: dict[str, Any], corner: tuple[float, float], size: tuple[int, int], where: str
-) -> np.ndarray:
-    """A mask shape: a PNG of its box in base64, placed at the box's corner."""
-    try:
-        with Image.open(
-            io.BytesIO(base64.b64decode(shape["mask"], validate=True)), formats=("PNG",)
-        ) as image:
-            crop = np.array(image).astype(bool)
-    except (KeyError, TypeError, OSError, ValueError, SyntaxError, binascii.Error):
-        raise InputError(f"{where}: its mask is not a PNG in base64; save it again") from None
-    left, top = (round(value) for value in corner)
-    full = np.zeros(size, bool)
-    rows, columns = slice(top, top + crop.shape[0]), slice(left, left + crop.shape[1])
-    if crop.ndim != 2 or min(left, top) < 0 or full[rows, columns].shape != crop.shape:
-        raise InputError(f"{where}: its mask leaves the image")
-    full[rows, columns] = crop
-    return full
-
-
 def read_siim(source: Path, context: Context) -> Contents:
     """SIIM-ACR Pneumothorax: `ImageId, EncodedPixels`; each run's start counts from the end of the one before.
 
-    Runs go down the columns; -1 is no pneumothorax; several rows of an image are several pieces.
+    Runs go down the columns of 1024 x 1024 pixels; -1 is no pneumothorax; several rows of an image are several pieces.
 
     Raises:
-      InputError: for a malformed row, or runs that leave the image.
+      InputError: for a malformed row, runs that leave the image, or an image of another size.
     """
     pieces: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for line, row in read_rows(source, ("ImageId", "EncodedPixels")):
@@ -279,6 +254,10 @@ def read_siim(source: Path, context: Context) -> Contents:
                 runs = [int(number) for number in text.split()]
                 if not runs or (len(runs) % 2 and runs != [-1]):
                     raise ValueError("it is not pairs of a gap and a length")
+                if runs != [-1] and size != _SIIM_SIZE:
+                    raise ValueError(
+                        f"its runs count 1024 x 1024 pixels, the image has {size[0]} x {size[1]}"
+                    )
                 codes += [] if runs == [-1] else [from_runs(runs, size)]
             except ValueError as error:
                 raise InputError(f"{source}, line {line}: EncodedPixels of {name}: {error}") from None
@@ -336,13 +315,13 @@ def read_chestxdet(source: Path, context: Context) -> Contents:
       InputError: for a malformed entry.
     """
     content = read_json(source, "ChestX-Det's JSON")
-    if not isinstance(content, list) or not all(isinstance(e, dict) and "file_name" in e for e in content):
+    if not isinstance(content, list):
         raise InputError(
             f"{source}: expected ChestX-Det's JSON, a list of objects with file_name, syms, polygons"
         )
     items, tasks = [], dict[str, Any]()
-    for entry in content:
-        name = str(entry["file_name"])
+    for number, entry in enumerate(content):
+        name = text_of(entry, "file_name", f"{source}: entry {number}")
         if (path := context.find(name)) is None:
             continue
         size, codes = image_size(path), defaultdict(list)
@@ -356,12 +335,15 @@ def read_chestxdet(source: Path, context: Context) -> Contents:
 def _chestxdet_masks(
     entry: dict[str, Any], size: tuple[int, int], where: str, context: Context
 ) -> Iterator[tuple[str, Rle]]:
-    names = entry.get("syms") or []
-    polygons = entry.get("polygons") or [[]] * len(names)
-    boxes = entry.get("boxes") or [[]] * len(names)
+    names, polygons, boxes = (entry.get(key) or [] for key in ("syms", "polygons", "boxes"))
+    if not all(isinstance(values, list) for values in (names, polygons, boxes)):
+        raise InputError(f"{where}: syms, polygons and boxes must be lists")
+    polygons, boxes = (values or [[]] * len(names) for values in (polygons, boxes))
     if not len(names) == len(polygons) == len(boxes):
         raise InputError(f"{where}: {len(names)} syms, {len(polygons)} polygons and {len(boxes)} boxes")
     for task, polygon, box in zip(names, polygons, boxes, strict=True):
+        if not isinstance(task, str) or not isinstance(polygon, list):
+            raise InputError(f"{where}: a sym must be a text, and its polygon a list")
         corners, sides = [as_floats(point) for point in polygon], as_floats(box)
         if any(point is None or len(point) != 2 for point in corners) or len(corners) in (1, 2):
             raise InputError(f"{where}, {task}: a polygon must be a list of at least three [x, y]")

@@ -167,9 +167,9 @@ def read_plus(source: Path, context: Context) -> Contents:
             continue
         try:
             entry: Any = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
-        if not isinstance(entry, dict) or "path_to_image" not in entry:
+        if not isinstance(entry, dict) or not isinstance(entry.get("path_to_image"), str):
             raise InputError(f"{where}: expected a JSON object with path_to_image and labels")
         name = entry.pop("path_to_image")
         if name not in rows:

@@ -130,6 +130,29 @@ def test_a_wrong_annotation_is_named(folder, tmp_path, refused, change, message)
     refused(message, "coco", file, "--images", folder, *ASKED)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": [{"id": 7, "file_name": "a.png"}, {"id": 7, "file_name": "b.png"}]}, "images has the id 7 twice"),
+        ({"categories": [{"id": 1, "name": "A"}, {"id": 1, "name": "B"}]}, "categories has the id 1 twice"),
+        ({"images": [{"id": [7], "file_name": "a.png"}]}, r"images\[0\]: .* without id"),
+        ({"images": [{"id": 7, "file_name": 5}]}, "image 7: file_name is '5'; expected a text"),
+        ({"images": ["a.png"]}, r"images\[0\]: .* without id"),
+        ({"categories": [{"id": 1, "name": ["A"]}]}, "category 1: name is .*; expected a text"),
+        ({"annotations": [{"image_id": {}}]}, r"annotations\[0\]: .* without image_id"),
+        ({"annotations": [5]}, r"annotations\[0\]: .* without image_id"),
+        ({"annotations": [{"image_id": 7, "category_id": []}]}, "annotation None: .* without category_id"),
+        ({"annotations": [{"image_id": 7, "category_id": 1, "segmentation": 5}]}, "must be a list of polygons"),
+        ({"annotations": [{"image_id": 7, "category_id": 1, "bbox": "1234"}]}, "neither a segmentation nor a box"),
+        ({"images": [{"id": 7, "file_name": "\ud800.png"}]}, "not valid JSON .*surrogates not allowed"),
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_of_coco_is_named(folder, tmp_path, refused, change, message):
+    file = coco(tmp_path / "c.json", ["a.png", "b.png"], [])
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    refused(message, "coco", file, "--images", folder, *ASKED)
+
+
 def test_images_of_another_size_or_turned_by_exif_are_refused(folder, tmp_path, refused):
     file = coco(tmp_path / "c.json", ["a.png", "b.png"], [], size=(24, 20))
     refused("a.png has height x width 24 x 20, the file .* 12 x 10", "coco", file, "--images", folder, *ASKED)
@@ -203,6 +226,36 @@ def test_png_values_that_mean_nothing_are_refused(folder, tmp_path, refused, val
     refused(message, "png", tmp_path / "masks", "--images", folder, *ASKED)
 
 
+def test_png_masks_are_found_by_any_case_and_litter_is_no_task(folder, tmp_path, bring, masks_of, capsys):
+    mask = box((2, 5), (3, 7))
+    for name in ("Nodule/a.PNG", "Nodule/b.png", ".thumbnails/a.png", "__MACOSX/a.png"):
+        (tmp_path / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8(255) * mask).save(tmp_path / "masks" / name, "PNG")
+    (tmp_path / "masks" / "Mass").mkdir()
+    (tmp_path / "masks" / "Nodule" / "Thumbs.db").write_text("x")
+    root = bring("png", tmp_path / "masks", "--images", folder, *ASKED)
+    both = masks_of(root) | masks_of(root, "valid")
+    assert {name: list(entry) for name, entry in both.items()} == {
+        "patienta_study1_a": ["Nodule"],
+        "patientb_study1_b": ["Nodule"],
+    }
+    assert np.array_equal(both["patienta_study1_a"]["Nodule"], mask)
+    told = capsys.readouterr().err
+    assert f"left out: 1 files of {tmp_path / 'masks'} that are no PNG masks: Nodule/Thumbs.db" in told
+    assert f"left out: 3 folders of {tmp_path / 'masks'} without a mask: .thumbnails, Mass, __MACOSX" in told
+
+
+def test_masks_that_are_not_png_or_of_no_task_are_refused(folder, tmp_path, refused):
+    place = tmp_path / "masks"
+    (place / "Nodule").mkdir(parents=True)
+    arguments = ("png", place, "--images", folder, *ASKED)
+    refused("no masks; expected PNG files, TASK/NAME.png or NAME_TASK.png", *arguments)
+    Image.fromarray(np.zeros((12, 10), np.uint8)).save(place / "a.png")
+    refused("a.png: names no task; put it into a folder named as its task, TASK/a.png", *arguments)
+    Image.fromarray(np.zeros((12, 10), np.uint8)).save(place / "Nodule" / "b.tif")
+    refused("b.tif: a mask must be a PNG file; save it as one", *arguments)
+
+
 def labelme(path, shapes, name=None, size=(12, 10)):
     content = {
         "imagePath": name or f"{path.stem}.png",
@@ -254,6 +307,12 @@ def test_labelme_draws_what_labelme_draws(folder, tmp_path, bring, masks_of, cap
         (shape("polygon", [[1, 1], [2, 2]]), "shape 0: its points must be at least 3 pairs"),
         (shape("polygon", [[1, 1], [2, "x"], [3, 4]]), "shape 0: its points must be"),
         (shape("oval", [[1, 1], [2, 2]]), "unknown shape 'oval'"),
+        (shape("polygon", 5), "shape 0: its points must be"),
+        (shape("polygon", ["12", "34", "56"]), "shape 0: its points must be"),
+        (shape(["polygon"], [[1, 1], [2, 2]]), "unknown shape"),
+        (shape("polygon", [], label=5), "shape 0: label is '5'; expected a text"),
+        (shape("mask", [[1, 1], [2, 2]], mask=5), "not a PNG in base64"),
+        ("polygon", "shape 0: label is 'None'"),
         (shape("mask", [[1, 1], [2, 2]], mask="%%"), "not a PNG in base64"),
     ],
 )
@@ -262,8 +321,19 @@ def test_a_wrong_labelme_shape_is_named(folder, tmp_path, refused, one, message)
     refused(message, "labelme", tmp_path / "a.json", "--images", folder, *ASKED)
 
 
+def test_labelme_files_lie_beside_their_images(images, tmp_path, bring, masks_of, capsys):
+    folder = images("p1/frontal", "p2/frontal", "p3/other")
+    for patient, left in (("p1", 1), ("p2", 5), ("p3", 1)):
+        labelme(folder / patient / "frontal.json", [shape("rectangle", [[left, 1], [left + 2, 4]])])
+    root = bring("labelme", folder, "--images", folder, *ASKED[:5], "folder", *ASKED[6:])
+    both = masks_of(root) | masks_of(root, "valid")
+    assert np.array_equal(both["patientp1_study1_frontal"]["Nodule"], box((1, 5), (1, 4)))
+    assert np.array_equal(both["patientp2_study1_frontal"]["Nodule"], box((1, 5), (5, 8)))
+    assert "1 images that are not below --images: p3/frontal.png" in capsys.readouterr().err
+
+
 def test_siim_names_images_without_suffix(images, tmp_path, bring, masks_of):
-    folder = images("1.2.3", "1.2.4", "1.2.5", size=(4, 3))
+    folder = images("1.2.3", "1.2.4", "1.2.5", size=(1024, 1024))
     (tmp_path / "rle.csv").write_text("ImageId, EncodedPixels\n1.2.3,5 2 1 1\n1.2.4, -1\n1.2.5,-1\n")
     source, lists = tmp_path / "rle.csv", []
     for split, name in (("valid", "1.2.3"), ("test", "1.2.4")):
@@ -278,19 +348,22 @@ def test_siim_names_images_without_suffix(images, tmp_path, bring, masks_of):
 
 
 def test_siim_gives_these_masks(images, tmp_path):
-    folder = Images.below(images("x", size=(4, 3)))
-    (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\nx,5 2 1 1\nx,0 1\n")
+    folder = Images.below(images("x", size=(1024, 1024)))
+    (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\nx,1025 2 1021 1\nx,0 1\n")
     (item,) = masks.read_siim(tmp_path / "rle.csv", Context(folder, LeftOut())).items
-    assert decode(item.masks["Pneumothorax"]).astype(int).tolist() == [
-        [1, 0, 1],
-        [0, 1, 0],
-        [0, 1, 0],
-        [0, 0, 0],
-    ]
-    for text in ("5", "5 x", "5 9", "", "-1 2"):
+    mask = decode(item.masks["Pneumothorax"])
+    assert mask.sum() == 4
+    assert mask[:4, :3].astype(int).tolist() == [[1, 0, 1], [0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    for text in ("5", "5 x", f"5 {1024**2}", "", "-1 2"):
         (tmp_path / "rle.csv").write_text(f"ImageId,EncodedPixels\nx,{text}\n")
         with pytest.raises(InputError, match="line 2: EncodedPixels of x"):
             masks.read_siim(tmp_path / "rle.csv", Context(folder, LeftOut()))
+
+
+def test_siim_run_lengths_are_of_1024_pixels(folder, tmp_path, refused):
+    (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\na,-1\nb,5 2\n")
+    message = "line 3: EncodedPixels of b: its runs count 1024 x 1024 pixels, the image has 12 x 10"
+    refused(message, "siim", tmp_path / "rle.csv", "--images", folder, *ASKED)
 
 
 VINDR = """image_id,rad_id,class_name,x_min,y_min,x_max,y_max
@@ -336,6 +409,21 @@ def test_chestxdet_polygons_and_boxes(folder, tmp_path, bring, masks_of, capsys)
     assert not both["patientb_study1_b"]["Mass"].any()
     bring(*arguments, out="other")
     assert "left out: 1 boxes without a polygon" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("a.png", "entry 0: file_name is 'None'; expected a text"),
+        ({"file_name": "a.png", "syms": 5}, "a.png: syms, polygons and boxes must be lists"),
+        ({"file_name": "a.png", "syms": [["Mass"]]}, "a.png: a sym must be a text, and its polygon a list"),
+        ({"file_name": "a.png", "syms": ["Mass"], "polygons": [5]}, "a.png: a sym must be a text, and its polygon"),
+        ({"file_name": "a.png", "syms": ["Mass"], "polygons": [[5]]}, "a.png, Mass: a polygon must be a list"),
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_of_chestxdet_is_named(folder, tmp_path, refused, entry, message):
+    (tmp_path / "x.json").write_text(json.dumps([entry]))
+    refused(message, "chestxdet", tmp_path / "x.json", "--images", folder, *ASKED)
 
 
 def test_two_names_of_one_task_are_joined_and_names_may_be_left_out(folder, tmp_path, bring, masks_of):
