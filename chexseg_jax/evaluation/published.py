@@ -187,14 +187,17 @@ def _summary(replicates: Float64[np.ndarray, " R"]) -> Float64[np.ndarray, "3"]:
 
 
 def _read_maps(path: Path, taxonomy: Taxonomy) -> Iterator[tuple[str, str, Float[np.ndarray, "h w"]]]:
-    """Yield (image id, task, map) from an npz, one map at a time."""
+    """Yield (image id, task, map) from an npz, one map at a time; the longest known name at a key's end is its task."""
+    known = sorted({*taxonomy.tasks, *taxonomy.labels, *taxonomy.aliases}, key=len, reverse=True)
     try:
         with path.open("rb") as file, np.load(file) as archive:
             for key in archive.files:
                 name, _, kind = key.partition("|")
                 if kind not in ("", "map"):
                     continue
-                image_id, _, task = name.rpartition("_")
+                last = name.rpartition("_")[2]
+                task = next((task for task in known if name.endswith(f"_{task}")), last)
+                image_id = name.removesuffix(f"_{task}")
                 values = np.asarray(archive[key], np.float64)
                 if values.ndim > 2 and not any(n - 1 for n in values.shape[:-2]):
                     values = values.reshape(values.shape[-2:])  # published maps are [1, 1, h, w]
