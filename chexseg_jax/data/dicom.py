@@ -9,7 +9,8 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from jaxtyping import Float, Integer, Num, Shaped, UInt8
 from PIL import Image
 
 from chexseg_jax.data.windows import look_up, stretch, to_grey, window, within
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, naming
 
 SUFFIXES = (".dcm", ".dicom")
 EXTRA = "pip install 'chexseg-jax[dicom]'"
@@ -96,13 +97,36 @@ def read_dicom(
         colour of more than eight bits, or a compression that no decoder here reads. No message holds a value of the
         header.
     """
-    try:
+    with _reading(path):
         dataset = _open(data)
         grey, changes = _grey(dataset)
         return grey, (*changes, *_orientation(dataset)), _spacing(dataset)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    # pydicom and its decoders raise whatever a damaged file leads them to, and quote the file's values.
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """The (height, width) in pixels that a file's header gives.
+
+    Raises:
+      InputError: naming a file without them.
+    """
+    with _reading(path):
+        dataset = library().dcmread(
+            path, force=True, stop_before_pixels=True, specific_tags=["Rows", "Columns"]
+        )
+        height, width = (int(dataset.get(name) or 0) for name in ("Rows", "Columns"))
+        if min(height, width) < 1:
+            raise InputError("a DICOM file without a picture; leave it out")
+        return height, width
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """Name the file in each error. pydicom raises whatever a damaged file leads it to, and quotes the file's values."""
+    try:
+        with naming(Path(path)):
+            yield
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"{path}: not a readable DICOM file ({type(error).__name__}); export it again or leave it out"

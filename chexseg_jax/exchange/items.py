@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
+from chexseg_jax.data import dicom
 from chexseg_jax.data.chexlocalize import Rle
 from chexseg_jax.data.layout import image_id
 from chexseg_jax.data.text import read_text
@@ -16,7 +17,7 @@ from chexseg_jax.errors import InputError, first_line
 from chexseg_jax.files import expand_home, files_below
 
 #: Suffixes of image files.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", *dicom.SUFFIXES)
 
 
 @dataclass
@@ -140,7 +141,7 @@ class Images:
 def _ends(parts: Sequence[str]) -> list[str]:
     """A path without its suffix, and its ends, the longest first."""
     stem, dot, suffix = parts[-1].rpartition(".")
-    stem = stem if dot and f".{suffix.lower()}" in (*SUFFIXES, ".dcm") else parts[-1]
+    stem = stem if dot and f".{suffix.lower()}" in SUFFIXES else parts[-1]
     return ["/".join((*parts[at:-1], stem)) for at in range(len(parts))]
 
 
@@ -157,12 +158,14 @@ def check_utf8(file: Path) -> None:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels of an image that masks are drawn on.
+    """(height, width) in pixels of an image that masks are drawn on; a DICOM file's are stored upright.
 
     Raises:
       InputError: for an image that cannot be opened, or that viewers turn by its EXIF orientation: annotation programs
         differ on whether its masks are turned too.
     """
+    if path.suffix.lower() in dicom.SUFFIXES:
+        return dicom.read_size(path)
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)

@@ -6,9 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from dicom_files import content, dataset
 from PIL import Image
 
 from chexseg_jax.data.chexlocalize import decode
+from chexseg_jax.data.chexpert import read_labels
+from chexseg_jax.data.images import read_grey
+from chexseg_jax.data.taxonomy import read_taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.exchange import masks
 from chexseg_jax.exchange.items import Images, LeftOut
@@ -358,6 +362,22 @@ def test_siim_gives_these_masks(images, tmp_path):
         (tmp_path / "rle.csv").write_text(f"ImageId,EncodedPixels\nx,{text}\n")
         with pytest.raises(InputError, match="line 2: EncodedPixels of x"):
             masks.read_siim(tmp_path / "rle.csv", Context(folder, LeftOut()))
+
+
+def test_dicom_images_have_the_size_of_their_header(tmp_path, bring, masks_of):
+    pixels = np.arange(1024**2, dtype=np.uint16).reshape(1024, 1024) % 4096
+    (tmp_path / "images").mkdir()
+    for name in ("1.2.3", "1.2.4", "1.2.5"):
+        (tmp_path / "images" / f"{name}.dcm").write_bytes(content(dataset(pixels, bits=12)))
+    (tmp_path / "rle.csv").write_text("ImageId,EncodedPixels\n1.2.3,5 2\n1.2.4,5 2\n")
+    root = bring("siim", tmp_path / "rle.csv", "--images", tmp_path / "images", *ASKED[2:])
+    both = masks_of(root) | masks_of(root, "valid")
+    assert {name: entry["Pneumothorax"].shape for name, entry in both.items()} == {
+        "patient1.2.3_study1_1.2.3": (1024, 1024),
+        "patient1.2.4_study1_1.2.4": (1024, 1024),
+    }
+    studies = read_labels(root / "train.csv", root=root, taxonomy=read_taxonomy(root))
+    assert read_grey(studies.paths[0]).shape == (1024, 1024)
 
 
 def test_siim_run_lengths_are_of_1024_pixels(folder, tmp_path, refused):
