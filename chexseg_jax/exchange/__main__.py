@@ -33,6 +33,7 @@ from chexseg_jax.exchange.masks import NOT_FOUND, Context
 from chexseg_jax.exchange.root import write_root
 from chexseg_jax.exchange.tables import read_csv, read_root
 from chexseg_jax.files import expand_home
+from chexseg_jax.phantom import MARKER
 from chexseg_jax.progress import say
 
 _FORMATS = "\n".join(f"  {name:10} {importer.source}" for name, importer in IMPORTERS.items())
@@ -131,7 +132,10 @@ def _import(flags: argparse.Namespace, command: str) -> list[str]:
         images = Images(base_root.absolute(), [item.path for item in base.items])
     else:
         raise InputError("--images DIR is missing: the folder of the images")
-    context = Context(images, left_out, flags.boxes, flags.agree, _columns(flags.columns), flags.reports)
+    names = dict(_pair("--rename", one) for one in flags.rename)
+    unwanted = [old for old, new in names.items() if not new]
+    columns = _columns(flags.columns)
+    context = Context(images, left_out, flags.boxes, flags.agree, columns, flags.reports, unwanted)
     if flags.labels and not base_root:
         base = read_csv(flags.labels, context)
     read, new, tasks = IMPORTERS[flags.format].read, [], dict.fromkeys(base.tasks)
@@ -153,7 +157,7 @@ def _import(flags: argparse.Namespace, command: str) -> list[str]:
             left_out.add("images below --images that no source names", str(path.relative_to(images.folder)))
         else:
             items.append(Item(str(path.relative_to(images.folder)), path))
-    named = rename(Contents(items, tuple(tasks)), dict(_pair("--rename", one) for one in flags.rename))
+    named = rename(Contents(items, tuple(tasks)), names)
     items = _listed(named.items, images, {"valid": flags.valid_list, "test": flags.test_list}, left_out)
     if (flags.valid_list or flags.test_list) and not (flags.valid or flags.test):
         items = [dataclasses.replace(item, split=item.split or "train") for item in items]
@@ -163,7 +167,12 @@ def _import(flags: argparse.Namespace, command: str) -> list[str]:
     items, taxonomy = canonical(items, taxonomy, missing)
     items = find_patients(items, flags.patient, flags.view, left_out)
     items = assign_splits(items, valid=flags.valid, test=flags.test, seed=flags.seed, left_out=left_out)
-    lines = write_root(flags.out, items, taxonomy, copy=flags.copy, left_out=left_out, command=command)
+    marker = next(
+        (m for place in (images.folder, *images.folder.parents) if (m := place / MARKER).is_file()), None
+    )
+    lines = write_root(
+        flags.out, items, taxonomy, copy=flags.copy, left_out=left_out, command=command, marker=marker
+    )
     return [f"{flags.format}: {len(new)} images", *lines, *left_out.lines()]
 
 

@@ -58,7 +58,8 @@ def _joined(values: Sequence[float]) -> float:
 def merge(new: Sequence[Item], base: Sequence[Item]) -> list[Item]:
     """Items of annotations over those of a table of labels; an annotated image takes its masks from the annotations.
 
-    One in train leaves it: masks are used in valid and test.
+    A task that was empty stays so unless it is drawn now: annotation programs keep no empty masks. An annotated image
+    in train leaves it: masks are used in valid and test.
 
     Raises:
       InputError: for an image that one source has twice.
@@ -74,9 +75,10 @@ def merge(new: Sequence[Item], base: Sequence[Item]) -> list[Item]:
             seen[item.path] = item.name
             if (old := by_path.get(item.path)) and source is new:
                 annotated = item.masks is not None
+                known = {task: code for task, code in (old.masks or {}).items() if not coco.area(code)}
                 item = dataclasses.replace(
                     old,
-                    masks=item.masks if annotated else old.masks,
+                    masks=known | item.masks if annotated else old.masks,
                     split=item.split or (None if annotated and old.split == "train" else old.split),
                     labels=old.labels | item.labels,
                 )
@@ -124,7 +126,7 @@ def canonical(
       InputError: for a name that is neither task nor label, or if it matters what a missing mask means and `missing` is
         None.
     """
-    named = []
+    named, own = [], dataclasses.replace(taxonomy, missing=missing or "empty")
     for item in items:
         item = _named(item, taxonomy.label, taxonomy.task)
         masks = item.masks
@@ -134,16 +136,42 @@ def canonical(
                 f"{item.name}: nobody drew {task}. Has a task without a mask no pixel, or did nobody look for it? Say "
                 "--missing empty or --missing unknown"
             )
-        drawn = {}
-        for task in taxonomy.tasks if masks is not None else ():
-            if task in masks:
-                drawn[taxonomy.label(task)] = float(coco.area(masks[task]) > 0)
-            elif missing == "empty":
-                drawn[taxonomy.label(task)] = 0.0
+        drawn = labels_of_masks(item, own)
         if not masks and missing == "unknown":  # nobody is known to have looked at it
             masks = None
         named.append(dataclasses.replace(item, masks=masks, labels=drawn | item.labels))
-    return named, dataclasses.replace(taxonomy, missing=missing or "empty")
+    return named, own
+
+
+def labels_of_masks(item: Item, taxonomy: Taxonomy) -> dict[str, float]:
+    """What an item's masks say of its labels: 1 if a task of the label has a pixel, 0 if the known ones have none."""
+    labels: dict[str, float] = {}
+    for task in taxonomy.tasks if item.masks is not None else ():
+        if task in item.masks or taxonomy.missing == "empty":
+            drawn = task in item.masks and coco.area(item.masks[task]) > 0
+            labels[taxonomy.label(task)] = max(float(drawn), labels.get(taxonomy.label(task), 0.0))
+    return labels
+
+
+def without_labels_of_masks(items: Sequence[Item], taxonomy: Taxonomy) -> list[Item]:
+    """A root's items without labels that come from its masks alone, so that they change with the masks.
+
+    These say on every image just what its masks say, and nothing on an image without.
+    """
+    said = [labels_of_masks(item, taxonomy) for item in items]
+    own = {
+        label
+        for label in {taxonomy.label(task) for task in taxonomy.tasks}
+        if any(label in labels for labels in said)
+        if all(
+            np.array_equal(item.labels[label], labels.get(label, math.nan), equal_nan=True)
+            for item, labels in zip(items, said, strict=True)
+        )
+    }
+    return [
+        dataclasses.replace(item, labels={k: value for k, value in item.labels.items() if k not in own})
+        for item in items
+    ]
 
 
 def find_patients(
@@ -176,11 +204,14 @@ def find_patients(
         study = item.study or (
             item.path.parts[-2].removeprefix("study") if is_chexpert(item.path.parts) else "1"
         )
-        for value in (patient, study):
-            if not re.fullmatch(r"[\w.-]+", value) or "_study" in value:
-                raise InputError(f"{item.name}: {value!r} cannot name a folder; use letters, digits, - and .")
+        patient, study = map(_folder_name, (patient, study))
         complete.append(dataclasses.replace(item, patient=patient, study=study, frontal=frontal))
     return complete
+
+
+def _folder_name(name: str) -> str:
+    """A patient or study as a part of an id: characters that no id has are replaced by their numbers in Unicode."""
+    return re.sub(r"[^\w.-]|_(?=study)", lambda found: f"-{ord(found[0]):x}-", name)
 
 
 def _patient(path: Path, pattern: str | None) -> str:

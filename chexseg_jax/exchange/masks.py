@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Context:
       agree: a pixel belongs to a mask if so many readers drew it; None if that was not said.
       columns: of a CSV table, by what they hold: image, patient, study, view, split.
       reports: the table of reports that CheXbert read.
+      unwanted: labels that are left out, whatever their cells hold.
     """
 
     images: Images
@@ -49,6 +50,7 @@ class Context:
     agree: int | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     reports: Path | None = None
+    unwanted: Collection[str] = ()
 
     def find(self, name: str) -> Path | None:
         """The file of an image; one that is missing is noted as left out."""

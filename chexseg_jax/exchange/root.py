@@ -14,7 +14,7 @@ from chexseg_jax.data.layout import image_id
 from chexseg_jax.data.taxonomy import CHEXPERT, FILE, Taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.exchange.items import Item, LeftOut, image_size
-from chexseg_jax.exchange.joining import SPLITS
+from chexseg_jax.exchange.joining import SPLITS, labels_of_masks
 from chexseg_jax.files import aside_of, make_folder
 
 _TABLES = {"train": "train.csv", "valid": "valid.csv", "test": "test_labels.csv"}
@@ -23,12 +23,20 @@ _META = chexpert.COLUMNS[: -len(CHEXPERT.labels)]
 
 
 def write_root(
-    out: Path, items: Sequence[Item], taxonomy: Taxonomy, *, copy: bool, left_out: LeftOut, command: str
+    out: Path,
+    items: Sequence[Item],
+    taxonomy: Taxonomy,
+    *,
+    copy: bool,
+    left_out: LeftOut,
+    command: str,
+    marker: Path | None = None,
 ) -> list[str]:
     """Write a root that all commands read; it appears only when complete.
 
     Images are hard links to the given files, or symbolic ones where they lie on another disk; with `copy`, copies.
-    `import.txt` says how it was made, with the names of all that was left out.
+    `import.txt` says how it was made, with the names of all that was left out. A phantom's file `marker` is
+    copied, since its images stay synthetic.
 
     Returns:
       Lines about what was written.
@@ -63,9 +71,12 @@ def write_root(
                 write_segmentations(aside / _MASKS[split], masks[split], taxonomy)
         if taxonomy != CHEXPERT:
             (aside / FILE).write_text(_toml(taxonomy), encoding="utf-8")
+        if marker:
+            shutil.copyfile(marker, aside / marker.name)
         counts = [f"{len(rows[split])} {split} ({len(masks[split])} with masks)" for split in SPLITS]
         placed = [f"{number} {kind}" for kind, number in links.items()]
         lines = [", ".join(counts), f"images: {', '.join(placed)}", *_cautions(rows, masks, taxonomy)]
+        lines += _contradictions(items, taxonomy)
         note = "\n".join([command, *lines, *left_out.lines(None), ""])
         (aside / "import.txt").write_text(note, encoding="utf-8", errors="backslashreplace")
         aside.rename(out)
@@ -92,6 +103,20 @@ def _cautions(
             "--config.data.uncertainty='ignore;blank=ignore'"
         )
     return lines
+
+
+def _contradictions(items: Sequence[Item], taxonomy: Taxonomy) -> list[str]:
+    """A line about labels that say other than the masks of their image; a table's labels are kept."""
+    names = [
+        f"{label} of {item.name}"
+        for item in items
+        for label, drawn in labels_of_masks(item, taxonomy).items()
+        if item.labels[label] == 1 - drawn
+    ]
+    some = f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
+    return (
+        [f"{len(names)} labels contradict the masks of their images, and are kept: {some}"] if names else []
+    )
 
 
 def _check(items: Sequence[Item], taxonomy: Taxonomy) -> None:

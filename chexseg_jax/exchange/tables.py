@@ -12,6 +12,7 @@ from chexseg_jax.data.taxonomy import CHEXPERT, read_taxonomy
 from chexseg_jax.data.text import read_text
 from chexseg_jax.errors import InputError
 from chexseg_jax.exchange.items import Contents, Item, read_rows
+from chexseg_jax.exchange.joining import without_labels_of_masks
 from chexseg_jax.exchange.masks import Context
 
 #: Further columns of CheXpert's tables.
@@ -24,7 +25,7 @@ _LABELS = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0,
 
 
 def read_csv(source: Path, context: Context) -> Contents:
-    """A table with a row an image; each column that `context.columns` does not name is a label.
+    """A table with a row an image; each column with a name that `context.columns` does not have is a label.
 
     Cells are 1, 0, -1 (uncertain) or blank.
 
@@ -35,8 +36,9 @@ def read_csv(source: Path, context: Context) -> Contents:
     items = []
     for line, row in read_rows(source, [columns["image"], *context.columns.values()]):
         if path := context.find(row[columns["image"]]):
+            row.pop("", None)  # pandas' row numbers
             cells = {name: row[name] for name in row if name not in (*columns.values(), *_EXTRA)}
-            items.append(_item(row, path, cells, columns, f"{source}, line {line}"))
+            items.append(_item(row, path, cells, context, f"{source}, line {line}"))
     return Contents(items)
 
 
@@ -83,7 +85,7 @@ def read_mimic(source: Path, context: Context) -> Contents:
     labels = {}
     for line, row in read_rows(source, ("subject_id", "study_id")):
         named = {name: value for name, value in row.items() if name not in ("subject_id", "study_id")}
-        labels[row["study_id"]] = _labels(named, f"{source}, line {line}")
+        labels[row["study_id"]] = _labels(named, f"{source}, line {line}", context)
     stem = source.name.rpartition("-")[0]
     splits = source.with_name(f"{stem}-split.csv")
     split_of = {
@@ -142,7 +144,7 @@ def read_chexbert(source: Path, context: Context) -> Contents:
             )
         if path := context.find(row[images]):
             cells = {name: labels[name] for name in CHEXPERT.labels}
-            items.append(_item(row, path, cells, columns, f"{source}, line {line}"))
+            items.append(_item(row, path, cells, context, f"{source}, line {line}"))
     return Contents(items)
 
 
@@ -183,7 +185,7 @@ def read_plus(source: Path, context: Context) -> Contents:
                 Item(
                     name,
                     path,
-                    labels=_labels(cells, where),
+                    labels=_labels(cells, where, context),
                     patient=row["deid_patient_id"].removeprefix("patient"),
                     split=_split(row["split"], where),
                     frontal=_view(row["frontal_lateral"]),
@@ -194,7 +196,7 @@ def read_plus(source: Path, context: Context) -> Contents:
 
 
 def read_root(layout: Layout) -> Contents:
-    """The images, labels and masks of our own layout, with their splits.
+    """The images, labels and masks of our own layout, with their splits, see `without_labels_of_masks`.
 
     Raises:
       InputError: as `chexpert.read_labels` and `chexlocalize.read_segmentations`.
@@ -218,17 +220,17 @@ def read_root(layout: Layout) -> Contents:
                     extra={name: row.get(name, "") for name in _EXTRA},
                 )
             )
+    items = without_labels_of_masks(items, taxonomy)
     return Contents(items, taxonomy.tasks if layout.segmentations else ())
 
 
-def _item(
-    row: Mapping[str, str], path: Path, cells: Mapping[str, str], columns: Mapping[str, str], where: str
-) -> Item:
+def _item(row: Mapping[str, str], path: Path, cells: Mapping[str, str], context: Context, where: str) -> Item:
     """An item of a table whose columns are named by what they hold."""
+    columns = {**_DEFAULT, **context.columns}
     return Item(
         row[columns["image"]],
         path,
-        labels=_labels(cells, where),
+        labels=_labels(cells, where, context),
         patient=row.get(columns.get("patient", "")) or None,
         study=row.get(columns.get("study", "")) or None,
         split=_split(row.get(columns.get("split", ""), ""), where),
@@ -237,7 +239,8 @@ def _item(
     )
 
 
-def _labels(cells: Mapping[str, str], where: str) -> dict[str, float]:
+def _labels(cells: Mapping[str, str], where: str, context: Context) -> dict[str, float]:
+    cells = {name: "" if name in context.unwanted else cell for name, cell in cells.items()}
     for name, cell in cells.items():
         if cell not in _LABELS:
             raise InputError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chexseg_jax.data.chexlocalize import read_segmentations
-from chexseg_jax.data.taxonomy import CHEXPERT
+from chexseg_jax.data.taxonomy import CHEXPERT, read_taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.__main__ import evaluate
 from chexseg_jax.exchange.__main__ import main
@@ -20,7 +20,7 @@ def find(root, name):
 
 
 def entries(root):
-    return [read_segmentations(find(root, name)).entries for name in JSONS]
+    return [read_segmentations(find(root, name), read_taxonomy(root)).entries for name in JSONS]
 
 
 def bring_back(form, sent, root, bring):
@@ -61,6 +61,80 @@ def test_corrected_images_replace_only_their_masks(download, send, bring):
     assert {i: codes for i, codes in test.items() if i != name} == {
         i: codes for i, codes in old_test.items() if i != name
     }
+
+
+def drawn_by_hand(path, annotations):
+    """COCO's JSON of images a to d, of height 12 and width 10; annotations are {image: tasks}."""
+    square = {"segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]]}
+    tasks = ("Nodule", "Mass")
+    content = {
+        "images": [{"id": name, "file_name": f"{name}.png", "height": 12, "width": 10} for name in "abcd"],
+        "annotations": [
+            {"image_id": name, "category_id": task, **square}
+            for name in annotations
+            for task in annotations[name]
+        ],
+        "categories": [{"id": task, "name": task} for task in tasks],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+ASKED = ("--view", "frontal", "--patient", "image", "--valid", "0.5", "--test", "0.5")
+
+
+def labels_by_hand(root):
+    """{image's name: its labels of Nodule and Mass} in valid and test."""
+    rows = [row for name in ("valid.csv", "test_labels.csv") for row in csv.DictReader((root / name).open())]
+    return {Path(row["Path"]).stem: (row["Nodule"], row["Mass"]) for row in rows}
+
+
+def test_masks_known_to_be_empty_stay_known(images, tmp_path, bring, send):
+    root = bring(
+        "coco", drawn_by_hand(tmp_path / "c.json", {"a": ["Nodule"], "b": [], "c": ["Mass"], "d": ["Mass"]}),
+        "--images", images(*"abcde"), "--missing", "empty", *ASKED,
+    )  # fmt: skip
+    file = root / "tasks.toml"
+    file.write_text(file.read_text().replace('"empty"', '"unknown"'))
+    sent = send("coco", root)
+    sources = [f"{split}={sent / split}.json" for split in ("valid", "test")]
+    assert entries(bring("coco", *sources, "--labels", root, out="back")) == entries(root)
+
+
+def test_labels_of_masks_change_with_the_masks(images, tmp_path, bring, capsys):
+    folder = images(*"abcde")
+    first = drawn_by_hand(tmp_path / "c.json", {"a": ["Mass"], "b": ["Mass", "Nodule"], "c": [], "d": []})
+    asked = ("--missing", "empty", *ASKED)
+    root = bring("coco", first, "--images", folder, *asked)
+    new = drawn_by_hand(tmp_path / "new.json", {"a": ["Mass"], "b": ["Nodule"], "c": ["Mass"], "d": []})
+    corrected = bring("coco", new, "--labels", root, out="corrected")
+    assert labels_by_hand(corrected) == {
+        "a": ("0.0", "1.0"), "b": ("1.0", "0.0"), "c": ("0.0", "1.0"), "d": ("0.0", "0.0"),
+    }  # fmt: skip
+    assert "contradict" not in capsys.readouterr().err
+    # A table's labels are kept: Mass is positive in an image without masks, too.
+    (tmp_path / "t.csv").write_text("Path,Mass\na,1\nb,1\nc,0\nd,0\ne,1\n")
+    root = bring("coco", first, "--images", folder, "--labels", tmp_path / "t.csv", *asked, out="table")
+    capsys.readouterr()
+    kept = bring("coco", new, "--labels", root, out="kept")
+    assert labels_by_hand(kept) == labels_by_hand(root)
+    assert "2 labels contradict the masks of their images, and are kept: Mass of " in capsys.readouterr().err
+
+
+def test_what_comes_of_a_phantom_is_marked_as_one(download, send, bring, images, tmp_path):
+    marker = (download / "PHANTOM.md").read_text()
+    assert (bring_back("coco", send("coco", download), download, bring) / "PHANTOM.md").read_text() == marker
+    file = drawn_by_hand(tmp_path / "c.json", {})
+    real = bring("coco", file, "--images", images(*"abcde"), "--missing", "empty", *ASKED, out="real")
+    assert not (real / "PHANTOM.md").exists()
+
+
+def test_ids_that_end_in_another_id_are_exported(images, tmp_path, send):
+    code = {"size": [12, 10], "counts": [10, 4, 106]}
+    (tmp_path / "masks.json").write_text(json.dumps({name: {"Edema": code} for name in ("a", "x_a")}))
+    sent = send("coco", tmp_path / "masks.json", "--images", images("a", "x/a"))
+    content = json.loads((sent / "masks.json").read_text())
+    assert [entry["file_name"] for entry in content["images"]] == ["a.png", "x/a.png"]
 
 
 def test_a_prediction_is_exported_with_its_images(download, send, tmp_path):

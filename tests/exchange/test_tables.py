@@ -40,7 +40,6 @@ def test_a_folder_of_images_and_a_csv(images, tmp_path, bring, capsys):
         InputError, match=r"line 2: note is 'x'; a label is 1, 0, -1 or blank.*--rename 'note='"
     ):
         bring(*arguments)
-    (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text().replace(",x", ",").replace(",y", ","))
     root = bring(*arguments, "--rename", "note=")
     told = capsys.readouterr().err
     assert "left out: 1 images that are not below --images: z" in told
@@ -219,6 +218,24 @@ def test_patients_are_in_one_split(images, tmp_path, bring, capsys):
     (tmp_path / "valid.txt").write_text("p1_a.png\n")
     with pytest.raises(InputError, match="is in both lists"):
         bring("csv", tmp_path / "t.csv", "--images", folder, *asked, *lists, out="other")
+
+
+def test_the_row_numbers_of_pandas_are_no_label(images, tmp_path, bring):
+    folder = images("a", "b")
+    (tmp_path / "t.csv").write_text(",Path,Nodule\n7,a,1\n8,b,0\n")
+    asked = ("--view", "frontal", "--patient", "image", "--valid", "0.5")
+    root = bring("csv", tmp_path / "t.csv", "--images", folder, *asked)
+    assert read_taxonomy(root).labels == ("Nodule",)
+
+
+def test_patients_have_ids_of_their_own_for_any_name(images, tmp_path, bring):
+    names = ["Scan 1", "Scan(1)", "Scan-1", "a_study1"]
+    folder = images(*names)
+    (tmp_path / "t.csv").write_text("Path,Nodule\n" + "".join(f"{name}.png,1\n" for name in names))
+    asked = ("--view", "frontal", "--patient", "image", "--valid", "0.5")
+    root = bring("csv", tmp_path / "t.csv", "--images", folder, *asked)
+    patients = {patient for read in opened(root).values() for patient in read.patients}
+    assert patients == {"patientScan-20-1", "patientScan-28-1-29-", "patientScan-1", "patienta-5f-study1"}
 
 
 def test_masks_join_a_table_of_labels(images, tmp_path, bring, masks_of):
