@@ -9,7 +9,6 @@ Source: Irvin et al., "CheXpert", AAAI 2019, https://stanfordmlgroup.github.io/c
 import csv
 import io
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from chexseg_jax.data.layout import image_id, patient_folders
+from chexseg_jax.data.layout import image_id, locate_images
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
 from chexseg_jax.data.text import read_text
 from chexseg_jax.errors import InputError
@@ -103,7 +102,7 @@ def read_labels(csv_path: str | Path, *, root: str | Path, taxonomy: Taxonomy = 
     csv_path, root = Path(csv_path), Path(root).absolute()
     ids: dict[str, int] = {}
     paths, labels, frontal = [], [], []
-    folders: dict[tuple[str, ...], tuple[Path, dict[str, Path]]] = {}
+    locate = locate_images(root)
     rows = _rows(csv_path)
     _, header = next(rows, (0, []))
     while header and not header[-1].strip():  # Excel's tail of commas
@@ -116,15 +115,7 @@ def read_labels(csv_path: str | Path, *, root: str | Path, taxonomy: Taxonomy = 
         if (name := image_id(parts)) in ids:
             raise InputError(f"{csv_path}, row {number}: {name} is also in row {ids[name]}; keep one")
         ids[name] = number
-        if parts[:-3] not in folders:
-            first, *others = places = patient_folders(root, parts)
-            # Folders are listed once: probing three for each of CheXpert's images takes minutes on a network disk.
-            homes = (
-                {name: place for place in reversed(places) for name in os.listdir(place)} if others else {}
-            )
-            folders[parts[:-3]] = first, homes
-        first, homes = folders[parts[:-3]]
-        paths.append(homes.get(parts[-3], first).joinpath(*parts[-3:]))
+        paths.append(locate(parts))
         frontal.append(_is_frontal(parts[-1] if view_at is None else row[view_at], csv_path, number))
         try:
             labels.append([_VALUES[row[at]] for at in labels_at])

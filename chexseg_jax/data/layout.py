@@ -1,7 +1,7 @@
 """Where a user's two downloads, CheXpert and CheXlocalize, lie below one root."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -92,6 +92,29 @@ def image_id(parts: Sequence[str]) -> str:
     """
     *folders, view = parts[-3:]
     return "_".join((*folders, PurePath(view).stem))
+
+
+def locate_images(root: Path) -> Callable[[Sequence[str]], Path]:
+    """Return a function from the parts of a table's path to the image's file, which need not exist.
+
+    Rows of one folder share a place, that of the first of them: probing all places for each of CheXpert's images takes
+    minutes on a network disk. Where there are several, each patient's is the one that has its folder.
+
+    Args:
+      root: see `patient_folders`.
+    """
+    places: dict[tuple[str, ...], tuple[Path, dict[str, Path]]] = {}
+
+    def locate(parts: Sequence[str]) -> Path:
+        folder, below = tuple(parts[:-3]), parts[-3:]
+        if folder not in places:
+            first, *others = found = patient_folders(root, parts)
+            listed = reversed(found) if others else ()
+            places[folder] = first, {name: place for place in listed for name in os.listdir(place)}
+        first, homes = places[folder]
+        return homes.get(below[0], first).joinpath(*below)
+
+    return locate
 
 
 def patient_folders(root: Path, parts: Sequence[str]) -> list[Path]:

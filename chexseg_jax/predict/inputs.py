@@ -2,12 +2,13 @@
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from chexseg_jax.data import dicom
-from chexseg_jax.data.layout import image_id, patient_folders
+from chexseg_jax.data.layout import locate_images
 from chexseg_jax.data.text import read_text
 from chexseg_jax.errors import InputError
 from chexseg_jax.progress import say
@@ -21,10 +22,11 @@ _LITTER = ("__MACOSX",)
 def find_images(paths: Sequence[Path], out: Path | None = None) -> dict[str, Path]:
     """Map image ids to files, for image files, for the images below folders, and for the rows of tables.
 
-    Ids are those of a table (see `image_id`) by the path below the folder given: the root of a data set gives
-    `patient_study_view`, a flat folder or a single file the file's name. Folders named as CheXpert's,
-    `patient*/study*`, count wherever the path given starts. Links are followed; a cycle of them ends. One line counts
-    the files of folders that are no images.
+    An id is the path below the folder given, without the suffix, joined by `_`; that of a single file is its name.
+    Folders named as CheXpert's, `patient*/study*`, give `patient_study_view` wherever the path given starts, and so do
+    the last three parts of a table's relative paths. A table's absolute paths count below their common parent. A file
+    given twice is taken once. Links are followed; a cycle of them ends. One line counts the files of folders that are
+    no images.
 
     Args:
       paths: images, folders, and CSV files with a column Path, relative to the file or starting with a download's name.
@@ -36,15 +38,29 @@ def find_images(paths: Sequence[Path], out: Path | None = None) -> dict[str, Pat
     """
     images: dict[str, Path] = {}
     others: Counter[str] = Counter()
+    places: set[str] = set()
+    results = out and out.resolve()
+    repeated = 0
     for path in paths:
-        for file, parts in _files(path, out, others):
-            if (name := image_id(parts)) in images:
-                raise InputError(f"{file}: has the id of {images[name]}, {name}; predict them separately")
+        for file, name in _files(path, out, others):
+            if os.path.abspath(file) in places or (
+                name in images and images[name].resolve() == file.resolve()
+            ):
+                repeated += 1
+                continue
+            if name in images:
+                raise InputError(
+                    f"{file}: has the id of {images[name]}, {name}; give the folder that holds both, or predict them "
+                    "separately"
+                )
             if name.encode(errors="replace").decode() != name:
                 raise InputError(f"{str(file)!r}: its name is not UTF-8; rename it")
-            if out and out.resolve() in file.absolute().parents:
+            if results and (results in file.absolute().parents or results in file.resolve().parents):
                 raise InputError(f"--out {out}: holds the radiograph {file}; give another folder")
+            places.add(os.path.abspath(file))
             images[name] = file
+    if repeated:
+        say(f"{repeated} images are given twice and taken once")
     if others:
         kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items()))
         say(f"left out {others.total()} files that are no images: {kinds}")
@@ -60,8 +76,8 @@ def is_dicom(file: Path) -> bool:
         return False
 
 
-def _files(path: Path, out: Path | None, others: Counter[str]) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Yield the images that a path stands for, with the parts that give their ids; count other files by suffix."""
+def _files(path: Path, out: Path | None, others: Counter[str]) -> Iterator[tuple[Path, str]]:
+    """Yield the images that a path stands for, with their ids; count other files by suffix."""
     if path.suffix.lower() == ".csv" and path.is_file():
         yield from _listed(path)
     elif path.is_dir():
@@ -69,7 +85,7 @@ def _files(path: Path, out: Path | None, others: Counter[str]) -> Iterator[tuple
         for file in _walk(path, out):
             if file.suffix.lower() in _SUFFIXES or is_dicom(file):
                 found = True
-                yield file, _parts(file, file.relative_to(path).parts)
+                yield file, _id(file, file.relative_to(path).parts)
             else:
                 others[file.suffix.lower() or "without suffix"] += 1
         if not found:
@@ -77,7 +93,7 @@ def _files(path: Path, out: Path | None, others: Counter[str]) -> Iterator[tuple
                 f"{path}: a folder without a .jpg, .png, .tif or DICOM file; give a folder of radiographs"
             )
     elif path.is_file():
-        yield path, _parts(path, (path.name,))
+        yield path, _id(path, (path.name,))
     else:
         raise InputError(f"{path}: no such image; check the path")
 
@@ -96,26 +112,46 @@ def _walk(folder: Path, out: Path | None, above: tuple[Path, ...] = ()) -> Itera
             yield entry
 
 
-def _parts(file: Path, below: tuple[str, ...]) -> tuple[str, ...]:
-    """What gives an image's id: `patient/study/view` where the folders are named so, else the path `below` a folder."""
+def _id(file: Path, below: Sequence[str]) -> str:
+    """An image's id: `patient_study_view` where the folders are named so, else the path `below` a folder."""
     parts = file.absolute().parts[-3:]
-    if not (parts[0].startswith("patient") and parts[1].startswith("study")):
-        parts = below
+    *folders, view = parts if parts[0].startswith("patient") and parts[1].startswith("study") else below
     # A DICOM file may be named 1.2.840.1: the last number is no suffix.
-    return parts if file.suffix.lower() in _SUFFIXES else (*parts[:-1], f"{parts[-1]}.dcm")
+    return "_".join((*folders, Path(view).stem if file.suffix.lower() in _SUFFIXES else view))
 
 
-def _listed(table: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+def _listed(table: Path) -> Iterator[tuple[Path, str]]:
     """Yield the images of a table's rows; they need not exist."""
-    rows = csv.DictReader(io.StringIO(read_text(table, "a CSV file with a column Path"), newline=""))
-    if "Path" not in (rows.fieldnames or ()):
-        raise InputError(f"{table}: no column Path, which names the images; its separator must be a comma")
-    for row in rows:
-        parts = PurePosixPath((row["Path"] or "").strip().replace("\\", "/")).parts
-        if not parts:
-            raise InputError(f"{table}, row {rows.line_num}: Path is blank; give the image's")
-        if parts[0] == "/" or ".." in parts:
-            file = table.parent.joinpath(*parts)
-            yield file, _parts(file, parts[-1:])
+    locate = locate_images(table.parent)
+    elsewhere: list[Path] = []
+    for parts in _paths(table):
+        if parts[0].startswith("/") or ".." in parts:
+            elsewhere.append(table.parent.joinpath(*parts))
         else:
-            yield patient_folders(table.parent, parts)[0].joinpath(*parts[-3:]), _parts(Path(*parts), parts)
+            file = locate(parts)
+            yield file, _id(file, parts[-3:])
+    places = [Path(os.path.abspath(file)) for file in elsewhere]
+    common = os.path.commonpath([place.parent for place in places]) if places else ""
+    for file, place in zip(elsewhere, places, strict=True):
+        yield file, _id(place, place.relative_to(common).parts)
+
+
+def _paths(table: Path) -> Iterator[tuple[str, ...]]:
+    """Yield the parts of each row's path."""
+    text = read_text(table, "a CSV file with a column Path")
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        if "Path" not in (rows.fieldnames or ()):
+            raise InputError(
+                f"{table}: no column Path, which names the images; its separator must be a comma"
+            )
+        for row in rows:
+            parts = PurePosixPath((row["Path"] or "").strip().replace("\\", "/")).parts
+            if not parts:
+                raise InputError(f"{table}, row {rows.line_num}: Path is blank; give the image's")
+            yield parts
+    except csv.Error as error:
+        line = rows.reader.line_num
+        raise InputError(
+            f"{table}, line {line}: not a CSV table ({error}); look for a stray quotation mark"
+        ) from None

@@ -236,8 +236,8 @@ def test_ids_below_the_folder_given_are_the_tables(tmp_path, monkeypatch):
     chexpert.write_labels(tmp_path / "t.csv", rows)
     listed = set(chexpert.read_labels(tmp_path / "t.csv", root=tmp_path).ids)
     assert listed == {"p0007_s1_frontal", "p0007_s1_1.2.840.1", "p0007_s1_1.2.840.2", "p0008_s2_frontal"}
-    for given in (tmp_path, tmp_path / "root"):
-        assert set(find_images([given])) == listed
+    assert set(find_images([tmp_path / "root"])) == listed
+    assert set(find_images([tmp_path])) == {f"root_{name}" for name in listed}
     monkeypatch.chdir(tmp_path / "root")
     assert set(find_images([Path(".")])) == listed
 
