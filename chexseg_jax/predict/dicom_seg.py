@@ -81,7 +81,9 @@ def _read(source: Path) -> Any:
     """The header of a radiograph, complete as far as the segmentation takes it over."""
     dataset = library().dcmread(source, force=True, stop_before_pixels=True)
     if lacking := [name for name in _REQUIRED if not dataset.get(name)]:
-        raise InputError(f"without {', '.join(lacking)}, which a DICOM segmentation refers to")
+        raise InputError(
+            f"without {', '.join(lacking)}, which a DICOM segmentation refers to; save other formats"
+        )
     for name in _EMPTY:
         if name not in dataset:
             setattr(dataset, name, None)

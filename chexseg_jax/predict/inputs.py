@@ -1,10 +1,12 @@
 """Find the radiographs that a user gives: as files, below folders, or listed in a table."""
 
 import csv
+import errno
 import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from chexseg_jax.data import dicom
@@ -74,6 +76,19 @@ def is_dicom(file: Path) -> bool:
             return dicom.is_dicom(content.read(132), file)
     except OSError:
         return False
+
+
+@contextmanager
+def naming_long_ids(image: Path) -> Iterator[None]:
+    """Turn the refusal of a file's name, which is an image's id, into an `InputError` that names the image."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise InputError(
+            f"{image}: its id is too long for a file's name; shorten its name or its folders'"
+        ) from None
 
 
 def _files(path: Path, out: Path | None, others: Counter[str]) -> Iterator[tuple[Path, str]]:

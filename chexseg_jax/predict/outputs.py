@@ -3,14 +3,18 @@
 A record of each finished image lies in `OUT/.predict`. A killed call is continued from them, and a later call adds to
 them. The network takes one image on each device at a time: its result then depends on no other image, so a continued
 call ends with the bytes of an uninterrupted one.
+
+An image's record lists its files and is written before they appear, so whatever no record lists is the user's.
 """
 
 import contextlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +27,10 @@ from chexseg_jax.data.images import Frame, fit_image, read_radiograph
 from chexseg_jax.data.reference import UPRIGHT, Checks
 from chexseg_jax.errors import DiskError, InputError, PartlyDoneError
 from chexseg_jax.files import Lock, damaged, make_folder, remove_asides, written_aside
-from chexseg_jax.predict.inputs import is_dicom
+from chexseg_jax.predict.inputs import is_dicom, naming_long_ids
 from chexseg_jax.predict.masks import threshold_map
 from chexseg_jax.predict.overlay import SIDE
-from chexseg_jax.predict.savers import SAVERS, TABLES, Prediction
+from chexseg_jax.predict.savers import SAVERS, TABLES, Prediction, files_of
 from chexseg_jax.progress import say, track
 from chexseg_jax.saved_model import Restored
 
@@ -58,7 +62,7 @@ def predict(
 
     Raises:
       InputError: if nothing could be done: no image is readable, another call writes into `out`, or `out` holds
-        predictions of other tasks.
+        predictions of other tasks, or a file of the user's that would be replaced.
       PartlyDoneError: if some images could not be predicted; all others are.
     """
     fresh = not out.exists()
@@ -68,9 +72,9 @@ def predict(
         raise InputError(f"--out {out}: another call is writing into it; wait for it, or give another folder")
     call = _Call(model, out, save, threshold)
     try:
-        for table in TABLES.values():
-            table.earlier(out, model.taxonomy)  # what cannot be merged is refused now
-        call.run(images, len(images) if overlays is None else overlays)
+        drawn = len(images) if overlays is None else overlays
+        call.check_files(images, drawn)
+        call.run(images, drawn)
     finally:
         lock.release()
         shutil.rmtree(call.part, ignore_errors=True)
@@ -117,24 +121,45 @@ class _Call:
         self.title = f"{origin}{self.model.config.name} {network}"
         self.settings = config_digest({"version": _VERSION, "model": network, "thresholds": self.thresholds})
 
+    def savers(self, number: int, overlays: int) -> list[str]:
+        """What writes the files of an image, by its number."""
+        return [s for s in SAVERS if s in self.save and (s != "overlays" or number < overlays)]
+
+    def check_files(self, images: Mapping[str, Path], overlays: int) -> None:
+        """Refuse to replace what no earlier call has written, and tables that cannot be merged."""
+        tasks = self.model.taxonomy.tasks
+        tables = {table.file: table.earlier(self.out, self.model.taxonomy) for table in TABLES.values()}
+        for number, name in enumerate(images):
+            wanted = chain.from_iterable(files_of(s, name, tasks) for s in self.savers(number, overlays))
+            present = [file for file in wanted if os.path.lexists(self.out / file)]
+            present += [file for file, earlier in tables.items() if name in earlier]
+            path = self.finished / f"{name}.json"
+            record = self.record(path) if present else None
+            if record is None and os.path.lexists(path):  # damaged: the image is predicted again
+                continue
+            own = {*tables, *chain.from_iterable(record["files"].values())} if record else set()
+            if foreign := [file for file in present if file not in own]:
+                raise InputError(
+                    f"{self.out / foreign[0]}: the prediction of {name} would replace it, but no earlier call has "
+                    "written it; move it, or give another --out"
+                )
+
     def run(self, images: Mapping[str, Path], overlays: int) -> None:
         """Predict what is not finished, write the tables, and say what happened."""
         self.remove_unfinished()
         batch: list[_Read] = []
         for number, name in enumerate(track(images, "predicting images", len(images))):
-            savers = [s for s in SAVERS if s in self.save and (s != "overlays" or number < overlays)]
-            with self.noting_failure():
-                if image := self.read(name, images[name], savers):
+            with self.noting_failure(images[name]):
+                if image := self.read(name, images[name], self.savers(number, overlays)):
                     batch.append(image)
             if batch and (len(batch) == jax.local_device_count() or number == len(images) - 1):
                 self.finish(batch)
                 batch = []
+        if len(self.failures) == len(images) == 1:
+            raise self.failures[0]
         if len(self.failures) == len(images):
-            raise InputError(
-                f"none of {len(images)} images could be predicted; the first: {self.failures[0]}"
-                if len(images) > 1
-                else str(self.failures[0])
-            )
+            self.name_failures()
+            raise InputError(f"none of {len(images)} images could be predicted; they are named above")
         for key, table in TABLES.items():
             if key in self.save or (self.out / table.file).exists():
                 table.merge(self.out, self.records(), self.model.taxonomy)
@@ -195,35 +220,49 @@ class _Call:
                 self.model.taxonomy,
                 self.title,
             )
-            with self.noting_failure():
-                files = {saver: self.write(saver, prediction) for saver in image.savers}
+            with self.noting_failure(image.source):
+                shutil.rmtree(self.part, ignore_errors=True)
                 record = {
                     "name": image.name,
                     "image": image.sha256,
                     "settings": self.settings,
-                    "files": files,
+                    "files": {saver: self.write(saver, prediction) for saver in image.savers},
                     "codes": codes,
                     "rows": prediction.rows(),
                 }
-                with written_aside(self.finished / f"{image.name}.json") as file:
-                    json.dump(record, file)
+                self.keep(record)
 
     def write(self, saver: str, prediction: Prediction) -> list[str]:
-        """Write the files of one image aside and rename them into `out`; return their names there."""
-        shutil.rmtree(self.part, ignore_errors=True)
-        self.part.mkdir()
-        SAVERS[saver](self.part, prediction)
-        names = sorted(str(file.relative_to(self.part)) for file in self.part.rglob("*") if file.is_file())
-        for name in names:
+        """Write files of one image aside; return their names."""
+        names = files_of(saver, prediction.name, prediction.taxonomy.tasks)
+        files = [self.part / name for name in names]
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        SAVERS[saver](files, prediction)
+        return [name for name, file in zip(names, files, strict=True) if file.exists()]
+
+    def keep(self, record: Mapping[str, Any]) -> None:
+        """Replace the record and files of one image. After a kill in between, files are missing: it is not finished."""
+        path = self.finished / f"{record['name']}.json"
+        for name in chain.from_iterable((self.record(path) or {"files": {}})["files"].values()):
+            (self.out / name).unlink(missing_ok=True)
+        with written_aside(path) as file:
+            json.dump(record, file)
+        for name in chain.from_iterable(record["files"].values()):
             (self.out / name).parent.mkdir(parents=True, exist_ok=True)
             (self.part / name).replace(self.out / name)
-        return names
+
+    def name_failures(self) -> None:
+        """Say of each image that was not predicted why."""
+        for error in self.failures:
+            say(f"not predicted: {error}")
 
     @contextlib.contextmanager
-    def noting_failure(self) -> Iterator[None]:
+    def noting_failure(self, file: Path) -> Iterator[None]:
         """Go on after an error of one image, which is named at the end."""
         try:
-            yield
+            with naming_long_ids(file):
+                yield
         except DiskError:
             raise
         except InputError as error:
@@ -273,8 +312,7 @@ class _Call:
         if earlier["all"]:
             of = f", {earlier['other']} of them of another model or threshold" if earlier["other"] else ""
             say(f"{self.out} keeps {earlier['all']} other images of earlier calls{of}")
-        for error in self.failures:
-            say(f"not predicted: {error}")
+        self.name_failures()
         say(f"{done} of {len(images)} images: {self.out}")
         if self.failures:
             raise PartlyDoneError(

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,22 +79,18 @@ class Prediction:
         return rows
 
 
-def _save_masks(folder: Path, prediction: Prediction) -> None:
-    for task, code in prediction.codes.items():
-        file = folder / "masks" / re.sub(r"[^\w ().,+-]", "_", task) / f"{prediction.name}.png"
-        file.parent.mkdir(parents=True)
+def _save_masks(files: Sequence[Path], prediction: Prediction) -> None:
+    for file, code in zip(files, prediction.codes.values(), strict=True):
         Image.fromarray(decode(code)).save(file)
 
 
-def _save_maps(folder: Path, prediction: Prediction) -> None:
-    file = folder / "maps" / f"{prediction.name}.npz"
-    file.parent.mkdir()
+def _save_maps(files: Sequence[Path], prediction: Prediction) -> None:
     maps = np.moveaxis(prediction.maps, -1, 0)
     named = zip(prediction.taxonomy.tasks, maps, strict=True)
-    np.savez(file, **{f"{prediction.name}_{task}|map": values for task, values in named})
+    np.savez(files[0], **{f"{prediction.name}_{task}|map": values for task, values in named})
 
 
-def _save_overlay(folder: Path, prediction: Prediction) -> None:
+def _save_overlay(files: Sequence[Path], prediction: Prediction) -> None:
     shape = prediction.picture.shape
     masks = {  # at the overlay's size, without the mask at full size
         task: resize_map(prediction.maps[..., k], shape) > prediction.thresholds[task]
@@ -103,27 +99,38 @@ def _save_overlay(folder: Path, prediction: Prediction) -> None:
     }
     title = f"{prediction.name}: {prediction.model}"
     overlay = draw_overlay(prediction.picture, masks, prediction.taxonomy, title)
-    overlay.save(folder / f"{prediction.name}.png", compress_level=1)  # the default takes six times as long
+    overlay.save(files[0], compress_level=1)  # the default takes six times as long
 
 
-def _save_dicomseg(folder: Path, prediction: Prediction) -> None:
+def _save_dicomseg(files: Sequence[Path], prediction: Prediction) -> None:
     if not is_dicom(prediction.source):
         return
     from chexseg_jax.predict.dicom_seg import write_dicom_seg  # its libraries are an extra
 
-    file = folder / "dicomseg" / f"{prediction.name}.dcm"
-    file.parent.mkdir()
     masks = np.stack([decode(code) for code in prediction.codes.values()], -1)
-    write_dicom_seg(file, prediction.source, masks, prediction.taxonomy, model=prediction.model)
+    write_dicom_seg(files[0], prediction.source, masks, prediction.taxonomy, model=prediction.model)
 
 
-#: Name -> function that writes the files of one image below a folder, where the names are those below `--out`.
-SAVERS: Mapping[str, Callable[[Path, Prediction], None]] = {
+#: Name -> function that writes the files of one image, those that `files_of` names, or none.
+SAVERS: Mapping[str, Callable[[Sequence[Path], Prediction], None]] = {
     "masks": _save_masks,
     "maps": _save_maps,
     "overlays": _save_overlay,
     "dicomseg": _save_dicomseg,
 }
+
+
+def files_of(saver: str, name: str, tasks: Iterable[str]) -> list[str]:
+    """The files of one image below `--out`: one a task for masks, otherwise one.
+
+    A task's folder has its name, with `%2F` and the like for what a folder's name cannot hold.
+    """
+    if saver == "masks":
+        folders = (re.sub(r"^\.|[^\w ().,+-]", lambda sign: f"%{ord(sign[0]):02X}", task) for task in tasks)
+        return [f"masks/{folder}/{name}.png" for folder in folders]
+    return [
+        {"maps": f"maps/{name}.npz", "overlays": f"{name}.png", "dicomseg": f"dicomseg/{name}.dcm"}[saver]
+    ]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import content, dataset
 from PIL import Image
 from tiny import save_random
 
@@ -12,7 +13,7 @@ from chexseg_jax.data import chexpert
 from chexseg_jax.data.chexlocalize import read_segmentations, write_segmentations
 from chexseg_jax.data.images import read_radiograph, resize_map, unfit_map
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
-from chexseg_jax.errors import InputError, run_command
+from chexseg_jax.errors import InputError, PartlyDoneError, run_command
 from chexseg_jax.evaluation import published
 from chexseg_jax.files import Lock
 from chexseg_jax.predict import outputs
@@ -189,6 +190,81 @@ def test_overlays_none_or_some(model, tmp_path):
     for count, drawn in (("none", set()), ("2", {"a.png", "b.png"}), ("all", {"a.png", "b.png", "c.png"})):
         main([*common, count])
         assert files(tmp_path / "out") == {"segmentations.json", "summary.csv"} | drawn
+
+
+def test_files_of_the_user_are_never_replaced(model, tmp_path):
+    """Masks drawn by hand have the names of overlays; a reader's masks have the name of the JSON."""
+    for name in ("000", "001"):
+        write(tmp_path / f"images/{name}.png", (40, 40))
+    out, mask = tmp_path / "out", write(tmp_path / "out/001.png", (40, 40))
+    drawn, common = mask.read_bytes(), ["-m", str(model), str(tmp_path / "images"), "-o", str(out)]
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"out/001\.png: the prediction of 001 would replace it"):
+            main(common)
+        main([*common, "--save", "json"])  # the second time, 001 has a record
+    assert files(out) == {"001.png", "segmentations.json"}
+    assert mask.read_bytes() == drawn
+    mask.unlink()
+    main(common)
+    (out / "001.png").write_bytes(b"")  # it is in the record
+    write(tmp_path / "images/001.png", (50, 40))
+    main(common)
+    assert (out / "001.png").read_bytes() != b""
+    other = tmp_path / "other"
+    write_segmentations(other / "segmentations.json", {"001": {"Edema": np.ones((40, 40), bool)}})
+    with pytest.raises(InputError, match=r"other/segmentations\.json: the prediction of 001 would replace"):
+        main([*common[:-1], str(other)])
+    assert files(other) == {"segmentations.json"}
+    assert read_segmentations(other / "segmentations.json").mask("001", "Edema").all()
+
+
+def test_a_call_that_is_killed_while_it_moves_an_image_is_continued(model, tmp_path, monkeypatch):
+    images = [str(write(tmp_path / f"{name}.png", (40, 40))) for name in "ab"]
+    common = ["-m", str(model), *images, "--save", "json,csv,overlays,maps,masks", "-o"]
+    main([*common, str(tmp_path / "whole")])
+    moves, replace = [], Path.replace
+
+    def killed(path, target):
+        if "part" in path.parts:
+            moves.append(target)
+            if len(moves) == 15:
+                raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main([*common, str(tmp_path / "cut")])
+    assert len(files(tmp_path / "cut")) == 14
+    main([*common, str(tmp_path / "cut")])
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    for name in files(tmp_path / "cut"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_an_image_whose_files_cannot_be_written_leaves_none(model, tmp_path, capsys):
+    """For want of an identifier that a DICOM-SEG refers to, or by an id that is too long for a file's name."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    write(tmp_path / "in" / ("x" * 100) / ("y" * 100) / f"{'z' * 60}.png", (40, 40))
+    for name, study in (("a", "1.2.3"), ("b", "")):
+        (tmp_path / f"in/{name}.dcm").write_bytes(content(dataset(pixels, StudyInstanceUID=study)))
+    save, out = "json,csv,overlays,masks,dicomseg", tmp_path / "out"
+    with pytest.raises(PartlyDoneError, match="2 of 3 images were not predicted"):
+        main(["-m", str(model), "-o", str(out), str(tmp_path / "in"), "--save", save])
+    told = capsys.readouterr().err
+    assert "b.dcm: without StudyInstanceUID, which a DICOM segmentation refers to; save other formats" in told
+    assert "zzz.png: its id is too long for a file's name; shorten" in told
+    masks = {f"masks/{task}/a.png" for task in CHEXPERT.tasks}
+    assert files(out) == {"a.png", "segmentations.json", "summary.csv", "dicomseg/a.dcm", *masks}
+    assert read_segmentations(out / "segmentations.json").ids == ("a",)
+
+
+def test_each_task_has_a_folder_of_its_own(tmp_path):
+    tasks = ("Mass/Nodule", "Mass:Nodule", "..")
+    save_random(tmp_path / "model", Taxonomy(labels=tasks, tasks=tasks))
+    image = write(tmp_path / "a.png", (40, 40))
+    main(["-m", str(tmp_path / "model"), "-o", str(tmp_path / "out"), str(image), "--save", "masks"])
+    folders = ("Mass%2FNodule", "Mass%3ANodule", "%2E.")
+    assert files(tmp_path / "out") == {f"masks/{folder}/a.png" for folder in folders}
 
 
 def test_two_calls_into_one_folder(model, tmp_path):
