@@ -150,6 +150,8 @@ def _open(data: bytes) -> Any:
         raise InputError(f"holds {frames} pictures; save the radiograph alone")
     if dataset.Rows * dataset.Columns > 2 * Image.MAX_IMAGE_PIXELS:  # as Pillow refuses it
         raise InputError(f"claims {dataset.Rows * dataset.Columns} pixels; export it again or leave it out")
+    if dataset.get("HighBit") not in (None, dataset.BitsStored - 1):  # pydicom keeps the lower ones
+        raise InputError("HighBit is not BitsStored - 1: its values are shifted; export it again")
     _set_transfer_syntax(dataset)
     return dataset
 

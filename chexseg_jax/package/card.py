@@ -17,14 +17,17 @@ import json
 from pathlib import Path
 
 {imports}
-from PIL import Image
+from PIL import Image, ImageOps
 
 folder = Path("{folder}")
 card = json.loads((folder / "model.json").read_text())
 
 
 def letterbox(path, size):
-    picture = Image.open(path).convert("L")
+    picture = ImageOps.exif_transpose(Image.open(path))
+    if picture.mode[0] in "IF":  # Pillow would cut off all above 255
+        raise SystemExit(f"{{path}}: more than 8 bits; scale it to 8, 1st to 99th percentile")
+    picture = picture.convert("L")
     rows, columns = (max(1, side * size // max(picture.size)) for side in (picture.height, picture.width))
     top, left = (size - rows) // 2, (size - columns) // 2
     square = np.zeros((size, size), np.uint8)

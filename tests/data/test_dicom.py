@@ -296,6 +296,7 @@ def unlike(**changes):
         (unlike(PhotometricInterpretation=None), "without PhotometricInterpretation"),
         (unlike(PhotometricInterpretation="HSV"), "neither grey"),
         (unlike(SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4"), "segmentation, not a radiograph"),
+        (unlike(HighBit=15, PixelData=(TWELVE << 4).tobytes()), "HighBit is not BitsStored - 1"),
         (unlike(Rows=60_000, Columns=60_000), "claims 3600000000 pixels"),
         (unlike(VOILUTFunction="GAMMA", WindowCenter=9, WindowWidth=9), "VOI LUT function"),
         (unlike(PixelData=bytes(9)), r"not a readable DICOM file \(ValueError\)"),

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 import pytest
 from jax import export
+from PIL import ExifTags, Image, ImageOps
 from tiny import he_weights
 
 import chexseg_jax
 from chexseg_jax import models
-from chexseg_jax.data.images import read_grey
+from chexseg_jax.data.images import fit_image, read_grey
 from chexseg_jax.errors import InputError
 from chexseg_jax.models.cpu import override
 from chexseg_jax.models.normalisation import IMAGENET
@@ -58,6 +59,22 @@ def test_a_process_without_this_package_has_equal_masks(shipped, place):
     masks = probabilities > limits
     assert 0.3 < masks.mean() < 0.7
     np.testing.assert_array_equal(np.load("masks.npy"), masks)
+
+
+@pytest.mark.parametrize("to", ["stablehlo", "onnx"])
+def test_the_programs_read_a_radiograph_as_this_package_does(to, place):
+    """An EXIF orientation is followed; a deep image, which Pillow would read as white, is refused."""
+    text = python_of(usage(card_of(chexseg_jax.restore(RUN)), to, "shipped"))
+    defined = {"np": np, "Image": Image, "ImageOps": ImageOps}
+    exec(text[text.index("def letterbox") : text.index("images = ")], defined)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.open("radiograph.png").save("turned.png", exif=turned)
+    Image.fromarray(np.full((9, 9), 700, np.uint16)).save("deep.png")
+    for file in ("radiograph.png", "turned.png"):
+        np.testing.assert_array_equal(defined["letterbox"](file, 32), fit_image(read_grey(file), 32))
+    with pytest.raises(SystemExit, match=r"deep\.png: more than 8 bits; scale it to 8"):
+        defined["letterbox"]("deep.png", 32)
 
 
 def test_each_platform_has_its_own_lowerings(shipped, tiny_segmentation):
