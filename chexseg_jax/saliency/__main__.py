@@ -1,7 +1,7 @@
 """Explain a classifier: saliency maps, the masks that a threshold makes of them, and their boxes.
 
 files in --out:
-  maps.npz             ID_Task|map: each map over its image, in [0, 1); ID_Task|prob: the probability
+  maps.npz             ID_Task|map: each map over its image, in [0, 1), of --maps images; ID_Task|prob: the probability
                        (CheXlocalize's names; python -m chexseg_jax.evaluation --maps reads them)
   segmentations.json   masks at full size, in CheXlocalize's format
   boxes.csv            one row per connected part of a mask: its box at full size
@@ -33,7 +33,7 @@ from chexseg_jax.errors import InputError, Parser, PartlyDoneError, naming, run_
 from chexseg_jax.files import new_folder
 from chexseg_jax.models import ENCODERS
 from chexseg_jax.models.normalisation import normalise
-from chexseg_jax.predict.inputs import find_images
+from chexseg_jax.predict.inputs import find_images, naming_long_ids
 from chexseg_jax.predict.masks import boxes, threshold_map
 from chexseg_jax.processes import check_devices
 from chexseg_jax.progress import say, track
@@ -51,6 +51,43 @@ _BATCH, _TASKS, _SIDE = 8, 4, 512
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
+    flags = _parse(arguments)
+    images = find_images([*flags.images, *flags.input])
+    check_devices()
+    model = _open(flags.checkpoint)
+    limits = parse_threshold(flags.threshold, model.taxonomy)
+    drawn, stored = (
+        len(images) if value == "all" else int(value.replace("none", "0"))
+        for value in (flags.overlays, flags.maps)
+    )
+    with new_folder(flags.out) as part:
+        failures = explain(
+            part,
+            model,
+            images,
+            method=flags.method,
+            limits=limits,
+            cutoff=flags.cutoff,
+            drawn=drawn,
+            stored=stored,
+        )
+        if len(failures) == len(images) == 1:
+            raise failures[0]
+        for failure in failures:
+            say(f"left out: {failure}")
+        if len(failures) == len(images):
+            raise InputError(f"none of {len(images)} images could be explained; they are named above")
+    say(f"{len(images) - len(failures)} of {len(images)} images, {flags.method}: {flags.out}")
+    if failures:
+        raise PartlyDoneError(f"{len(failures)} of {len(images)} images are left out; they are named above")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of the command line.
+
+    Raises:
+      InputError: naming a flag whose value means nothing, or if there is no image.
+    """
     parser = Parser(
         prog="chexseg saliency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -77,27 +114,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--overlays", default="all", metavar="N", help="draw N overlays: all, none or a number (all)"
     )
+    parser.add_argument(
+        "--maps", default="all", metavar="N", help="store the maps of N images: all, none or a number (all)"
+    )
     flags = parser.parse_args(arguments)
-    if flags.overlays not in ("all", "none") and not flags.overlays.isdecimal():
-        raise InputError(f"--overlays {flags.overlays} must be all, none or a number")
+    for flag, value in (("--overlays", flags.overlays), ("--maps", flags.maps)):
+        if value not in ("all", "none") and not value.isdecimal():
+            raise InputError(f"{flag} {value} must be all, none or a number")
     if not 0 <= flags.cutoff <= 1:
         raise InputError(f"--cutoff {flags.cutoff} must be in [0, 1]")
-    if not (paths := [*flags.images, *flags.input]):
+    if not (flags.images or flags.input):
         raise InputError("no radiograph: give images or folders; --help lists the flags")
-    images = find_images(paths)
-    check_devices()
-    model = _open(flags.checkpoint)
-    limits = parse_threshold(flags.threshold, model.taxonomy)
-    drawn = len(images) if flags.overlays == "all" else int(flags.overlays.replace("none", "0"))
-    with new_folder(flags.out) as part:
-        failures = explain(
-            part, model, images, method=flags.method, limits=limits, cutoff=flags.cutoff, drawn=drawn
-        )
-        if len(failures) == len(images):
-            raise InputError("; ".join(failures))
-    say(f"{len(images) - len(failures)} of {len(images)} images, {flags.method}: {flags.out}")
-    if failures:
-        raise PartlyDoneError(f"{len(failures)} of {len(images)} images are left out: {'; '.join(failures)}")
+    return flags
 
 
 def _open(checkpoint: str) -> Restored:
@@ -141,7 +169,7 @@ def parse_threshold(text: str, taxonomy: Taxonomy) -> Float[np.ndarray, " K"] | 
             ) from None
     try:
         limits = np.broadcast_to(np.asarray(values, float), len(taxonomy.tasks))
-    except ValueError:
+    except (ValueError, TypeError):
         limits = np.array([np.nan])
     if not ((limits >= 0) & (limits < 1)).all():
         raise InputError(f"--threshold {text} must be otsu, numbers in [0, 1), or a JSON of these by task")
@@ -181,8 +209,9 @@ def explain(
     limits: Float[np.ndarray, " K"] | None,
     cutoff: float,
     drawn: int,
-) -> list[str]:
-    """Write the files that the command's help lists; return the errors of unreadable images.
+    stored: int,
+) -> list[InputError]:
+    """Write the files that the command's help lists; return the errors of the images that are left out.
 
     Args:
       part: an empty folder.
@@ -192,12 +221,14 @@ def explain(
       limits: see `parse_threshold`.
       cutoff: probability below which a mask is empty.
       drawn: number of images to draw.
+      stored: number of images whose maps are stored.
     """
     tasks = model.taxonomy.tasks
     network = f"{'phantom-trained ' * bool(model.provenance.synthetic)}{model.config.name}"
-    failures: list[str] = []
+    failures: list[InputError] = []
     with (
-        zipfile.ZipFile(part / "maps.npz", "w") as archive,
+        # Higher levels are slower and save a hundredth more.
+        zipfile.ZipFile(part / "maps.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         (part / "boxes.csv").open("w", encoding="utf-8", newline="") as file,
     ):
         table = csv.writer(file, lineterminator="\n")
@@ -207,19 +238,24 @@ def explain(
             found = _explained(model, images, method, limits, failures)
             for number, one in enumerate(found):
                 ranked = np.argsort(-one.probabilities, kind="stable")[: _TASKS * (number < drawn)].tolist()
-                masks = {}
+                masks = {task: one.code(k, cutoff) for k, task in enumerate(tasks)}
+                if ranked:
+                    shown = {k: decode(masks[tasks[k]]) for k in ranked}
+                    title = f"{one.name}: {network}"
+                    try:
+                        with naming_long_ids(images[one.name]):
+                            _draw(part / f"{one.name}.png", one, shown, method, model.taxonomy, title)
+                    except InputError as error:
+                        failures.append(error)
+                        continue
                 for k, task in enumerate(tasks):
-                    masks[task] = one.code(k, cutoff)
                     key, probability = f"{one.name}_{task}", one.probabilities[k]
-                    _add(archive, f"{key}|map", one.maps[..., k])
+                    if number < stored:
+                        _add(archive, f"{key}|map", one.maps[..., k])
                     _add(archive, f"{key}|prob", probability)
                     table.writerows(
                         [one.name, task, f"{probability:.4f}", *box] for box in boxes(masks[task]).tolist()
                     )
-                if ranked:
-                    shown = {k: decode(masks[tasks[k]]) for k in ranked}
-                    title = f"{one.name}: {network}"
-                    _draw(part / f"{one.name}.png", one, shown, method, model.taxonomy, title)
                 yield one.name, masks
 
         write_segmentations(part / "segmentations.json", codes(), model.taxonomy)
@@ -231,7 +267,7 @@ def _explained(
     images: dict[str, Path],
     method: str,
     limits: Float[np.ndarray, " K"] | None,
-    failures: list[str],
+    failures: list[InputError],
 ) -> Iterator[Explained]:
     """Yield the readable images, batch by batch; append the errors of the others to `failures`."""
     size, tasks = model.config.size, jnp.asarray(model.taxonomy.label_indices)
@@ -251,7 +287,7 @@ def _explained(
             try:
                 read[name] = read_radiograph(images[name])
             except InputError as error:
-                failures.append(str(error))
+                failures.append(error)
         if not read:
             continue
         frames = [Frame(image.grey.shape[0], image.grey.shape[1], size) for image in read.values()]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -160,16 +161,56 @@ def test_the_page(classifier, images, tmp_path, monkeypatch):
     assert (otsu.masks("tall") != plus_plus.masks("tall")).any()
 
 
-def test_an_unreadable_image_is_left_out_and_named(classifier, images, tmp_path):
-    bad = tmp_path / "bad.png"
-    bad.write_bytes((images / "wide.png").read_bytes()[:60])
-    common = ["-m", str(classifier), "--overlays", "none", "-i", str(bad)]
-    with pytest.raises(PartlyDoneError, match=r"1 of 2 images are left out: .*bad\.png: not a readable"):
+def test_unreadable_images_are_left_out_and_all_are_named(classifier, images, tmp_path, capsys):
+    """A single line would lose its middle."""
+    bad = [tmp_path / f"bad{number:02}.png" for number in range(30)]
+    for file in bad:
+        file.write_bytes((images / "wide.png").read_bytes()[:60])
+    common = ["-m", str(classifier), "--overlays", "none", "-i", *map(str, bad)]
+    with pytest.raises(PartlyDoneError, match="30 of 31 images are left out; they are named above"):
         main([*common, str(images / "tall.png"), "-o", str(tmp_path / "out")])
+    told = capsys.readouterr().err
+    assert not [file for file in bad if f"left out: {file}: not a readable" not in told]
     assert read_segmentations(tmp_path / "out/segmentations.json").ids == ("tall",)
-    with pytest.raises(InputError, match=r"bad\.png: not a readable image"):
+    with pytest.raises(InputError, match="none of 30 images could be explained"):
         main([*common, "-o", str(tmp_path / "none")])
-    assert {path.name for path in tmp_path.iterdir()} == {"bad.png", "out"}
+    with pytest.raises(InputError, match=r"bad00\.png: not a readable image"):
+        main([*common[:5], str(bad[0]), "-o", str(tmp_path / "none")])
+    assert {path.name for path in tmp_path.iterdir()} == {*(file.name for file in bad), "out"}
+
+
+def test_an_image_whose_id_is_too_long_to_draw_is_left_out(classifier, images, tmp_path, capsys):
+    long = tmp_path / ("x" * 200) / f"{'y' * 60}.png"
+    long.parent.mkdir()
+    long.write_bytes((images / "wide.png").read_bytes())
+    flags = [
+        "-m",
+        str(classifier),
+        "-o",
+        str(tmp_path / "out"),
+        "--overlays",
+        "1",
+        str(tmp_path),
+        str(images),
+    ]
+    with pytest.raises(PartlyDoneError, match="1 of 3 images are left out"):
+        main(flags)
+    assert "yyy.png: its id is too long for a file's name" in capsys.readouterr().err
+    assert read_segmentations(tmp_path / "out/segmentations.json").ids == ("tall", "wide")
+
+
+def test_maps_are_compressed_and_may_be_left_out(explained, classifier, images, tmp_path):
+    with zipfile.ZipFile(explained / "maps.npz") as archive:
+        maps = [entry for entry in archive.infolist() if entry.filename.endswith("|map.npy")]
+    assert sum(entry.compress_size for entry in maps) < 0.8 * sum(entry.file_size for entry in maps)
+    out = tmp_path / "out"
+    main(["-m", str(classifier), "-o", str(out), "--overlays", "none", "--maps", "1", str(images)])
+    with np.load(out / "maps.npz") as archive, np.load(explained / "maps.npz") as all_maps:
+        assert [name for name in archive.files if name.endswith("|map")] == [
+            f"tall_{task}|map" for task in CHEXPERT.tasks
+        ]
+        for task in CHEXPERT.tasks:
+            assert archive[f"wide_{task}|prob"] == all_maps[f"wide_{task}|prob"]
 
 
 @pytest.mark.parametrize(
@@ -180,13 +221,16 @@ def test_an_unreadable_image_is_left_out_and_named(classifier, images, tmp_path)
         (["--threshold", "no.json"], r"--threshold no\.json: not a JSON of a number for each task"),
         (["--threshold", "one.json"], r"--threshold one\.json: has no 'Airspace Opacity'"),
         (["--cutoff", "-1"], r"--cutoff -1\.0 must be in \[0, 1\]"),
+        (["--threshold", "object.json"], r"--threshold object\.json must be otsu"),
         (["--overlays", "some"], "--overlays some must be all, none or a number"),
+        (["--maps", "few"], "--maps few must be all, none or a number"),
         (["--method", "lime"], "invalid choice: 'lime'"),
     ],
 )
 def test_errors_name_the_value(flags, message, classifier, images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("one.json").write_text('{"Edema": 0.5}')
+    Path("object.json").write_text(json.dumps({task: {"best": 0.5} for task in CHEXPERT.tasks}))
     with pytest.raises(InputError, match=message):
         main(["-m", str(classifier), "-o", "out", *flags, str(images)])
     assert not Path("out").exists()
