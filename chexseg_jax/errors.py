@@ -74,8 +74,8 @@ def disk_errors(path: Path | None = None, kept: Callable[[], str] = str) -> Iter
         if not (refusal := _refusal(error)):
             raise
         name = getattr(error, "filename", None) or path
-        at, start = f"{name}: " if name else "", f" from {kept()}" if kept() else ""
-        fix = f"{_REFUSALS[refusal]}, and rerun the command to resume{start}"
+        at, resumed = f"{name}: " if name else "", f" to resume from {kept()}" if kept() else ""
+        fix = f"{_REFUSALS[refusal]}, and rerun the command{resumed}"
         raise DiskError(f"{at}{os.strerror(refusal)}; {fix}") from error
 
 
@@ -169,7 +169,10 @@ def run_command(main: Callable[[], None]) -> None:
         tell(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
-        print("interrupted; rerun the command to resume, finished stages are reused", file=sys.stderr)
+        print(
+            "interrupted; rerun the command: a run or a prediction resumes, all others start again",
+            file=sys.stderr,
+        )
         leave(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
     finally:
         sys.unraisablehook = hook

@@ -115,8 +115,8 @@ class Lock:
             pass
         except OSError as error:
             raise InputError(
-                f"{self.path}: this file system has no locks ({error.strerror}), which keep two runs from writing one "
-                "artifact; give a --workdir on one that has, such as a local disk"
+                f"{self.path}: this file system has no locks ({error.strerror}), which keep two calls from writing one "
+                "file; give a --workdir or --out on one that has, such as a local disk"
             ) from error
         finally:
             if descriptor >= 0:

@@ -152,7 +152,7 @@ def test_a_file_system_without_locks_is_one_line_and_nothing_is_made(store, numb
     monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.setattr(time, "sleep", stop)
     with pytest.raises(
-        InputError, match=r"stage-\w+: this file system has no locks \(.*; give a --workdir on one"
+        InputError, match=r"stage-\w+: this file system has no locks \(.*; give a --workdir or --out on one"
     ):
         store.make("stage", nothing)
     assert not list(store.folder.glob("stage*"))

@@ -23,7 +23,7 @@ def test_an_input_error_is_one_line_and_exit_code_2(capsys):
     [
         (
             OSError(errno.ENOSPC, "full", "a.csv"),
-            "a.csv: No space left on device; free some space, and rerun",
+            "a.csv: No space left on device; free some space, and rerun the command\n",
         ),
         (OSError(errno.EDQUOT, "full"), "Disk quota exceeded; free some space"),
         (OSError(errno.EROFS, "read-only", "/mnt/a"), "/mnt/a: Read-only file system; allow this user to"),
@@ -43,7 +43,7 @@ def test_what_the_file_system_refuses_is_one_line(error, told, capsys):
     with pytest.raises(SystemExit) as stop:
         run_command(main)
     assert stop.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines(keepends=True)
     assert line.startswith(f"error: {told}")
 
 
@@ -92,7 +92,9 @@ def test_a_signal_says_how_to_resume_and_no_thread_can_crash_the_end(number):
         [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=30, check=False
     )
     assert ended.returncode == 128 + number
-    assert ended.stderr == "interrupted; rerun the command to resume, finished stages are reused\n"
+    assert ended.stderr == (
+        "interrupted; rerun the command: a run or a prediction resumes, all others start again\n"
+    )
 
 
 def test_an_error_that_quotes_too_much_keeps_its_ends(capsys):

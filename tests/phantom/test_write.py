@@ -42,7 +42,7 @@ def test_workers_end_with_their_parent(tmp_path, number):
         _, told = parent.communicate(timeout=30)  # which ends when no worker holds the pipe any more
         assert parent.returncode == (-number if number == signal.SIGKILL else 128 + number)
         assert "Traceback" not in told
-        assert "rerun the command to resume" in told or number == signal.SIGKILL
+        assert "interrupted; rerun the command" in told or number == signal.SIGKILL
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(parent.pid, signal.SIGKILL)

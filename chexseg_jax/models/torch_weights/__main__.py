@@ -73,6 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.out.exists():
         raise InputError(f"{flags.out}: already exists; remove it or choose another name")
     if flags.source.is_dir():
+        own = ("model", "labels", "drop_head", "normalisation", "stride_on", "size")
+        if given := [name.replace("_", "-") for name in own if getattr(flags, name)]:
+            raise InputError(
+                f"--{given[0]} is for imports, but {flags.source} is a folder, which is exported; leave it out"
+            )
         _export(flags.source, flags.out)
     else:
         _import(flags)

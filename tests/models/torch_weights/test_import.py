@@ -303,6 +303,9 @@ def test_other_mistakes_each_have_their_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "in.npz.json").unlink()
     (tmp_path / "there").mkdir()
     assert "already exists" in refused(monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "there")
+    for flag in (("--labels", "a,b"), ("--size", 64), ("--drop-head",)):
+        told = refused(monkeypatch, capsys, tmp_path / "there", tmp_path / "out.npz", *flag)
+        assert f"{flag[0]} is for imports, but {tmp_path / 'there'} is a folder, which is exported" in told
     assert "unknown model" in refused(
         monkeypatch, capsys, tmp_path / "in.npz", tmp_path / "o", "--model", "vgg"
     )
