@@ -191,7 +191,9 @@ def test_five_extensions_run_end_to_end(extended, dataset, tmp_path):
     assert model.config.name == "unet_patchnet"
     assert set(model.variables) == {"params"}
     assert model.tasks == ("Nodule", "Pleural Fluid", "Line")
-    assert model.taxonomy == read_taxonomy(dataset)
+    assert (
+        model.taxonomy == read_taxonomy(dataset) == read_taxonomy(run)
+    )  # so `export` reads the run's predictions
     assert model.predict([np.zeros((50, 30), np.uint8)]).shape == (1, 32, 32, 3)
     scores = json.loads((run / "scores.json").read_text())
     assert set(scores["pooled"]) == {*model.tasks, "mean"}

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int64
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
+from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy, write_taxonomy
 from chexseg_jax.data.text import read_text
 from chexseg_jax.errors import InputError
 from chexseg_jax.files import written_aside
@@ -145,7 +145,7 @@ def write_segmentations(
     items: Mapping[str, Any] | Iterable[tuple[str, Any]],
     taxonomy: Taxonomy = CHEXPERT,
 ) -> None:
-    """Write masks as CheXlocalize's segmentations JSON.
+    """Write masks as CheXlocalize's segmentations JSON and, beside it, `tasks.toml` if the tasks are not CheXpert's.
 
     Args:
       path: the file; it appears only when complete.
@@ -154,6 +154,7 @@ def write_segmentations(
         empty mask, or left out where `taxonomy.missing` is "unknown".
       taxonomy: the tasks.
     """
+    write_taxonomy(Path(path).parent, taxonomy)
     with written_aside(path) as file:
         file.write("{")
         for number, (image_id, masks) in enumerate(items.items() if isinstance(items, Mapping) else items):

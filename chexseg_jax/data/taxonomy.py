@@ -5,6 +5,7 @@ data gives any other; `read_taxonomy` documents the file.
 """
 
 import dataclasses
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ import numpy as np
 
 from chexseg_jax.data.text import read_text
 from chexseg_jax.errors import InputError
+from chexseg_jax.files import written_aside
 
 #: What a task that a segmentations file does not list for an image means: no pixel of it, or no knowledge of it.
 Missing = Literal["empty", "unknown"]
@@ -189,6 +191,36 @@ def read_taxonomy(root: Path) -> Taxonomy:
         return Taxonomy.from_dict(values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def write_taxonomy(folder: Path, taxonomy: Taxonomy) -> None:
+    """Write `tasks.toml`, which `read_taxonomy` reads, unless the task set is CheXpert's.
+
+    Raises:
+      InputError: for a folder that holds another task set.
+    """
+    path = Path(folder) / FILE
+    if path.exists() and read_taxonomy(folder) != taxonomy:
+        raise InputError(f"{path}: another task set than that of the masks beside it; give another folder")
+    if not path.exists() and taxonomy != CHEXPERT:
+        with written_aside(path) as file:
+            file.write(_toml(taxonomy))
+
+
+def _toml(taxonomy: Taxonomy) -> str:
+    lines, tables = [], []
+    for name, value in taxonomy.to_dict().items():
+        if isinstance(value, Mapping):
+            entries = [f"{_quoted(k)} = {_quoted(v)}" for k, v in value.items()]
+            tables += [f"[{name}]", *entries] if value else []
+        else:
+            lines.append(f"{name} = {_quoted(value)}")
+    return "\n".join([*lines, *tables, ""])
+
+
+def _quoted(value: Any) -> str:
+    """A string, or a list of them, as TOML has it."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 #: CheXpert's fourteen label columns, in the order of the published tables, and CheXlocalize's ten tasks. The common

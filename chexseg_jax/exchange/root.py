@@ -1,6 +1,5 @@
 """Write items as a root in our layout."""
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -11,7 +10,7 @@ from typing import Any
 from chexseg_jax.data import chexpert
 from chexseg_jax.data.chexlocalize import Rle, empty, write_segmentations
 from chexseg_jax.data.layout import image_id
-from chexseg_jax.data.taxonomy import CHEXPERT, FILE, Taxonomy
+from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy, write_taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.exchange.items import Item, LeftOut, image_size
 from chexseg_jax.exchange.joining import SPLITS, labels_of_masks
@@ -69,8 +68,7 @@ def write_root(
                 chexpert.write_labels(aside / _TABLES[split], rows[split], columns=(*_META, *taxonomy.labels))
             if masks[split] and split != "train":
                 write_segmentations(aside / _MASKS[split], masks[split], taxonomy)
-        if taxonomy != CHEXPERT:
-            (aside / FILE).write_text(_toml(taxonomy), encoding="utf-8")
+        write_taxonomy(aside, taxonomy)
         if marker:
             shutil.copyfile(marker, aside / marker.name)
         counts = [f"{len(rows[split])} {split} ({len(masks[split])} with masks)" for split in SPLITS]
@@ -152,20 +150,3 @@ def _give(source: Path, target: Path, copy: bool) -> str:
         except OSError:
             raise InputError(f"{target.parent}: this file system has no links; give --copy") from None
         return "symbolic links, which need their images to stay where they are"
-
-
-def _toml(taxonomy: Taxonomy) -> str:
-    lines = []
-    tables = []
-    for name, value in taxonomy.to_dict().items():
-        if isinstance(value, Mapping):
-            entries = [f"{_quoted(k)} = {_quoted(v)}" for k, v in value.items()]
-            tables += [f"[{name}]", *entries] if value else []
-        else:
-            lines.append(f"{name} = {_quoted(value)}")
-    return "\n".join([*lines, *tables, ""])
-
-
-def _quoted(value: Any) -> str:
-    """A string, or a list of them, as TOML has it."""
-    return json.dumps(value, ensure_ascii=False)

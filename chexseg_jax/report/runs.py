@@ -17,7 +17,7 @@ from chexseg_jax.data.chexpert import positive_tasks
 from chexseg_jax.data.images import unpack_masks
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
-from chexseg_jax.data.taxonomy import Taxonomy
+from chexseg_jax.data.taxonomy import FILE, Taxonomy
 from chexseg_jax.evaluation import iou
 from chexseg_jax.evaluation.probe import PENALTIES
 from chexseg_jax.files import aside_of, give_folder, written_aside
@@ -70,7 +70,7 @@ def report_segmentation(
 
     It holds `report.md`, `report.html`, `scores.json`, `overlays.png`, `saliency.png` (for p < 1), `curves.png`,
     `metrics.jsonl`, `predictions.json` (CheXlocalize's format), `config.json`, and `model`, which
-    `chexseg_jax.restore` opens.
+    `chexseg_jax.restore` opens; and `tasks.toml` if the tasks are not CheXpert's.
 
     Args:
       workdir: the work directory.
@@ -87,7 +87,8 @@ def report_segmentation(
         iou.load_counts(made.scores), sources.taxonomy.tasks, replicates=config.scores.bootstrap
     )
     _write_json(run / "scores.json", {"data": sources.title, **scores})
-    _copy(made.scores / "predictions.json", run)
+    for name in {"predictions.json", FILE} & {path.name for path in made.scores.iterdir()}:
+        _copy(made.scores / name, run)
     gallery = Gallery.open(test, sources, {_PREDICTION: made.scores}, words={})
     sections = [_score_section(run, sources, table, gallery, made)]
     if made.pseudo:

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from chexseg_jax.data.taxonomy import CHEXPERT, PALETTE, Taxonomy, read_taxonomy
+from chexseg_jax.data.taxonomy import CHEXPERT, PALETTE, Taxonomy, read_taxonomy, write_taxonomy
 from chexseg_jax.errors import InputError
 
 NODULES = """
@@ -49,6 +49,18 @@ def test_a_tasks_file_gives_another_task_set(tmp_path):
     assert taxonomy.task("Lung Nodule") == "Nodule"
     assert taxonomy.missing == "unknown"
     assert len(taxonomy.colours) == 2
+
+
+def test_a_task_set_is_written_and_read_again_and_replaces_no_other(tmp_path):
+    own = Taxonomy(labels=('Nodule "big"', "Ärger"), tasks=('Nodule "big"',), missing="unknown")
+    write_taxonomy(tmp_path, CHEXPERT)
+    assert not list(tmp_path.iterdir())  # the built-in one needs no file
+    write_taxonomy(tmp_path, own)
+    write_taxonomy(tmp_path, own)
+    assert read_taxonomy(tmp_path) == own
+    with pytest.raises(InputError, match=r"tasks.toml: another task set than that of the masks"):
+        write_taxonomy(tmp_path, CHEXPERT)
+    assert read_taxonomy(tmp_path) == own
 
 
 def test_a_taxonomy_survives_json():
