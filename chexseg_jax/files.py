@@ -21,19 +21,24 @@ def aside_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
 
 
-def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+def files_below(folder: Path, *, without: Path | None = None) -> Iterator[Path]:
     """Yield the files below a folder, sorted; links are followed, and a cycle of them ends.
 
-    Names with a dot in front and folders `__MACOSX`, which programs leave beside a user's files, are skipped. `above`
-    holds the folders that the call came through.
+    Names with a dot in front and folders `__MACOSX`, which programs leave beside a user's files, are skipped, and so is
+    a folder `without` below the first.
     """
-    if (here := folder.resolve()) in above:
+    yield from _files_below(folder, without.resolve() if without else None, ())
+
+
+def _files_below(folder: Path, without: Path | None, above: tuple[Path, ...]) -> Iterator[Path]:
+    here = folder.resolve()
+    if here in above or (above and here == without):
         return
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
         if entry.is_dir():
-            yield from files_below(entry, (*above, here))
+            yield from _files_below(entry, without, (*above, here))
         else:
             yield entry
 

@@ -13,12 +13,11 @@ from chexseg_jax.data import dicom
 from chexseg_jax.data.layout import locate_images
 from chexseg_jax.data.text import read_text
 from chexseg_jax.errors import InputError
+from chexseg_jax.files import files_below
 from chexseg_jax.progress import say
 
 #: Suffixes of the files that are taken from a folder; a DICOM file may have any.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", *dicom.SUFFIXES)
-#: Folders that programs leave beside images; names with a dot in front are skipped too.
-_LITTER = ("__MACOSX",)
 
 
 def find_images(paths: Sequence[Path], out: Path | None = None) -> dict[str, Path]:
@@ -97,7 +96,7 @@ def _files(path: Path, out: Path | None, others: Counter[str]) -> Iterator[tuple
         yield from _listed(path)
     elif path.is_dir():
         found = False
-        for file in _walk(path, out):
+        for file in files_below(path, without=out):
             if file.suffix.lower() in _SUFFIXES or is_dicom(file):
                 found = True
                 yield file, _id(file, file.relative_to(path).parts)
@@ -111,20 +110,6 @@ def _files(path: Path, out: Path | None, others: Counter[str]) -> Iterator[tuple
         yield path, _id(path, (path.name,))
     else:
         raise InputError(f"{path}: no such image; check the path")
-
-
-def _walk(folder: Path, out: Path | None, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yield the files below a folder, sorted."""
-    here = folder.resolve()
-    if here in above or (above and out and here == out.resolve()):
-        return
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(".") or entry.name in _LITTER:
-            continue
-        if entry.is_dir():
-            yield from _walk(entry, out, (*above, here))
-        else:
-            yield entry
 
 
 def _id(file: Path, below: Sequence[str]) -> str:
