@@ -8,12 +8,13 @@ a download's tree of real radiographs. Half of the patients of each set make the
 """
 
 import argparse
-import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 import chexseg_jax
+from chexseg_jax.artifact import read_record
 from chexseg_jax.data.images import fit_image, read_grey
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.reference import UPRIGHT, fit_reference
@@ -31,7 +32,6 @@ def main():
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--nih", type=Path)
-    parser.add_argument("--models", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "trust.md")
     flags = parser.parse_args()
     (root,) = flags.workdir.glob("artifacts/phantom-*/data")
@@ -57,9 +57,7 @@ def main():
         *table(header, rows),
     ]
     lines += ["", "## Doubt: Spearman correlation with 1 - IoU, test images of the phantom", ""]
-    lines += table(
-        ["model", "images", "whole image", "tasks (mean)"], doubt_rows(flags.workdir, flags.models)
-    )
+    lines += table(["model", "images", "whole image", "tasks (mean)"], doubt_rows(flags.workdir))
     flags.out.write_text("\n".join([*lines, ""]))
     print("\n".join(lines))
 
@@ -109,15 +107,14 @@ def check_row(name, clean_name, reference, judged, others):
     return [*row, f"{np.mean([check.verdict == 'ok' for check in clean]):.1%}", ", ".join(right)]
 
 
-def doubt_rows(workdir, count):
+def doubt_rows(workdir):
     """How well the doubt ranks the errors of some models."""
     (test,) = workdir.glob("artifacts/prepare-test-*")
     images = Prepared.load(test)
     images = images.take(np.flatnonzero(images.listed))
     truth = images.read_masks(slice(None))
-    done = [path for path in sorted(workdir.glob("artifacts/segmentation-*")) if path.suffix != ".part"]
     rows = []
-    for folder in done[:count]:
+    for p, folder in sorted(models(workdir).items()):
         model = chexseg_jax.restore(folder)
         limits = np.array([model.thresholds[task] for task in model.tasks])
         maps = model.predict(list(images.images[:]))
@@ -128,9 +125,16 @@ def doubt_rows(workdir, count):
         tasks = np.array([task for task, _ in doubts])
         by_task = [spearman(tasks[:, k], error[:, k]) for k in range(len(limits))]
         whole = spearman(np.array([image for _, image in doubts]), 1 - shared.sum(1) / either.sum(1))
-        p = json.loads((folder / "model.json").read_text())["config"]["p"]
         rows.append([f"p = {p:g}", str(len(doubts)), f"{whole:.2f}", f"{np.nanmean(by_task):.2f}"])
     return rows
+
+
+def models(workdir):
+    """A model for each p, of those that train on the most common expert images: all, in a table's work directory."""
+    folders = [card.parent for card in sorted(workdir.glob("artifacts/segmentation-*[0-9a-f]/artifact.json"))]
+    keys = {folder: read_record(folder)["key"] for folder in folders}
+    ((experts, _),) = Counter(key["train_rows"] for key in keys.values()).most_common(1)
+    return {key["p"]: folder for folder, key in keys.items() if key["train_rows"] == experts}
 
 
 def spearman(x, y):
