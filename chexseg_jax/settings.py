@@ -187,7 +187,7 @@ def trainings(config: ConfigDict) -> list[str]:
     inits, kinds = (
         (config.grid.init, config.grid.pseudo) if config.kind in TABLES else (config.init, config.pseudo)
     )
-    uses_pseudo = config.pseudo or (config.kind in TABLES and min(config.grid.p, default=0) < 1)
+    uses_pseudo = config.pseudo or (config.kind in TABLES and any(p != 1 for p in config.grid.p))
     uses_irnet = uses_pseudo and "irnet" in kinds
     used = {
         "classifier": uses_pseudo and not config.imported.classifier,

@@ -19,6 +19,7 @@ from chexseg_jax.data.chexpert import write_labels
 from chexseg_jax.data.prepared import Examples, Prepared
 from chexseg_jax.data.records import write_rows
 from chexseg_jax.data.taxonomy import read_taxonomy
+from chexseg_jax.errors import InputError
 from chexseg_jax.models.layers import resize_bilinear
 from chexseg_jax.models.normalisation import normalise
 from chexseg_jax.pseudo import LABELLERS, Labeller, Saliency
@@ -173,9 +174,17 @@ def dataset(tmp_path):
     return root
 
 
+def test_a_label_policy_names_the_labels_of_the_data(dataset, tmp_path):
+    config = semi.get_config(f"p=0.5,count=6,root={dataset},scale=laptop")
+    config.data.uncertainty = "ignore;Nodule=zeros"
+    experiment.Run.open(config, tmp_path / "work", planning=True)
+    config.data.uncertainty = "ignore;Edema=zeros"
+    with pytest.raises(InputError, match="unknown label 'Edema'"):
+        experiment.Run.open(config, tmp_path / "work", planning=True)
+
+
 def test_five_extensions_run_end_to_end(extended, dataset, tmp_path):
     config = semi.get_config(f"p=0.5,count=6,root={dataset},scale=laptop")
-    config.data.uncertainty = "ignore;Nodule=zeros"  # a label that CheXpert has not
     config.pseudo, config.data.size, config.scores.bootstrap = "layercam", 32, 20
     config.segmentation.decoder = "unet"
     small = {"model": "patchnet", "batch_size": 4, "epochs": 2.0, "checkpoint_every": 2}

@@ -106,6 +106,10 @@ def _make_image(root: Path, view: View) -> _Output:
     )
 
 
+#: Signals to all processes that the parent handles, and no worker.
+_FOR_PARENT = (signal.SIGINT, signal.SIGUSR1)
+
+
 def _in_processes(
     work: Callable[[View], _Output], views: Sequence[View], processes: int | None
 ) -> list[_Output]:
@@ -116,12 +120,17 @@ def _in_processes(
         return list(track(map(work, views), title, len(views)))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent) as pool:
-        return list(track(pool.map(work, views, chunksize=4), title, len(views)))
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENT)  # also while the workers start
+        try:
+            results = pool.map(work, views, chunksize=4)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return list(track(results, title, len(views)))
 
 
 def _follow_parent() -> None:
-    """End this worker with its parent, even a killed one; signals to all processes are for the parent to handle."""
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    """End this worker with its parent, even a killed one."""
+    for number in _FOR_PARENT:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

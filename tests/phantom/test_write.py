@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +38,10 @@ def test_workers_end_with_their_parent(tmp_path, number):
     command = [sys.executable, "-m", "chexseg_jax.phantom", *map(str, arguments)]
     parent = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(lambda: list(tmp_path.rglob("*.jpg")), 60)
+        # SIGINT reaches the workers too, and one that is still starting would print a traceback.
+        wait_for(
+            lambda: workers(parent.pid) if number == signal.SIGINT else list(tmp_path.rglob("*.jpg")), 60
+        )
         os.killpg(parent.pid, number) if number == signal.SIGINT else parent.send_signal(number)
         _, told = parent.communicate(timeout=30)  # which ends when no worker holds the pipe any more
         assert parent.returncode == (-number if number == signal.SIGKILL else 128 + number)
@@ -46,6 +50,12 @@ def test_workers_end_with_their_parent(tmp_path, number):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(parent.pid, signal.SIGKILL)
+
+
+def workers(parent):
+    """The processes that it has spawned."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
 def wait_for(condition, seconds):
