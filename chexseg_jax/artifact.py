@@ -110,9 +110,8 @@ def _found(directory: Path, lock: Lock) -> bool:
     """Whether the artifact exists; if not, this process holds `lock` on return and has to make it."""
     if directory.exists():
         verify(directory)
-        shutil.rmtree(
-            directory / _CHECKPOINTS, ignore_errors=True
-        )  # of a process that was killed as it ended
+        # A process that was killed as it ended has left them.
+        shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)
         return True
     if not lock.acquire():
         say(
