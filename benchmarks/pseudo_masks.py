@@ -49,7 +49,8 @@ def main() -> None:
     groups = defaultdict(list)
     for folder, key in keys.items():
         if key["expert_rows"] == experts[0][0]:
-            groups[_title(store, key)].append((key["weak_rows"], folder))
+            title = f"{_title(store, key)}, {len(Prepared.load(folder))} masks"
+            groups[title].append((key["weak_rows"], folder))
     if not groups:
         raise InputError(f"{arguments.workdir}: no pseudo-masks; launch configs/table1.py there first")
     header, columns = ["pathology"], []
@@ -90,11 +91,11 @@ def _exact(masked: Prepared, truth: Any) -> np.ndarray:
 
 def _draw(path: Path, store: Path, groups: dict, truth: Any) -> None:
     """For each task an image that shows it: exact mask, CAM and its mask, boundaries, walked map and its mask."""
-    rows = min(set.intersection(*({rows for rows, _ in sets} for sets in groups.values())))
-    cam, walk = (
-        next(dict(sets)[rows] for title, sets in sorted(groups.items()) if title.startswith(kind))
-        for kind in ("CAM", "IRNet")
-    )
+    made = {kind: {} for kind in ("CAM", "IRNet")}
+    for title, sets in sorted(groups.items(), reverse=True):
+        made[title.partition(",")[0]] |= dict(sets)
+    rows = min(made["CAM"].keys() & made["IRNet"].keys())  # the same images
+    cam, walk = made["CAM"][rows], made["IRNet"][rows]
     masked, walked = Prepared.load(cam), Prepared.load(walk)
     maps, walks = (store / read_record(folder)["key"]["weak_maps"] for folder in (cam, walk))
     exact = _exact(masked, truth)
