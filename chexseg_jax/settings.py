@@ -81,6 +81,18 @@ TABLES: dict[str, dict[str, Any]] = {
 }
 
 
+#: The settings of a single run that a table sets for each of its runs, and their values in other configurations.
+SINGLE: dict[str, Any] = {
+    "p": 1.0,
+    "init": "chexpert",
+    "pseudo": "",
+    "pseudo_count": 0,
+    "trial": 0,
+    "experts": 0,
+    "clock": "epochs",
+}
+
+
 class Trial(NamedTuple):
     """One run of a table."""
 
@@ -208,6 +220,12 @@ def check(config: ConfigDict) -> None:
     """
     if not config.root:  # the labels of other data are known when they are opened
         parse_policy(config.data.uncertainty)
+    for key, unset in SINGLE.items() if config.kind in TABLES else ():
+        if config[key] != unset:
+            raise InputError(
+                f"config.{key}={config[key]!r}: a table's runs take their own from config.grid and config.trials; "
+                "give one of these, or leave it out"
+            )
     inits = config.grid.init if config.kind in TABLES else (config.init,)
     if bool(config.imported.encoder) != ("imported" in inits):
         raise InputError(

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from chexseg_jax.config_args import Argument, parse
 from chexseg_jax.errors import InputError
 from chexseg_jax.pseudo import LABELLERS
-from chexseg_jax.settings import Setting, Trial, imagenet_networks, trials
+from chexseg_jax.settings import SINGLE, Setting, Trial, imagenet_networks, trials
 
 LAPTOP: dict[str, Any] = {
     # validation: expert images held out to choose checkpoints, a share in (0, 1) or a number.
@@ -208,8 +208,7 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
             "root": args.root,
             "scale": args.scale,
             # The run, see settings.Setting.
-            **{"p": 1.0, "init": "chexpert", "pseudo": "", "pseudo_count": 0, "trial": 0},
-            **{"experts": 0, "clock": "epochs"},
+            **SINGLE,
             # A table: its grid of runs; shard i/n takes every n-th run from the i-th.
             "grid": {
                 **{"p": (), "init": (), "pseudo": tuple(LABELLERS), "count": ()},
@@ -326,6 +325,7 @@ def table(
 def _check_used(args: ConfigDict, inits: tuple[str, ...], kinds: tuple[str, ...]) -> None:
     """Refuse an argument of a network that no run has, with these initialisations and kinds of pseudo-masks."""
     for argument, unset, used, needs in (
+        ("classifier_start", "auto", any(kinds), "p below 1"),
         ("encoder_start", "auto", "chexpert" in inits, "init=chexpert"),
         ("moco_start", "auto", "moco" in inits, "init=moco"),
         ("trunk", "auto", "irnet" in kinds, "pseudo=irnet"),

@@ -5,10 +5,10 @@ import pytest
 from chexseg_jax.errors import InputError
 from chexseg_jax.pseudo import LABELLERS
 from chexseg_jax.settings import check, imagenet_networks, trainings, trials
-from configs import classifier, full, moco, semi, table1, table2, weak
+from configs import classifier, full, label_efficiency, moco, semi, table1, table2, weak
 
 
-@pytest.mark.parametrize("file", [classifier, full, moco, semi, table1, table2, weak])
+@pytest.mark.parametrize("file", [classifier, full, label_efficiency, moco, semi, table1, table2, weak])
 @pytest.mark.parametrize("arg", ["", "smoke", "scale=paper"])
 def test_the_configs_values_pass(file, arg):
     check(file.get_config(arg))
@@ -66,6 +66,18 @@ def test_a_value_that_would_fail_late_or_be_ignored_is_refused(path, value, mess
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    {"p": 0.5, "init": "moco", "pseudo": "irnet", "pseudo_count": 500, "trial": 2, "experts": 10}.items(),
+)
+def test_a_setting_of_single_runs_is_refused_for_a_table(key, value):
+    for file in (table1, table2, label_efficiency):
+        config = file.get_config()
+        config[key] = value
+        with pytest.raises(InputError, match=f"config.{key}={value!r}: a table's runs take their own"):
+            check(config)
+
+
 def test_a_mixture_needs_pseudo_masks():
     config = full.get_config()
     config.p = 0.5
@@ -119,6 +131,7 @@ def test_thresholds():
     [
         ("moco_start=imagenet", "moco_start=imagenet applies only with init=moco"),
         ("init=random,encoder_start=imagenet", "applies only with init=chexpert"),
+        ("p=1,classifier_start=imagenet", "classifier_start=imagenet applies only with p below 1"),
         ("trunk=imagenet", "applies only with pseudo=irnet"),
         ("walk=pascal", "applies only with pseudo=irnet"),
         ("weights=a.pth", "weights=a.pth applies only to what starts from ImageNet"),
