@@ -161,8 +161,7 @@ def _write(folder: Path, table: Run, planned: list[Trial]) -> dict[Trial, str]:
     lock.wait()
     try:
         finished = finished_runs(table, planned)
-        runs = {(*trial,): {"model": m.model.name, "scores": m.scores.name} for trial, m in finished.items()}
-        results = Results.load(table.store.folder, runs)
+        results = Results.load({trial: made.scores for trial, made in finished.items()})
         missing, absent = {}, {}
         for trial in (trial for trial in planned if trial not in finished):
             failure, absence = _note(folder, trial, _FAILED), _note(folder, trial, _ABSENT)

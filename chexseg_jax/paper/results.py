@@ -6,7 +6,7 @@ from pathlib import Path
 
 from chexseg_jax.evaluation.bootstrap import Interval, pooled_interval, t_interval, trial_scores
 from chexseg_jax.evaluation.iou import Counts, load_counts
-from chexseg_jax.settings import Setting
+from chexseg_jax.settings import Setting, Trial
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,10 @@ class Results(dict[Setting, tuple[Run, ...]]):
     """Settings with their finished trials, in the order of the trials' numbers."""
 
     @classmethod
-    def load(cls, store: Path, records: Mapping[tuple[Setting, int], Mapping[str, str]]) -> "Results":
-        """Read the counts of finished trials.
-
-        Args:
-          store: the folder of artifacts.
-          records: (setting, number of the trial) -> the name of its artifact `scores`.
-        """
+    def load(cls, finished: Mapping[Trial, Path]) -> "Results":
+        """Read the counts of finished trials, each with its artifact `scores`."""
         results = cls()
-        for (setting, number), record in records.items():
-            scores = store / record["scores"]
+        for (setting, number), scores in finished.items():
             results[setting] = (*results.get(setting, ()), Run(number, scores, load_counts(scores)))
         return results
 

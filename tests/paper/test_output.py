@@ -52,7 +52,7 @@ def finish(config, data, folder) -> Results:
     """Synthetic runs: the truth's masks without random pixels; mixtures keep more of them than p = 0 and p = 1."""
     truth, reader = data.sources.test.segmentations, data.sources.second_reader
     test = Prepared.load(data.test)
-    records, names = {}, test.take(np.flatnonzero(test.listed)).ids
+    finished, names = {}, test.take(np.flatnonzero(test.listed)).ids
     for number, trial in enumerate(trials(config)):
         rng = np.random.default_rng(number)
         kept = {0.0: 0.3, 1.0: 0.5}.get(trial.setting.p, 0.7) + 0.02 * trial.number
@@ -64,8 +64,8 @@ def finish(config, data, folder) -> Results:
         others = {"model": predicted, "reader": {n: reader.masks(n) for n in names}, "box": masks}
         counts = {who: [iou.counts(other[n], masks[n]) for n in names] for who, other in others.items()}
         iou.save_counts(scores, counts)
-        records[(*trial,)] = {"scores": scores.name}
-    return Results.load(folder, records)
+        finished[trial] = scores
+    return Results.load(finished)
 
 
 @pytest.fixture(scope="module")
