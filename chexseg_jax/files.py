@@ -65,21 +65,29 @@ def written_aside(path: str | Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, replacing: bool = False) -> Iterator[Path]:
     """Yield a folder that is renamed to `path` once it is complete; an error removes it.
 
+    Args:
+      path: the folder.
+      replacing: delete an older folder of that name, once the new one is complete.
+
     Raises:
-      InputError: if `path` exists or cannot be written.
+      InputError: if `path` cannot be written, or exists and is not to be replaced.
     """
-    if os.path.lexists(path):
+    if os.path.lexists(path) and not replacing:
         raise InputError(f"{path}: already exists; remove it or choose another name")
     part = aside_of(path)
     try:
+        shutil.rmtree(part, ignore_errors=True)  # left by a killed process of the same number
         part.mkdir(parents=True)
         yield part
+        if replacing and path.exists():
+            shutil.rmtree(path)
         part.rename(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give another folder") from None
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be written ({reason}); give another folder") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -2,12 +2,10 @@
 
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from chexseg_jax.data.chexlocalize import Rle, encode, write_annotations, write_
 from chexseg_jax.data.chexpert import COLUMNS, TEST_COLUMNS, write_labels
 from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
-from chexseg_jax.files import aside_of
+from chexseg_jax.files import new_folder
 from chexseg_jax.phantom.contours import Polygon, trace
 from chexseg_jax.phantom.labels import mined_labels, true_labels
 from chexseg_jax.phantom.plan import plan_splits
@@ -81,7 +79,7 @@ def make(
     images = {"train": train, "valid": valid, "test": test}
     _check(out, images, size, seed, conspicuity, processes)
     views = plan_splits(images, seed=seed, size=size, conspicuity=conspicuity)
-    with _written_aside(out) as root:
+    with new_folder(out, replacing=True) as root:
         outputs = _in_processes(partial(_make_image, root), views, processes)
         _write_tables(root, views)
         _write_masks(root, outputs)
@@ -207,23 +205,6 @@ def _check(
         raise InputError(f"{out}: is a mount point, which cannot be replaced; name a folder below it")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise InputError(f"{out}: is not empty and not a phantom (no {MARKER}); name a new or empty folder")
-
-
-@contextmanager
-def _written_aside(out: Path) -> Iterator[Path]:
-    """Yield a folder beside `out` that replaces it on success and is removed otherwise."""
-    root = aside_of(out)
-    try:
-        shutil.rmtree(root, ignore_errors=True)  # left by a killed process of the same number
-        root.mkdir(parents=True)
-        yield root
-        if out.exists():
-            shutil.rmtree(out)
-        root.rename(out)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def _note(images: dict[str, int], size: int, seed: int, conspicuity: float) -> str:
