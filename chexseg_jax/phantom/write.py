@@ -32,6 +32,15 @@ VERSION = 6
 #: Written last: marks a folder as a complete phantom.
 MARKER = "PHANTOM.md"
 
+#: All that a phantom's root holds.
+_NAMES = {
+    MARKER,
+    "CheXpert-v1.0-small",
+    *("train.csv", "valid.csv", "test_labels.csv"),
+    *(f"gt_{kind}_{split}.json" for kind in ("segmentations", "annotations") for split in ("val", "test")),
+    *("hb_segmentations_test.json", "phantom_train_masks.json"),
+}
+
 
 @dataclass(frozen=True)
 class _Output:
@@ -205,6 +214,11 @@ def _check(
         raise InputError(f"{out}: is a mount point, which cannot be replaced; name a folder below it")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise InputError(f"{out}: is not empty and not a phantom (no {MARKER}); name a new or empty folder")
+    if foreign := sorted({path.name for path in out.glob("[!.]*")} - _NAMES):
+        raise InputError(
+            f"{out / foreign[0]}: is no part of the phantom, which would be replaced with all in it; move it, or name "
+            "another folder"
+        )
 
 
 def _note(images: dict[str, int], size: int, seed: int, conspicuity: float) -> str:

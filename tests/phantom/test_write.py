@@ -150,6 +150,15 @@ def test_a_folder_that_is_not_a_phantom_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_what_lies_beside_an_older_phantom_is_not_deleted(tmp_path):
+    out = make(tmp_path / "out", train=2, valid=1, test=1, size=64)
+    assert {path.name for path in out.iterdir()} == write._NAMES
+    (out / "work").mkdir()
+    with pytest.raises(InputError, match="out/work: is no part of the phantom"):
+        make(out, train=2, valid=1, test=1, size=64)
+    assert (out / "work").is_dir()
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file/out: cannot be written"):
