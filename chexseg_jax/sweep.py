@@ -161,6 +161,8 @@ def _write(folder: Path, table: Run, planned: list[Trial]) -> dict[Trial, str]:
     lock.wait()
     try:
         finished = finished_runs(table, planned)
+        for trial in finished:  # some by another command, after they failed here
+            _note_outcome(folder, trial, "", "")
         results = Results.load({trial: made.scores for trial, made in finished.items()})
         missing, absent = {}, {}
         for trial in (trial for trial in planned if trial not in finished):

@@ -199,6 +199,24 @@ def test_a_failed_run_is_named_and_the_others_complete(table, config, stub, caps
     assert not list((folder / "failed").iterdir())
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_failed_run_that_another_command_finished_is_no_failure(table, config, stub):
+    workdir, _ = table
+    _, failures = stub
+    failures[1, 0] = InputError("no such weights")
+    config = config.copy_and_resolve_references()
+    config.seed = 5
+    with pytest.raises(PartlyDoneError, match="1 of 4 runs failed"):
+        sweep.run(config, workdir)
+    (folder,) = (workdir / "runs").glob("table1,seed=5*")
+    (note,) = (folder / "failed").iterdir()
+    failures.clear()
+    (trial,) = (trial for trial in trials(config) if note.stem == trial.name)
+    sweep._single(Run.open(config, workdir), trial).segmentation()
+    sweep.run(config, workdir)
+    assert not list((folder / "failed").iterdir())
+
+
 @pytest.fixture
 def without_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(imagenet, "torchvision_cache", lambda: tmp_path / "cache")
