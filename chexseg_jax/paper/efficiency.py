@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from chexseg_jax.paper.figures import plot_intervals
 from chexseg_jax.paper.results import Results
 from chexseg_jax.paper.tables import mean_cell
 from chexseg_jax.pseudo import LABELLERS
@@ -57,14 +58,9 @@ def draw(folder: Path, config: ConfigDict, results: Results, sources: Sources) -
     figure = figures.new_figure(5.6, 4.2)
     axis = figure.subplots()
     for title, curve in _curves(config).items():
-        finished = [setting for setting in curve if setting in results]
-        if finished:
-            ends = np.array([[end[-1] for end in results.over_trials(setting)] for setting in finished])
-            middle, low, high = ends.T
-            error = np.nan_to_num(np.stack([middle - low, high - middle]))
-            at = [setting.experts or everything for setting in finished]
-            style = _style(curve[0], below=[p for p in config.grid.p if p < 1])
-            axis.errorbar(at, middle, error, label=title, ms=4, lw=1.4, capsize=2.5, **style)
+        places = {float(setting.experts or everything): setting for setting in curve}
+        style = _style(curve[0], below=[p for p in config.grid.p if p < 1])
+        plot_intervals(axis, results, places, label=title, ms=4, **style)
     axis.set_xscale("log")
     ticks = sorted({number or everything for number in config.grid.experts})
     axis.set_xticks(ticks, [f"{tick}" for tick in ticks])

@@ -58,15 +58,16 @@ def draw_figure2(
         for beside, pseudo in enumerate(config.grid.pseudo, start=1):
             labeller, marker = LABELLERS[pseudo], _MARKERS[list(LABELLERS).index(pseudo) % len(_MARKERS)]
             style: dict[str, Any] = {"color": labeller.colour, "marker": marker}
-            curve = [Setting.of(p, init, pseudo, count) for p in sorted(config.grid.p)]
-            _plot_intervals(axis, results, curve, k, label=labeller.title, **style)
+            curve = {p: Setting.of(p, init, pseudo, count) for p in sorted(config.grid.p)}
+            plot_intervals(axis, results, curve, k, label=labeller.title, **style)
             if "steps" in config.grid.clock:
-                equal = [Setting.of(p, init, pseudo, count, clock="steps") for p in sorted(config.grid.p)]
+                equal = {p: Setting.of(p, init, pseudo, count, clock="steps") for p in curve}
                 dashed = style | {"ls": "--", "lw": 0.9, "marker": "", "alpha": 0.7}
-                _plot_intervals(axis, results, equal, k, label=f"{labeller.title}, equal steps", **dashed)
+                plot_intervals(axis, results, equal, k, label=f"{labeller.title}, equal steps", **dashed)
             # With other pseudo-masks, so not part of the curve; shifted so that both points at p = 0 are visible.
-            weak, shift = [Setting.of(0.0, init, pseudo, more)], -0.04 * beside
-            _plot_intervals(axis, results, weak, k, shift=shift, ls="", **style | {"marker": "^"})
+            shift = -0.04 * beside
+            weak = {shift: Setting.of(0.0, init, pseudo, more)}
+            plot_intervals(axis, results, weak, k, ls="", **style | {"marker": "^"})
             _plot_papers(axis, papers, name, init, pseudo, shift=shift, **style)
         axis.set_title("mean IoU" if k == -1 else name, fontsize=9)
         axis.set_xlabel("p, probability of an expert example", fontsize=8)
@@ -225,17 +226,16 @@ def draw_figure5(
     return _save(figure, folder, 5, title, caption)
 
 
-def _plot_intervals(
-    axis: "Axes", results: Results, settings: Sequence[Setting], k: int, *, shift: float = 0.0, **style: Any
+def plot_intervals(
+    axis: "Axes", results: Results, settings: Mapping[float, Setting], k: int = -1, **style: Any
 ) -> None:
-    """Plot entry k of the finished settings over p, with intervals over trials."""
-    finished = [setting for setting in settings if setting in results]
+    """Plot entry k of the finished settings, each at its place, with intervals over trials."""
+    finished = {at: setting for at, setting in settings.items() if setting in results}
     if finished:
-        ends = [[end[k] for end in results.over_trials(setting)] for setting in finished]
+        ends = [[end[k] for end in results.over_trials(setting)] for setting in finished.values()]
         middle, low, high = np.array(ends).T
         error = np.nan_to_num(np.stack([middle - low, high - middle]))
-        at = [setting.p + shift for setting in finished]
-        axis.errorbar(at, middle, error, **{"ms": 3.5, "lw": 1.4, "capsize": 2.5} | style)
+        axis.errorbar([*finished], middle, error, **{"ms": 3.5, "lw": 1.4, "capsize": 2.5} | style)
 
 
 def _plot_papers(
