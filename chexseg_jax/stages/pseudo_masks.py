@@ -92,14 +92,15 @@ def make_pseudo_masks(
     tasks = annotated.taxonomy.tasks
     outputs = restore(imported).outputs_of(annotated.taxonomy) if imported else np.zeros(len(tasks))
     silent = [task for task, output in zip(tasks, outputs, strict=True) if output < 0]
-    reasons = degenerate_tasks(thresholds, quality, annotated.taxonomy)
+    reasons = degenerate_tasks(thresholds if threshold == "tuned" else None, quality, annotated.taxonomy)
     reasons |= dict.fromkeys(silent, "the classifier has no output for it")
     unknown = {*silent, *(reasons if degenerate == "unknown" else ())}
     if jax.process_index() == 0:
         named = None if thresholds is None else dict(zip(tasks, map(float, thresholds), strict=True))
         (part / "thresholds.json").write_text(json.dumps(named, indent=1))
         (part / "quality.json").write_text(json.dumps({**quality, "degenerate": reasons}, indent=1))
-    if absent := [task for task in tasks if quality["masks"][task] is None]:
+    absent = [task for task in tasks if quality["masks"][task] is None]
+    if absent and threshold == "tuned":
         say(f"pseudo-masks: no expert training image has {', '.join(absent)}; threshold {_FALLBACK}")
     for task, reason in reasons.items():
         outcome = "unknown" if task in unknown else "kept (config.pseudo_masks.degenerate)"
@@ -118,12 +119,13 @@ def degenerate_tasks(
     """The tasks whose thresholded maps say little about where a finding lies, each with the reason.
 
     Args:
-      thresholds: of the tasks; None for one a map.
+      thresholds: those tuned per task; None if none were.
       quality: mean IoU of `masks` and of an equal-area centred `box`, by task.
       taxonomy: the tasks.
 
     Returns:
-      Tasks whose threshold is an end of the grid, or whose masks score below the box; none without an expert mask.
+      Tasks whose tuned threshold is an end of the grid, or whose masks score below the box; none without an expert
+      mask.
     """
     reasons = {}
     for k, task in enumerate(taxonomy.tasks):

@@ -129,6 +129,14 @@ def test_a_degenerate_threshold_is_said_and_its_masks_can_be_unknown(
     assert known.sum() == known.size - 3
 
 
+@pytest.mark.parametrize(("threshold", "fallback"), [("tuned", True), ("otsu", False), (0.95, False)])
+def test_only_a_tuned_threshold_has_a_fallback_and_ends_of_a_grid(folders, threshold, fallback, capsys):
+    made = make(folders, threshold=threshold, degenerate="unknown")
+    assert ("no expert training image has Airspace Opacity" in capsys.readouterr().err) == fallback
+    assert json.loads((made / "quality.json").read_text())["degenerate"] == {}
+    assert Prepared.load(made).known.all()
+
+
 def test_an_unknown_expert_mask_tunes_no_threshold(folders):
     """The maps of the third image would ask for another threshold, but its mask is unknown."""
     expert = Prepared.load(folders / "expert")
