@@ -302,6 +302,8 @@ def _rules(config: ConfigDict) -> list[Rule]:
         *([("pseudo_count", *_at_least(1))] if config.pseudo else []),
         *((f"{name}.batch_size", *_at_least(1)) for name in ("walk", "cams", "scores")),
         ("walk.radius", *_at_least(2)),
+        ("walk.beta", "more than 0", lambda beta: beta > 0),
+        ("walk.exp_times", *_at_least(0)),
         ("data.size", *_at_least(32)),
         *_training_rules(config),
         *(for_irnet if uses_irnet else []),
@@ -317,7 +319,7 @@ def _training_rules(config: ConfigDict) -> list[Rule]:
         *((f"{name}.batch_size", *_at_least(1)) for name in _TRAININGS),
         *((f"{name}.checkpoint_every", *_at_least(1)) for name in _TRAININGS),
         *((name, *_at_least(0)) for name in ("irnet.count", "segmentation.steps")),
-        *((name, *_at_least(1)) for name in ("irnet.steps", "moco.queue")),
+        *((name, *_at_least(1)) for name in ("irnet.steps", "moco.queue", "moco.norm_group")),
         ("irnet.radius", *_at_least(2)),
         *((f"{name}.epochs", "more than 0 and finite", lambda n: 0 < n < math.inf) for name in by_epochs),
         *(

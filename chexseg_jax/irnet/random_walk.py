@@ -19,6 +19,7 @@ from jax.experimental import sparse
 from jaxtyping import Array, Float
 from scipy.special import gammaln
 
+from chexseg_jax.errors import InputError
 from chexseg_jax.irnet.paths import affinities, margin, paths
 from chexseg_jax.models.cpu import on_cpu
 
@@ -55,11 +56,14 @@ def propagate(
       cam: saliency >= 0 of any number of classes or instances, which walk independently.
       edge: probability of a boundary in [0, 1].
       radius: link pairs nearer than this, in pixels; at least 2.
-      beta: power of the affinities; a larger one crosses fewer boundaries.
+      beta: power of the affinities, above 0; a larger one crosses fewer boundaries.
       exp_times: log2 of the number of steps; the published code squares the matrix as many times.
 
     Returns:
       >= 0, not normalised.
+
+    Raises:
+      InputError: for a radius or a beta out of range.
     """
     *batch, height, width, channels = cam.shape
     bands = to_bands(edge, radius=radius, beta=beta)
@@ -70,6 +74,8 @@ def propagate(
 
 def to_bands(edge: Float[Array, "*B H W"], *, radius: int, beta: int | float) -> Bands:
     """Compute A^beta from the probability of a boundary."""
+    if beta <= 0:  # 0 ** 0 = 1 would link the pixels of opposite edges
+        raise InputError(f"beta={beta:g} must be more than 0")
     *batch, height, width = edge.shape
     reach = margin(radius)
     # Pad with boundary, so that pairs which leave the image get affinity 0.

@@ -10,6 +10,7 @@ from golden.peers import distance, irn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chexseg_jax.errors import InputError
 from chexseg_jax.irnet.paths import affinities, paths
 from chexseg_jax.irnet.random_walk import propagate, to_bands, transition_matrix
 from chexseg_jax.models import cpu
@@ -121,6 +122,13 @@ def test_nothing_crosses_a_closed_wall():
     end = np.asarray(propagate(cam, edge, exp_times=8))[..., 0]
     assert np.abs(end[:, 4:]).max() < 1e-7
     assert end[:, :4].min() > 0
+
+
+@pytest.mark.parametrize("beta", [0, -1.0])
+def test_a_beta_that_links_opposite_edges_or_divides_by_zero_is_refused(beta):
+    cam, edge = scene(6, 6)
+    with pytest.raises(InputError, match=f"beta={beta:g} must be more than 0"):
+        propagate(cam, edge, radius=2, beta=beta, exp_times=0)
 
 
 def test_a_batch_walks_like_single_images():
