@@ -92,7 +92,9 @@ def pretrain_moco(
         checkpoint_every=config.checkpoint_every,
         **apart,
     )
-    encoder = {name: state.variables[name]["encoder"] for name in ("params", "batch_stats")}
+    encoder = {
+        name: state.variables[name]["encoder"] for name in ("params", "batch_stats") if state.variables[name]
+    }
     save_model(
         part,
         encoder,
@@ -128,6 +130,7 @@ def moco_init(embedder: nn.Module, size: int, *, queue: int, start: Restored | N
 
     def initial(key: jax.Array) -> tuple[Any, Any]:
         params, state = begin(key)
+        state = {"batch_stats": {}} | state  # an encoder may have none
         # Copies, because the step donates its buffers.
         twin = jax.tree.map(jnp.copy, {"params": params, **state})
         return params, {

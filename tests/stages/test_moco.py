@@ -44,6 +44,16 @@ class Tiny(nn.Module):
         return None, {"features": BatchNorm()(Conv(16, 3, 2)(images), train, relu=True)}
 
 
+class Plain(nn.Module):
+    """An encoder without batch normalisation."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return None, {"features": nn.relu(Conv(16, 3, 2)(images))}
+
+
 def train(directory, steps, *, checkpoint_every=100, norm_group=4, devices=2):
     embedder = Embedder(Tiny())
     return fit(
@@ -108,19 +118,11 @@ def test_half_a_group_on_a_device_or_one_in_all_is_refused(devices, tmp_path):
         train(tmp_path, 1, norm_group=16, devices=devices)
 
 
-def test_a_start_brings_its_weights_normalisation_and_stride(tmp_path, monkeypatch):
-    def untrained(_, *, init, **__):
-        params, model_state = init(jax.random.key(0))
-        return TrainState(0, params, model_state, None)
-
-    monkeypatch.setattr(moco, "fit", untrained)
-    folders = [tmp_path / name for name in ("start", "images", "encoder")]
-    for folder in folders:
-        folder.mkdir()
-    start, images, encoder = folders
-    old = peer("resnet18")
-    card = {"name": "resnet18", "num_classes": 14, "options": {"stride_on": "conv1"}, "size": 16}
-    save_model(start, old.variables, tasks=(), normalisation=IMAGENET, **card)
+def pretrain(folder, model, start=None):
+    """Pretrain an encoder on `IMAGES`, and return its folder."""
+    images, encoder = folder / "images", folder / "encoder"
+    images.mkdir()
+    encoder.mkdir()
     count = len(IMAGES)
     labels, sizes = np.zeros((count, len(TAXONOMY.labels)), np.float32), np.full((count, 2), 16, np.int32)
     Prepared(tuple(map(str, range(count))), IMAGES, labels, sizes, TAXONOMY).save(images)
@@ -134,14 +136,35 @@ def test_a_start_brings_its_weights_normalisation_and_stride(tmp_path, monkeypat
         "size": 16,
     }
     config |= {"norm_group": 2, "checkpoint_every": 10}
-    moco.pretrain_moco(
-        encoder, config=ConfigDict(config), model="resnet18", images=images, start=start, seed=0
-    )
-    made = restore(encoder)
+    moco.pretrain_moco(encoder, config=ConfigDict(config), model=model, images=images, start=start, seed=0)
+    return encoder
+
+
+def test_a_start_brings_its_weights_normalisation_and_stride(tmp_path, monkeypatch):
+    def untrained(_, *, init, **__):
+        params, model_state = init(jax.random.key(0))
+        return TrainState(0, params, model_state, None)
+
+    monkeypatch.setattr(moco, "fit", untrained)
+    (tmp_path / "start").mkdir()
+    old = peer("resnet18")
+    card = {"name": "resnet18", "num_classes": 14, "options": {"stride_on": "conv1"}, "size": 16}
+    save_model(tmp_path / "start", old.variables, tasks=(), normalisation=IMAGENET, **card)
+    made = restore(pretrain(tmp_path, "resnet18", start=tmp_path / "start"))
     assert made.normalisation == IMAGENET
     assert made.config.options.stride_on == "conv1"
     for layer, value in made.variables["params"].items():
         jax.tree.map(np.testing.assert_array_equal, value, old.variables["params"][layer])
+
+
+def test_an_encoder_without_batch_normalisation_trains_and_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "plain", Plain)
+    made = restore(pretrain(tmp_path, "plain"))
+    assert made.variables.keys() == {"params"}
+    start, _ = moco_init(Embedder(Plain(0)), 16, queue=32)(jax.random.split(jax.random.key(0))[0])
+    before, after = start["encoder"]["Conv_0"]["kernel"], made.variables["params"]["Conv_0"]["kernel"]
+    assert before.shape == after.shape
+    assert not np.allclose(before, after)
 
 
 def test_a_probe_without_labels_to_choose_by_takes_the_first_penalty(tmp_path, monkeypatch):
