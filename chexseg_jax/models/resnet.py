@@ -22,7 +22,6 @@ class BasicBlock(nn.Module):
     dilation: int
     project: bool
     kit: Kit
-    expansion = 1
 
     def setup(self):  # noqa: D102
         self.conv1 = self.kit.conv(self.channels, 3, self.stride, self.dilation)
@@ -55,7 +54,6 @@ class Bottleneck(nn.Module):
     project: bool
     kit: Kit
     stride_on: str = "conv2"
-    expansion = 4
 
     def setup(self):  # noqa: D102
         first, second = (self.stride, 1) if self.stride_on == "conv1" else (1, self.stride)
