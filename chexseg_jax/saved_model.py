@@ -134,9 +134,9 @@ class Restored:
 
         def output(task: str) -> int:
             for name in (task, taxonomy.label(task)):
-                label = own.label(name) if name in known else name
-                if label in self.tasks:
-                    return self.tasks.index(label)
+                for own_name in (own.label(name) if name in known else name, name):
+                    if own_name in self.tasks:
+                        return self.tasks.index(own_name)
             return -1
 
         outputs = np.array([output(task) for task in taxonomy.tasks])

@@ -211,6 +211,13 @@ def test_given_names_are_found_by_the_tasks(outputs, labels, effusion, content):
     assert found["Pleural Effusion"] == effusion
 
 
+@pytest.mark.parametrize("order", ["csv", "chexseg"])
+def test_a_classifier_of_the_ten_tasks_speaks_for_each(order, content):
+    """Its output `Airspace Opacity` has the task's name, not that of CheXpert's label."""
+    model = opened(read_weights(content(tiny(10)), "tiny", labels=order, normalisation=XRV))
+    assert model.outputs_of(CHEXPERT).tolist() == list(range(10))
+
+
 @pytest.mark.parametrize(("labels", "words"), [("xrv", "xrv names 18"), ("a,b,c", "a,b,c names 3")])
 def test_names_of_another_number_are_refused(labels, words, content):
     with pytest.raises(InputError, match=f"{words} outputs, and .* has 2"):
