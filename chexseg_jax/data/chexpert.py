@@ -215,8 +215,12 @@ def parse_policy(policy: str | Mapping[str, str], taxonomy: Taxonomy = CHEXPERT)
             )
     rules = dict.fromkeys(taxonomy.labels, policy.get("default", "zeros"))
     rules |= {"blank": policy.get("blank", "zeros")}
-    named = {name: rule for name, rule in policy.items() if name not in ("default", "blank")}
-    return rules | {taxonomy.label(name): rule for name, rule in named.items()}
+    labels: dict[str, str] = {}
+    for name in [name for name in policy if name not in ("default", "blank")]:
+        if (label := taxonomy.label(name)) in labels:
+            raise InputError(f"label policy: {name!r} and {labels[label]!r} are one label; keep one")
+        labels[label] = name
+    return rules | {label: policy[name] for label, name in labels.items()}
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

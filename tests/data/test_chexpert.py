@@ -238,6 +238,7 @@ def test_a_label_may_go_by_its_task_name():
         ("zeros;Oedema=ones", "unknown label 'Oedema'"),
         ("zeros;Edema=", "Edema=: uncertain labels must be"),
         ("zeros;ones", "twice"),
+        ("Lung Opacity=ones;Airspace Opacity=ignore", "Opacity' and '.* Opacity' are one label; keep one"),
     ],
 )
 def test_policies_that_are_wrong(policy, complaint):
