@@ -58,17 +58,20 @@ class Studies:
 
     @property
     def patients(self) -> tuple[str, ...]:
-        """The patient of each image: the part of the id before the first `_study`, such as `patient64541`.
+        """The patient of each image: the part of the id before `_study`, such as `patient64541`.
 
-        Elsewhere it is the folder that the table's path, `patient/study/view`, gives. A folder that all images share is
-        not a patient's: each image then counts as its own patient.
+        A `_study` in the name of the first folder of the table's path, `patient/study/view`, does not count. Where no
+        other follows, that folder is the patient. A folder that all images share is not a patient's: each image then
+        counts as its own patient.
         """
         folders = [path.parent.parent.name for path in self.paths]
         shared = len(set(folders)) == 1
-        return tuple(
-            name.partition("_study")[0] if "_study" in name else name if shared else folder
-            for name, folder in zip(self.ids, folders, strict=True)
-        )
+
+        def patient(name: str, folder: str) -> str:
+            before, study, _ = name.removeprefix(folder).partition("_study")
+            return folder + before if study else name if shared else folder
+
+        return tuple(map(patient, self.ids, folders))
 
     def take(self, rows: Sequence[int] | Int[np.ndarray, " M"] | Bool[np.ndarray, " N"]) -> "Studies":
         """Select rows: by number, in the given order, or by a mask, as in `studies.take(studies.frontal)`."""

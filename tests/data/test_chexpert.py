@@ -193,6 +193,12 @@ def test_take(tmp_path):
         (["patient00001/study1/view1", "patient00001/study2/view1"], ["patient00001", "patient00001"]),
         (["p7/visit1/view1", "p7/visit2/view1", "p8/visit1/view1"], ["p7", "p7", "p8"]),
         (["images/valid/a", "images/valid/b"], ["images_valid_a_frontal", "images_valid_b_frontal"]),
+        (["x_study_1/study1/view1", "x_study_2/study1/view1"], ["x_study_1", "x_study_2"]),
+        (["x_study_1/visit1/view1", "x_study_2/visit1/view1"], ["x_study_1", "x_study_2"]),
+        (
+            ["a/images/patient1_study1", "b/images/patient2_study1"],
+            ["a_images_patient1", "b_images_patient2"],
+        ),
     ],
 )
 def test_the_patient_of_an_image(tmp_path, paths, patients):
