@@ -46,8 +46,8 @@ class MissingWeightsError(InputError):
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name a file at the beginning of each `InputError`."""
+def naming(path: Path | str) -> Iterator[None]:
+    """Name a file, or a place in one, at the beginning of each `InputError`."""
     try:
         yield
     except InputError as error:

@@ -214,19 +214,19 @@ def checksums(folder: Path, *, leave_out: Sequence[str] = ()) -> dict[str, str]:
     for place, folders, names in os.walk(folder):
         folders[:] = kept(folders)
         for path in (Path(place, name) for name in kept(names)):
-            sums[str(path.relative_to(folder))] = _sha256(path)
+            sums[str(path.relative_to(folder))] = sha256(path)
     return sums
 
 
 def damaged(folder: Path, sums: Mapping[str, str]) -> str | None:
     """The first file that is missing or whose content is not that of its checksum; None if all are sound."""
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda name: _sha256(folder / name), sums)
+        found = pool.map(lambda name: sha256(folder / name), sums)
         return next((name for name, value in zip(sums, found, strict=True) if value != sums[name]), None)
 
 
-def _sha256(path: Path) -> str:
-    """In hexadecimal digits; "" for a file that cannot be read."""
+def sha256(path: Path) -> str:
+    """The sha256 of a file in hexadecimal digits; "" for one that cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

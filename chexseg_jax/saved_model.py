@@ -225,7 +225,6 @@ def restore(directory: str | Path) -> Restored:
     # Models saved before task sets travelled with the data are all of CheXpert's.
     with naming(path):
         taxonomy = Taxonomy.from_dict(card.pop("taxonomy")) if "taxonomy" in card else CHEXPERT
-    with naming(path):
         provenance = Provenance.of_card(card)
     card.pop("provenance", None)
     return Restored(

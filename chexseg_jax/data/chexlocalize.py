@@ -22,7 +22,7 @@ from pycocotools import mask as coco
 
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy, write_taxonomy
 from chexseg_jax.data.text import read_text
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, naming
 from chexseg_jax.files import written_aside
 from chexseg_jax.progress import say
 
@@ -333,10 +333,8 @@ def _by_task(listed: Any, where: str, taxonomy: Taxonomy) -> dict[str, Any]:
         raise InputError(f"{where}: expected an object of tasks, got {str(listed)[:40]!r}")
     entry = {}
     for name, value in listed.items():
-        try:
+        with naming(where):
             task = taxonomy.task(name)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
         if task in entry:
             raise InputError(f"{where}: {task} is listed under two names; keep one")
         entry[task] = value

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from chexseg_jax.data.text import read_text
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, naming
 from chexseg_jax.files import written_aside
 
 #: What a task that a segmentations file does not list for an image means: no pixel of it, or no knowledge of it.
@@ -187,10 +187,8 @@ def read_taxonomy(root: Path) -> Taxonomy:
         raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a TOML file ({error})") from None
-    try:
+    with naming(path):
         return Taxonomy.from_dict(values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def write_taxonomy(folder: Path, taxonomy: Taxonomy) -> None:

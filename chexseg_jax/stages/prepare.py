@@ -1,6 +1,5 @@
 """Stage: a split's radiographs (and masks) at the training size. Unreadable images are counted and named."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from chexseg_jax.data.prepared import CODES, Prepared
 from chexseg_jax.data.records import write_rows
 from chexseg_jax.data.split import Split
 from chexseg_jax.errors import InputError
-from chexseg_jax.files import written_aside
+from chexseg_jax.files import sha256, written_aside
 from chexseg_jax.progress import say, track
 
 #: Characters kept of the reason why an image was left out, and bytes of the row that holds it.
@@ -127,7 +126,7 @@ def changed_images(directory: Path, split: Split, *, note: bool = True) -> dict[
     with ThreadPoolExecutor(16) as pool:  # each of these is a wait on a network file system
         stats = dict(zip(paths, pool.map(_stat, paths.values()), strict=True))
         touched = [i for i in paths if stats[i] != known[i][:2]]
-        hashes = dict(zip(touched, pool.map(_hash, (paths[i] for i in touched)), strict=True))
+        hashes = dict(zip(touched, pool.map(sha256, (paths[i] for i in touched)), strict=True))
     changed = {i: value for i, value in hashes.items() if value != known[i][2]}
     if changed:
         some = ", ".join(list(changed)[:3])
@@ -186,7 +185,7 @@ def _row(studies: Studies, i: int, size: int, annotated: Segmentations | None) -
     except InputError as error:
         if listed:
             raise
-        return row | {"files": _text(content=[*stat, _hash(path)], left_out=str(error)[:_REASON])}
+        return row | {"files": _text(content=[*stat, sha256(path)], left_out=str(error)[:_REASON])}
     row |= {"images": fit_image(image.grey, size), "sizes": np.array(image.grey.shape, np.int32)}
     if annotated is not None and listed:
         annotated.check_size(image_id, image.grey.shape, path)
@@ -208,10 +207,3 @@ def _stat(path: Path) -> list[int]:
     except OSError:
         return [-1, 0]
     return [stat.st_size, stat.st_mtime_ns]
-
-
-def _hash(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""

@@ -215,8 +215,8 @@ def test_other_content_of_the_same_size_is_noticed(sources, tmp_path):
 def test_files_that_are_only_touched_are_read_once(sources, tmp_path, monkeypatch):
     folder = made(tmp_path, SETTINGS, sources.train)
     os.utime(sources.train.studies.paths[1], ns=(0, 0))
-    read, content = [], stage._hash
-    monkeypatch.setattr(stage, "_hash", lambda path: read.append(path) or content(path))
+    read, content = [], stage.sha256
+    monkeypatch.setattr(stage, "sha256", lambda path: read.append(path) or content(path))
     before = set(folder.iterdir())
     assert changed_images(folder, sources.train, note=False) == {}
     assert set(folder.iterdir()) == before  # a dry run
