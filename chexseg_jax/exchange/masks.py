@@ -270,10 +270,12 @@ def read_siim(source: Path, context: Context) -> Contents:
 def read_vindr(source: Path, context: Context) -> Contents:
     """VinDr-CXR's boxes as masks: `image_id, rad_id, class_name, x_min, y_min, x_max, y_max`.
 
-    A class counts where `context.agree` radiologists' boxes overlap; `No finding` leaves all tasks empty.
+    A class counts where `context.agree` radiologists' boxes overlap; `No finding` leaves all tasks empty. A table
+    without `rad_id`, as that of the test images, has boxes that radiologists agreed on: all of them count.
 
     Raises:
-      InputError: for a malformed row, a box outside its image, or several radiologists if `agree` is None.
+      InputError: for a malformed row, a box outside its image, several radiologists if `agree` is None, or an `agree`
+        that no image's radiologists reach.
     """
     corners = ("x_min", "y_min", "x_max", "y_max")
     boxes: dict[str, dict[str, dict[str, list[Rle]]]] = {}
@@ -299,7 +301,13 @@ def read_vindr(source: Path, context: Context) -> Contents:
             raise InputError(f"{where}: its box must be four numbers, {', '.join(corners)}")
         tasks[task] = None
         boxes[name][task][row.get("rad_id", "")].append(from_box(box, image_size(path), where))
-    least = context.agree or 1
+    most = max(map(len, readers.values()), default=1)
+    consensus = not any(map(any, readers.values()))
+    if context.agree is not None and not (1 <= context.agree <= most or consensus):
+        raise InputError(
+            f"{source}: --agree {context.agree} must be from 1 to {most}, the most who read an image"
+        )
+    least = 1 if consensus else context.agree or 1
     items = []
     for name, path in paths.items():
         if path is None:

@@ -403,6 +403,22 @@ def test_vindr_boxes_of_several_readers(folder, tmp_path, bring, masks_of, agree
     assert not both["patientb_study1_b"]["Nodule"].any()
 
 
+def test_vindr_boxes_of_the_test_images_are_agreed_on(folder, tmp_path, bring, masks_of):
+    (tmp_path / "train.csv").write_text(VINDR.replace("b,R1,No finding,,,,\n", ""))
+    (tmp_path / "test.csv").write_text("image_id,class_name,x_min,y_min,x_max,y_max\nb,Nodule,1,2,5,6\n")
+    sources = (f"valid={tmp_path / 'train.csv'}", f"test={tmp_path / 'test.csv'}")
+    root = bring("vindr", *sources, "--images", folder, *ASKED[:-4], "--agree", 2)
+    assert np.array_equal(masks_of(root)["patientb_study1_b"]["Nodule"], box((2, 6), (1, 5)))
+    assert np.array_equal(masks_of(root, "valid")["patienta_study1_a"]["Nodule"], box((2, 6), (3, 5)))
+
+
+@pytest.mark.parametrize("agree", [-1, 0, 4])
+def test_vindr_needs_a_number_of_readers_that_there_are(folder, tmp_path, refused, agree):
+    (tmp_path / "v.csv").write_text(VINDR)
+    arguments = ("vindr", tmp_path / "v.csv", "--images", folder, *ASKED, "--agree", agree)
+    refused(f"v.csv: --agree {agree} must be from 1 to 3, the most who read an image", *arguments)
+
+
 def test_vindr_asks_how_many_readers_must_agree(folder, tmp_path, refused):
     (tmp_path / "v.csv").write_text(VINDR)
     refused(
