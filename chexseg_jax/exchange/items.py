@@ -186,7 +186,7 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, di
     Raises:
       InputError: for a file that is missing, not a table, or lacks one of `columns`, and a row with other cells.
     """
-    table = csv.reader(io.StringIO(read_text(path, "a CSV table"), newline=""))
+    table = csv.reader(io.StringIO(read_text(path, "a CSV table"), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(table)]
         while header and not header[-1]:  # Excel's tail of commas
@@ -205,4 +205,6 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, di
                 )
             yield table.line_num, dict(zip(header, cells, strict=False))
     except csv.Error as error:
-        raise InputError(f"{path}, line {table.line_num}: not a CSV table ({error})") from None
+        raise InputError(
+            f"{path}, line {table.line_num}: not a CSV table ({error}); look for a stray quotation mark"
+        ) from None
