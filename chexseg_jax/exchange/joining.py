@@ -81,6 +81,10 @@ def merge(new: Sequence[Item], base: Sequence[Item]) -> list[Item]:
                     masks=known | item.masks if annotated else old.masks,
                     split=item.split or (None if annotated and old.split == "train" else old.split),
                     labels=old.labels | item.labels,
+                    patient=old.patient or item.patient,
+                    study=old.study or item.study,
+                    frontal=item.frontal if old.frontal is None else old.frontal,
+                    extra=item.extra | {name: cell for name, cell in old.extra.items() if cell},
                 )
             by_path[item.path] = item
     return list(by_path.values())

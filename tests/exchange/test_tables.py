@@ -104,6 +104,14 @@ def test_nih(images, tmp_path, bring, capsys):
     ]
     assert row["Path"].endswith("/patient1/study0/00000001_000.png")
     assert studies["test"].patients == ("patient2",)
+    (tmp_path / "more.csv").write_text("Path,Nodule\n00000001_000,1\n00000001_001,0\n00000002_000,0\n")
+    source = tmp_path / "Data_Entry_2017.csv"
+    both = bring(
+        "nih", source, "--images", folder, *lists, *names, "--labels", tmp_path / "more.csv", out="both"
+    )
+    other = {**rows_of(both, "train"), **rows_of(both, "valid")}["00000001_000"]
+    assert other == row | {"Path": other["Path"], "Nodule": "1.0"}  # its patient, view, sex and age too
+    assert other["Path"].endswith("/patient1/study0/00000001_000.png")
     assert set(read_taxonomy(root).tasks) == {"Cardiomegaly", "Pleural Effusion", "Hernia"}
 
 
