@@ -131,9 +131,10 @@ def read_chexbert(source: Path, context: Context) -> Contents:
         raise InputError(
             f"{source}: {len(labelled)} rows, {reports} has {len(rows)}; give what CheXbert read"
         )
-    if rows and images not in rows[0][1]:
+    wanted = (images, *context.columns.values())
+    if rows and (lacking := [name for name in wanted if name not in rows[0][1]]):
         raise InputError(
-            f"{reports}: no column {images}; give with --reports the table that CheXbert read, and with "
+            f"{reports}: no column {lacking[0]}; give with --reports the table that CheXbert read, and with "
             "--columns image=NAME its column of images"
         )
     items = []

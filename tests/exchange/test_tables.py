@@ -174,6 +174,8 @@ def test_chexbert(images, tmp_path, bring):
     with pytest.raises(InputError, match="no column Path; give with --reports the table that CheXbert read"):
         bring(*arguments)
     arguments += ("--reports", tmp_path / "reports.csv", "--columns", "image=img")
+    with pytest.raises(InputError, match="no column patinet; give with --reports"):
+        bring(*arguments[:-1], "image=img,patient=patinet")
     root = bring(*arguments)
     read = opened(root)
     assert sorted(read) == ["train", "valid"]
