@@ -124,20 +124,26 @@ def _without_holes(
     piece: Bool[np.ndarray, "h w"], window: _Window
 ) -> Iterable[tuple[Bool[np.ndarray, "a b"], _Window]]:
     """Cut a piece at its holes, into pieces without."""
-    holes = ndimage.binary_fill_holes(piece) & ~piece
-    if not holes.any():
-        yield piece, window
-        return
-    column = int(holes.any(axis=0).argmax()) + 1  # the hole's first column is on the left, and opens there
-    halves = ((piece[:, :column], 0), (piece[:, column:], column))
-    for half, shift in halves:
-        for part, (rows, columns) in _pieces(half):
+    pieces = [(piece, window)]
+    while pieces:
+        piece, window = pieces.pop()
+        holes = ndimage.binary_fill_holes(piece) & ~piece
+        if not holes.any():
+            yield piece, window
+            continue
+        column = int(holes.any(axis=0).argmax()) + 1  # the hole's first column is on the left, and opens there
+        for half, shift in ((piece[:, column:], column), (piece[:, :column], 0)):
             top, left = window[0].start, window[1].start + shift
-            inner = (
-                slice(rows.start + top, rows.stop + top),
-                slice(columns.start + left, columns.stop + left),
-            )
-            yield from _without_holes(part, inner)
+            pieces += [
+                (
+                    part,
+                    (
+                        slice(rows.start + top, rows.stop + top),
+                        slice(columns.start + left, columns.stop + left),
+                    ),
+                )
+                for part, (rows, columns) in _pieces(half)
+            ]
 
 
 def _trace(piece: Bool[np.ndarray, "h w"], corner: tuple[int, int]) -> list[int]:

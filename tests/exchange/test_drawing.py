@@ -21,6 +21,13 @@ def test_polygons_of_any_mask_give_it_back(mask):
         assert len(set(corners)) == len(corners)
 
 
+def test_a_mask_may_have_more_holes_than_python_has_stack():
+    mask = np.zeros((3, 2100), bool)
+    mask[:, 1:-1] = True
+    mask[1, 2:-2:2] = False
+    assert np.array_equal(decode(from_coco(outlines(mask), mask.shape, "m")), mask)
+
+
 def test_a_rectangle_has_four_corners():
     mask = np.zeros((6, 8), bool)
     mask[1:4, 2:7] = True
