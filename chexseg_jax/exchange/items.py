@@ -79,7 +79,8 @@ class Images:
 
     An image is found by its path below the folder, by the end of that path, or by a path that it is the end of: folders
     that differ are those of another image. Suffixes do not count, since tables name .jpg and .dcm where the files are
-    .png. Ids as in our tables, `patient64541_study1_view1_frontal`, are found too, wherever folders named so lie.
+    .png. Ids as in our tables, `patient64541_study1_view1_frontal`, are found too, wherever folders named so lie, and so are
+    those of a prediction: the path below the folder, joined by `_`.
     """
 
     def __init__(self, folder: Path, files: Iterable[Path]):
@@ -90,7 +91,7 @@ class Images:
         for file in self.files:
             parts = file.relative_to(folder).parts
             path, *ends = _ends(parts)
-            for name in {path, image_id(parts)}:
+            for name in {path, path.replace("/", "_"), image_id(parts)}:
                 self._paths[name].append(file)
             for end in ends:
                 self._ends[end].append(file)

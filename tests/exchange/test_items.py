@@ -25,6 +25,7 @@ CHEXPERT = "train/patient1/study1/view1_frontal.jpg"
         (["001.png", "sub/001.png"], "sub/001", "sub/001.png"),
         (["a.png", "x/a.png"], "x_a", "x/a.png"),
         (["a.png", "x/a.png"], "a", "a.png"),
+        (["PA1/ST0/SE0/IM0.png"], "PA1_ST0_SE0_IM0", "PA1/ST0/SE0/IM0.png"),  # as predict calls it
         (["x/a.png", "y/a.jpg"], "a.jpg", "y/a.jpg"),
         (["1.2.3.png", "1.2.4.png"], "1.2.4", "1.2.4.png"),
         # CheXlocalize calls CheXpert's folder `valid` `val`: the id is the image's.
