@@ -76,6 +76,7 @@ def evaluate(
     """
     out, tasks = Path(out), truth.taxonomy.tasks
     compared = published.compare(truth, prediction)
+    hits = None if maps is None else published.hits(truth, maps)
     ids, counts = compared.test_set
     notes = _notes(truth, prediction)
     pooled = pooled_interval(counts, seed=seed)
@@ -87,8 +88,8 @@ def evaluate(
         "per image, both": write(out, "iou", ids, per_image(counts)),
         "per image, either": write(out / "iou_truepos_False", "iou", compared.ids, either),
     }
-    if maps is not None:
-        scores, unmapped = published.hits(truth, maps)
+    if hits:
+        scores, unmapped = hits
         summaries["hit rate"] = write(out, "hitmiss", ids, scores)
         if unmapped:
             notes.append(f"{_some(unmapped)} without a saliency map: neither hit nor miss")

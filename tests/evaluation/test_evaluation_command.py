@@ -8,7 +8,7 @@ import pytest
 
 from chexseg_jax.data.chexlocalize import write_segmentations
 from chexseg_jax.data.taxonomy import CHEXPERT, read_taxonomy
-from chexseg_jax.errors import run_command
+from chexseg_jax.errors import InputError, run_command
 from chexseg_jax.evaluation.__main__ import main
 
 
@@ -116,6 +116,12 @@ def test_an_error_is_one_line_with_exit_code_2(scene, monkeypatch, capsys, chang
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(f"error: {complaint}")
+
+
+def test_unusable_maps_leave_no_scores_of_half_a_call(scene, monkeypatch):
+    with pytest.raises(InputError, match="none.npz: not an npz"):
+        run(monkeypatch, *flags(scene), "--maps", scene / "none.npz")
+    assert not (scene / "out").exists()
 
 
 def test_the_command_has_help():
