@@ -129,6 +129,11 @@ class _Call:
         """Refuse to replace what no earlier call has written, and tables that cannot be merged."""
         tasks = self.model.taxonomy.tasks
         tables = {table.file: table.earlier(self.out, self.model.taxonomy) for table in TABLES.values()}
+        for record in self.records():
+            if record["codes"].keys() != {*tasks}:
+                raise InputError(
+                    f"--out {self.out}: holds the prediction of {record['name']} with other tasks; give another folder"
+                )
         for number, name in enumerate(images):
             wanted = chain.from_iterable(files_of(s, name, tasks) for s in self.savers(number, overlays))
             present = [file for file in wanted if os.path.lexists(self.out / file)]

@@ -69,6 +69,17 @@ def test_a_model_of_other_tasks(tmp_path):
     assert (tmp_path / "out" / "a.png").exists()
 
 
+def test_a_folder_with_predictions_of_other_tasks_is_refused_before_anything_is_predicted(tmp_path):
+    out = tmp_path / "out"
+    for name, tasks in (("one", ("Nodule",)), ("two", ("Nodule", "Mass"))):
+        save_random(tmp_path / name, Taxonomy(labels=tasks, tasks=tasks))
+    images = [str(write(tmp_path / f"{name}.png", (50, 40))) for name in "ab"]
+    main(["-m", str(tmp_path / "one"), "-o", str(out), images[0], "--save", "maps"])
+    with pytest.raises(InputError, match="holds the prediction of a with other tasks; give another folder"):
+        main(["-m", str(tmp_path / "two"), "-o", str(out), images[1], "--save", "json"])
+    assert files(out) == {"maps/a.npz"}
+
+
 def test_every_file_moves_within_the_output_folder(model, tmp_path, monkeypatch):
     """Scratch files stay inside the output folder: its parent may be another disk, or not writable."""
     out, replace = tmp_path / "around" / "out", os.replace
