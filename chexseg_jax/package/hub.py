@@ -42,28 +42,8 @@ class HubModel(ModelHubMixin):
             self.restored.reference.save(save_directory)
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **_: Any,
-    ) -> "HubModel":
-        if os.path.isdir(model_id):
-            return cls(model_id)
-        folder = snapshot_download(
-            model_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        return cls(folder)
+    def _from_pretrained(cls, *, model_id: str, **download: Any) -> "HubModel":
+        return cls(model_id if os.path.isdir(model_id) else snapshot_download(model_id, **download))
 
     def generate_model_card(self, *_: Any, folder: str = "USER/NAME", **__: Any) -> ModelCard:
         """The repository's README, with the Hub's metadata."""
