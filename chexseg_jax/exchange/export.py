@@ -1,7 +1,6 @@
 """Masks for other programs: COCO JSON for CVAT and Label Studio, and PNG."""
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from chexseg_jax.data.taxonomy import read_taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.exchange.drawing import outlines
 from chexseg_jax.exchange.items import Images
-from chexseg_jax.files import aside_of, written_aside
+from chexseg_jax.files import new_folder, written_aside
 
 
 class Source(NamedTuple):
@@ -43,18 +42,9 @@ def export(form: str, source: Path, out: Path, *, images: Path | None, rle: bool
     Raises:
       InputError: if `out` exists, the source is neither, or an image is missing.
     """
-    if out.exists():
-        raise InputError(f"--out {out}: exists already; give a new folder, nothing is written over")
     sources = _of_root(source) if source.is_dir() else {source.stem: _of_file(source, images, form)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(out)
-    try:
-        aside.mkdir()
-        lines = [EXPORTERS[form](aside, name, one, rle) for name, one in sources.items()]
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return lines
+    with new_folder(out) as part:
+        return [EXPORTERS[form](part, name, one, rle) for name, one in sources.items()]
 
 
 def _of_root(root: Path) -> dict[str, Source]:

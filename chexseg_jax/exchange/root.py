@@ -14,7 +14,7 @@ from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy, write_taxonomy
 from chexseg_jax.errors import InputError
 from chexseg_jax.exchange.items import Item, LeftOut, image_size
 from chexseg_jax.exchange.joining import SPLITS, labels_of_masks
-from chexseg_jax.files import aside_of, make_folder
+from chexseg_jax.files import new_folder
 
 _TABLES = {"train": "train.csv", "valid": "valid.csv", "test": "test_labels.csv"}
 _MASKS = {"valid": "gt_segmentations_val.json", "test": "gt_segmentations_test.json"}
@@ -44,14 +44,11 @@ def write_root(
       InputError: if `out` exists, two images get one id, a mask does not have its image's size, or train or valid
         stays without images.
     """
-    if os.path.lexists(out):
-        raise InputError(f"--out {out}: exists already; give a new folder, nothing is written over")
     _check(items, taxonomy)
-    make_folder(out.parent, "--out")
-    aside, links = aside_of(out), Counter[str]()
+    links = Counter[str]()
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     masks: dict[str, dict[str, dict[str, Rle]]] = {split: {} for split in SPLITS}
-    try:
+    with new_folder(out) as aside:
         for item in items:
             place = Path(item.split, f"patient{item.patient}", f"study{item.study}", item.path.name)
             links[_give(item.path, aside / place, copy)] += 1
@@ -77,9 +74,6 @@ def write_root(
         lines += _contradictions(items, taxonomy)
         note = "\n".join([command, *lines, *left_out.lines(None), ""])
         (aside / "import.txt").write_text(note, encoding="utf-8", errors="backslashreplace")
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return lines
 
 

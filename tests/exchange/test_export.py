@@ -146,14 +146,14 @@ def test_a_prediction_is_exported_with_its_images(download, send, tmp_path):
     content = json.loads((sent / f"{file.stem}.json").read_text())
     assert all((file.parent / entry["file_name"]).is_file() for entry in content["images"])
     assert [category["name"] for category in content["categories"]] == [*CHEXPERT.tasks]
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         send("coco", file, "--images", file.parent)
 
 
 def test_an_import_writes_over_nothing(download, send, bring, tmp_path):
     sent = send("png", download)
     (tmp_path / "root").mkdir()
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         bring_back("png", sent, download, bring)
     assert not list((tmp_path / "root").iterdir())
 
