@@ -131,7 +131,9 @@ def _without_holes(
         if not holes.any():
             yield piece, window
             continue
-        column = int(holes.any(axis=0).argmax()) + 1  # the hole's first column is on the left, and opens there
+        column = (
+            int(holes.any(axis=0).argmax()) + 1
+        )  # the hole's first column is on the left, and opens there
         for half, shift in ((piece[:, column:], column), (piece[:, :column], 0)):
             top, left = window[0].start, window[1].start + shift
             pieces += [

@@ -79,7 +79,7 @@ class Images:
 
     An image is found by its path below the folder, by the end of that path, or by a path that it is the end of: folders
     that differ are those of another image. Suffixes do not count, since tables name .jpg and .dcm where the files are
-    .png. Ids as in our tables, `patient64541_study1_view1_frontal`, are found too, wherever folders named so lie, and so are
+    .png. Ids as in our tables, `patient64541_study1_view1_frontal`, are found too, wherever folders named so lie, and
     those of a prediction: the path below the folder, joined by `_`.
     """
 

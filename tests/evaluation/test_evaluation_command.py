@@ -119,7 +119,7 @@ def test_an_error_is_one_line_with_exit_code_2(scene, monkeypatch, capsys, chang
 
 
 def test_unusable_maps_leave_no_scores_of_half_a_call(scene, monkeypatch):
-    with pytest.raises(InputError, match="none.npz: not an npz"):
+    with pytest.raises(InputError, match=r"none\.npz: not an npz"):
         run(monkeypatch, *flags(scene), "--maps", scene / "none.npz")
     assert not (scene / "out").exists()
 

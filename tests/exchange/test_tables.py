@@ -61,8 +61,19 @@ def test_a_folder_of_images_and_a_csv(images, tmp_path, bring, capsys):
 def test_a_stray_quotation_mark_swallows_no_rows(images, tmp_path, bring):
     folder = images("a", "b", "c", "d")
     (tmp_path / "t.csv").write_text('Path,who,Nodule,note\na,1,1,\nb,2,0,"6 inch\nc,3,1,\nd,4,0,\n')
-    arguments = ("csv", tmp_path / "t.csv", "--images", folder, "--columns", "patient=who", "--view", "frontal")
-    with pytest.raises(InputError, match=r"line 5: not a CSV table \(unexpected end of data\); look for a stray"):
+    arguments = (
+        "csv",
+        tmp_path / "t.csv",
+        "--images",
+        folder,
+        "--columns",
+        "patient=who",
+        "--view",
+        "frontal",
+    )
+    with pytest.raises(
+        InputError, match=r"line 5: not a CSV table \(unexpected end of data\); look for a stray"
+    ):
         bring(*arguments, "--rename", "note=", "--valid", "0.5")
 
 
