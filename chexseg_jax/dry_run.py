@@ -190,8 +190,8 @@ def _estimate(name: str, inputs: Mapping[str, Any], one: Run) -> float:
             studies = getattr(sources, which).studies
             images = len(studies) if studies else config.phantom[which]
             return images * pixels * (1 if which == "train" else 4)  # with masks
-        case "walks":  # maps and edges of float32, at a quarter of the side
-            return len(inputs["rows"]) * pixels / 16 * 4 * (tasks + 1)
+        case "walks":  # maps of float32 and edges of float16, at a quarter of the side
+            return len(inputs["rows"]) * pixels / 16 * (4 * tasks + 2)
         case "segmentation":
             which = f"{config.segmentation.decoder}_{inputs['encoder']}"
         case "irnet":

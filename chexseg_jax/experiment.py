@@ -253,11 +253,8 @@ class Run:
     def probe(self, encoder: Path | None) -> Path:
         """The linear-probe scores of an encoder, or of random weights."""
         config = self.config
-        random = {
-            "model": config.encoder.model,
-            "options": config.moco.options,
-            "seed": stream(config.seed, "probe"),
-        }
+        model, seed = config.encoder.model, stream(config.seed, "probe")
+        random = {"model": model, "options": config.moco.options, "seed": seed}
         return self.store.make(
             "probe",
             probe_encoder,
@@ -317,6 +314,7 @@ class Run:
         scores = self.store.make(
             "scores",
             score_segmentation,
+            version=2,
             batch_size=config.scores.batch_size,
             model=model,
             test=data.test,

@@ -18,7 +18,11 @@ from chexseg_jax.errors import InputError
 
 def aside_of(path: Path) -> Path:
     """Return a name beside `path` that is unique to this process: on a shared disk, process ids repeat."""
-    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
+    unique = f".{platform.node()}.{os.getpid()}.part"
+    # A file system allows 255 bytes. The end of a long name is its own; the start may be a study's, as in DICOM.
+    return path.with_name(
+        "." + os.fsdecode(os.fsencode(path.name)[len(os.fsencode(unique)) - 254 :]) + unique
+    )
 
 
 def files_below(folder: Path, *, without: Path | None = None) -> Iterator[Path]:

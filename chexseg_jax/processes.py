@@ -28,9 +28,10 @@ _T = TypeVar("_T")
 _PATIENCE_MS = 30 * 24 * 3600 * 1000
 #: How long a failed process stays alive, so that those waiting for it in `on_first` can read its error.
 _FAREWELL_S = 3
-#: Variables with a cluster's number of processes. Where it is 1, JAX must not join: it would give the process a single
-#: device, and the shards of a table within one job (`config.shard`, each a program of its own) the same port.
-_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+#: Variables with a cluster's number of processes; the first that is set counts, as in `own_devices`. Where it is 1, JAX
+#: must not join: it would give the process a single device, and the shards of a table within one job (`config.shard`,
+#: each a program of its own) the same port.
+_COUNTS = ("OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
 #: Deterministic kernels alone, and none chosen by timing several: every process then runs the same ones.
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 #: Numbers each meeting of the processes; all of them count the same.
@@ -113,9 +114,9 @@ def _join(coordinator: str | None, processes: int | None, process: int | None) -
 
 def _join_cluster() -> bool:
     """Join the processes that a cluster started; return False if this one is alone."""
-    if any(os.environ.get(name) == "1" for name in _COUNTS):
+    name = next((name for name in _COUNTS if name in os.environ), "")
+    if os.environ.get(name) == "1":
         return False
-    name = next((name for name in reversed(_COUNTS) if name in os.environ), "")  # as in `own_devices`
     source = f"{name}={os.environ.get(name)}"
     fix = f"start each with {'srun' if 'SLURM' in name else 'mpirun'}, or set {name}=1 for this one alone"
     try:

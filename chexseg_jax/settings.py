@@ -91,6 +91,17 @@ SINGLE: dict[str, Any] = {
     "experts": 0,
     "clock": "epochs",
 }
+#: The settings of tables alone, and their values in other configurations: the grid of runs, the pseudo-masks of its
+#: weak models (0 for none), the trials, and shard i/n, which takes every n-th run from the i-th.
+TABLE_ONLY: dict[str, Any] = {
+    "grid": {
+        **{"p": (), "init": (), "pseudo": tuple(LABELLERS), "count": ()},
+        **{"experts": (0,), "clock": ("epochs",)},
+    },
+    "weak_count": 0,
+    "trials": 3,
+    "shard": "1/1",
+}
 
 
 class Trial(NamedTuple):
@@ -220,12 +231,23 @@ def check(config: ConfigDict) -> None:
     """
     if not config.root:  # the labels of other data are known when they are opened
         parse_policy(config.data.uncertainty)
-    for key, unset in SINGLE.items() if config.kind in TABLES else ():
-        if config[key] != unset:
-            raise InputError(
-                f"config.{key}={config[key]!r}: a table's runs take their own from config.grid and config.trials; "
-                "give one of these, or leave it out"
-            )
+    for path, rule, holds in _rules(config):
+        value: Any = config
+        for key in path.split("."):
+            value = value[key]
+        if not holds(value):
+            raise InputError(f"config.{path}={value!r} must be {rule}")
+    unused, instead = (
+        (SINGLE, "a table's runs take their own from config.grid and config.trials; give one of these")
+        if config.kind in TABLES
+        else (
+            TABLE_ONLY,
+            f"applies to tables alone ({', '.join(TABLES)}); give the run's own config.p, config.trial, ...",
+        )
+    )
+    for key, unset in unused.items():
+        if config[key] != ConfigDict({key: unset})[key]:
+            raise InputError(f"config.{key}={config[key]!r}: {instead}, or leave it out")
     inits = config.grid.init if config.kind in TABLES else (config.init,)
     if bool(config.imported.encoder) != ("imported" in inits):
         raise InputError(
@@ -235,12 +257,6 @@ def check(config: ConfigDict) -> None:
         raise InputError(
             f"classifier={config.imported.classifier}: no pseudo-masks are made that need one; leave it out"
         )
-    for path, rule, holds in _rules(config):
-        value: Any = config
-        for key in path.split("."):
-            value = value[key]
-        if not holds(value):
-            raise InputError(f"config.{path}={value!r} must be {rule}")
     if config.kind == "segmentation" and bool(config.pseudo) != (config.p < 1):
         raise InputError(
             f"config.p={config.p:g} with config.pseudo={config.pseudo!r}: give p to the configuration instead, as in "
@@ -283,6 +299,7 @@ def _rules(config: ConfigDict) -> list[Rule]:
         ("data.size", f"at least {least_size} for config.irnet.radius", lambda size: size >= least_size),
     ]
     return [
+        ("kind", *_one_of("segmentation", "classifier", "moco", *TABLES)),
         ("init", *_one_of(*INIT_TITLES)),
         ("pseudo", *_one_of("", *LABELLERS)),
         ("clock", *_one_of("epochs", "steps")),
@@ -299,7 +316,7 @@ def _rules(config: ConfigDict) -> list[Rule]:
             lambda n: 0 < n < 1 or (n >= 1 and n % 1 == 0),
         ),
         ("scores.bootstrap", *_at_least(1)),
-        *([("pseudo_count", *_at_least(1))] if config.pseudo else []),
+        *([("pseudo_count", *_at_least(1))] if config.pseudo and config.kind == "segmentation" else []),
         *((f"{name}.batch_size", *_at_least(1)) for name in ("walk", "cams", "scores")),
         ("walk.radius", *_at_least(2)),
         ("walk.beta", "more than 0", lambda beta: beta > 0),

@@ -72,14 +72,15 @@ class Sources:
     def reader_note(self) -> str:
         """A caution about a second reader who read only some of the test images; "" otherwise."""
         reader = self.second_reader
-        truth = self.test.segmentations if reader else None
-        unread = [image_id for image_id in truth.ids if image_id not in reader] if truth and reader else []
+        truth = self.test.segmentations if reader is not None else None
+        unread = [image_id for image_id in truth.ids if image_id not in reader] if truth else []
         if not unread:
             return ""
+        count = "count as empty" if self.taxonomy.missing == "empty" else "are unknown and left out"
         return (
             f"{len(unread)} of the {len(truth)} test images with masks are not in {reader.path.name} "
-            f"({', '.join(unread[:3])}{', ...' * (len(unread) > 3)}): the second reader's masks of these count as "
-            "empty, so this reader's scores are not those of a radiologist who read all images."
+            f"({', '.join(unread[:3])}{', ...' * (len(unread) > 3)}): the second reader's masks of these {count}, so "
+            "this reader's scores are not those of a radiologist who read all images."
         )
 
 
@@ -116,7 +117,7 @@ def open_sources(store: Store, config: ConfigDict, *, labels_alone: bool = False
     if test is None:
         say("no test_labels.csv: checkpoints are chosen on valid, and nothing is scored on other images")
     truth, reader = (test.segmentations, test.second_reader) if test else (None, None)
-    for image_id in reader.ids if truth and reader else ():
+    for image_id in reader.ids if truth and reader is not None else ():
         if image_id in truth:
             reader.check_size(image_id, truth.size(image_id), truth.path)
     is_phantom = not config.root or (root / phantom.MARKER).exists()

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from chexseg_jax.config_args import Argument, parse
 from chexseg_jax.errors import InputError
 from chexseg_jax.pseudo import LABELLERS
-from chexseg_jax.settings import SINGLE, Setting, Trial, imagenet_networks, trials
+from chexseg_jax.settings import SINGLE, TABLE_ONLY, Setting, Trial, imagenet_networks, trials
 
 LAPTOP: dict[str, Any] = {
     # validation: expert images held out to choose checkpoints, a share in (0, 1) or a number.
@@ -207,14 +207,9 @@ def base(name: str, kind: str, args: ConfigDict) -> ConfigDict:
             "seed": args.seed,
             "root": args.root,
             "scale": args.scale,
-            # The run, see settings.Setting.
+            # The run, or a table's runs: see settings.py.
             **SINGLE,
-            # A table: its grid of runs; shard i/n takes every n-th run from the i-th.
-            "grid": {
-                **{"p": (), "init": (), "pseudo": tuple(LABELLERS), "count": ()},
-                **{"experts": (0,), "clock": ("epochs",)},
-            },
-            **{"weak_count": 0, "trials": 3, "shard": "1/1"},
+            **TABLE_ONLY,
             # steps "10:15" traces steps 10 to 15 of each training; hlo dumps its program. See docs/profiling.md.
             "profile": {"steps": "", "hlo": False},
             # Of each training, so many steps are skipped whose loss or update is not finite; one more ends it.
@@ -318,6 +313,7 @@ def table(
     if config.scale == "laptop":  # the paper's epochs, where a single run counts steps
         config.segmentation.update(steps=0, checkpoint_every=100)
     if args.smoke:
+        config.trials = 2
         shrink(config)
     return config
 
@@ -370,7 +366,6 @@ def shrink(config: ConfigDict) -> None:
     """
     config.phantom.update(train=160, valid=60, test=30, size=96)
     config.data.size = 64
-    config.trials = 2
     with config.unlocked():
         config.classifier = ConfigDict({**config.encoder, "start": config.classifier.start})
     for section in (config.classifier, config.encoder, config.trunk):

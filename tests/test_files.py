@@ -17,6 +17,13 @@ def test_the_file_appears_complete(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["scores.csv"]
 
 
+def test_the_longest_name_can_be_written(tmp_path):
+    path = tmp_path / ("é" * 125 + ".json")
+    with written_aside(path) as file:
+        file.write("a\n")
+    assert path.read_text() == "a\n"
+
+
 def test_an_error_leaves_the_old_file(tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text("old")

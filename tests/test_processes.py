@@ -305,11 +305,12 @@ def test_a_lone_process_of_two_that_slurm_announces_says_whom_it_waits_for():
     assert "the other 1 of 2 processes (SLURM_NTASKS=2); if there are none, start each with srun" in told
 
 
-def test_processes_that_jax_cannot_join_are_an_error():
+@pytest.mark.parametrize("cluster", [{}, {"SLURM_NTASKS": "1"}], ids=["no cluster", "within one SLURM task"])
+def test_processes_that_jax_cannot_join_are_an_error(cluster):
     ran = subprocess.run(
         [sys.executable, "-c", "from chexseg_jax import processes; processes.start()"],
-        env=os.environ
-        | {"OMPI_COMM_WORLD_SIZE": "8"},  # as Open MPI 5 sets it, without the variables that JAX reads
+        # As Open MPI 5 sets it, without the variables that JAX reads.
+        env=os.environ | cluster | {"OMPI_COMM_WORLD_SIZE": "8"},
         capture_output=True,
         text=True,
     )

@@ -81,6 +81,20 @@ def test_a_setting_of_single_runs_is_refused_for_a_table(key, value):
             check(config)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    {"trials": 5, "weak_count": 100, "shard": "1/4", "grid.p": (0.5,), "kind": "semi"}.items(),
+)
+def test_a_setting_of_tables_is_refused_for_a_single_run(key, value):
+    for file in (classifier, full, moco, semi):
+        config = file.get_config("smoke")
+        config.update_from_flattened_dict({key: value})
+        with pytest.raises(
+            InputError, match=r"applies to tables alone|must be one of segmentation, classifier"
+        ):
+            check(config)
+
+
 def test_a_mixture_needs_pseudo_masks():
     config = full.get_config()
     config.p = 0.5

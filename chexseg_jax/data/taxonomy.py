@@ -73,6 +73,11 @@ class Taxonomy:
                     f"task {task!r} has no label {self.label_of.get(task, task)!r}; the labels are "
                     f"{', '.join(self.labels)}; label_of names a task's label"
                 )
+        for name, meant in self.aliases.items():
+            if name in (*self.tasks, *self.labels):
+                raise InputError(f"alias {name!r} is the name of a task or label itself")
+            if meant not in (*self.tasks, *self.labels):
+                raise InputError(f"alias {name!r} stands for {meant!r}, which is neither a task nor a label")
         if not self.colours:
             colours = tuple(PALETTE[k % len(PALETTE)] for k in range(len(self.tasks)))
             object.__setattr__(self, "colours", colours)

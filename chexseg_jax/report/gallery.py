@@ -59,7 +59,7 @@ class Gallery:
             for title, path in scores.items()
         }
         counts = {title: iou.load_counts(path)["model"] for title, path in scores.items()}
-        if sources.second_reader:
+        if sources.second_reader is not None:
             predictions[READER] = sources.second_reader
             counts[READER] = iou.load_counts(next(iter(scores.values())))["reader"]
         prepared = Prepared.load(test)

@@ -38,6 +38,7 @@ def score_segmentation(
 
     All test images are predicted; pixels are counted on those that the segmentations file lists. Two yardsticks are
     counted alike: the second reader, and a centred box as large as a task's mean mask on the expert training images.
+    What is unknown to the radiologists counts for nobody; what is unknown to the second reader, not for that reader.
 
     Args:
       part: receives `predictions.json` (CheXlocalize's format, all test images), `counts.npz` for
@@ -81,7 +82,10 @@ def score_segmentation(
             codes["reader"] = _listed(reader, image_id, size)
         reference, known = _listed(truth, image_id, size), truth.known(image_id)
         tables = {name: [code_counts(masks[t], reference[t]) for t in tasks] for name, masks in codes.items()}
-        return image_id, model, {n: Counts(*np.transpose(rows)).where(known) for n, rows in tables.items()}
+        counts = {name: Counts(*np.transpose(rows)).where(known) for name, rows in tables.items()}
+        if reader is not None:
+            counts["reader"] = counts["reader"].where(reader.known(image_id))
+        return image_id, model, counts
 
     def predictions() -> Iterator[tuple[str, Codes]]:
         for image_id, masks, tables in map_ahead(judge, probabilities(), distance=16):

@@ -81,6 +81,11 @@ def test_a_taxonomy_survives_json():
         ('labels = ["a"]\ntasks = ["a"]\nmissing = "absent"', "must be one of empty, unknown"),
         ('labels = ["a"]\ntasks = ["a"]\ncolors = ["#fff"]', "unknown entry 'colors'"),
         (
+            'labels = ["a", "b"]\ntasks = ["a"]\n[aliases]\nb = "a"',
+            "alias 'b' is the name of a task or label",
+        ),
+        ('labels = ["a"]\ntasks = ["a"]\n[aliases]\nb = "c"', "'c', which is neither a task nor a label"),
+        (
             'labels = ["a"]\ntasks = ["a"]\ncolours = ["crimson"]',
             "colour 'crimson' must be #rrggbb, such as #999911",
         ),

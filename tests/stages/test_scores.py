@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -6,9 +7,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexseg_jax.artifact import Store
-from chexseg_jax.data.chexlocalize import read_segmentations
+from chexseg_jax.data.chexlocalize import decode, read_segmentations
 from chexseg_jax.data.prepared import Prepared
-from chexseg_jax.data.taxonomy import CHEXPERT
+from chexseg_jax.data.taxonomy import CHEXPERT, write_taxonomy
 from chexseg_jax.evaluation.iou import counts, load_counts
 from chexseg_jax.sources import open_sources
 from chexseg_jax.stages import scores as stage
@@ -41,6 +42,36 @@ def test_all_test_images_are_predicted_and_the_listed_ones_counted(download, tmp
     masks = json.loads(file.read_text())
     masks.pop(next(iter(masks)))
     file.write_text(json.dumps(masks))
+    split = score(download, tmp_path, monkeypatch)
+    predictions = read_segmentations(tmp_path / "predictions.json")
+    assert set(predictions.ids) == set(split.studies.ids)
+    listed = [image_id for image_id in split.studies.ids if image_id in masks]
+    assert len(listed) == len(masks) < len(predictions)
+    pairs = [(predictions.masks(i), split.segmentations.masks(i)) for i in listed]
+    expected = np.stack([counts(*pair) for pair in pairs], 1)
+    np.testing.assert_array_equal(load_counts(tmp_path)["model"], expected)
+    # What is predicted on the other images is no false positive.
+    assert all(predictions.masks(image_id).any() for image_id in predictions.ids)
+
+
+def test_what_the_second_reader_did_not_annotate_is_unknown_and_not_empty(download, tmp_path, monkeypatch):
+    write_taxonomy(download, replace(CHEXPERT, missing="unknown"))
+    truth, reader = (download / f"{whose}_segmentations_test.json" for whose in ("gt", "hb"))
+    listed = json.loads(truth.read_text())
+    name = min(listed)
+    task, code = next((task, code) for task, code in listed[name].items() if decode(code).any())
+    reader.write_text(json.dumps(listed | {name: {t: c for t, c in listed[name].items() if t != task}}))
+    split = score(download, tmp_path, monkeypatch)
+    found = load_counts(tmp_path)
+    row = [image_id for image_id in split.studies.ids if image_id in listed].index(name)
+    k = CHEXPERT.tasks.index(CHEXPERT.task(task))
+    assert found["model"].positives[row, k] == decode(code).sum()
+    assert found["reader"].positives[row, k] == 0
+    np.testing.assert_array_equal(found["reader"].intersections, found["reader"].unions)
+
+
+def score(download, tmp_path, monkeypatch):
+    """Score a model that knows nothing on the test images of a download, and return their split."""
     split = open_sources(Store(tmp_path), ConfigDict({"root": str(download)})).test
     config = ConfigDict({"size": 32, "views": "both", "max_missing": 0.0})
     (tmp_path / "test").mkdir()
@@ -61,12 +92,4 @@ def test_all_test_images_are_predicted_and_the_listed_ones_counted(download, tmp
         train_rows=np.arange(2),
         pseudo=None,
     )
-    predictions = read_segmentations(tmp_path / "predictions.json")
-    assert set(predictions.ids) == set(split.studies.ids)
-    listed = [image_id for image_id in split.studies.ids if image_id in masks]
-    assert len(listed) == len(masks) < len(predictions)
-    pairs = [(predictions.masks(i), split.segmentations.masks(i)) for i in listed]
-    expected = np.stack([counts(*pair) for pair in pairs], 1)
-    np.testing.assert_array_equal(load_counts(tmp_path)["model"], expected)
-    # What is predicted on the other images is no false positive.
-    assert all(predictions.masks(image_id).any() for image_id in predictions.ids)
+    return split
