@@ -53,6 +53,10 @@ def main() -> None:
             groups[title].append((key["weak_rows"], folder))
     if not groups:
         raise InputError(f"{arguments.workdir}: no pseudo-masks; launch configs/table1.py there first")
+    if arguments.picture and {title.partition(",")[0] for title in groups} < {"CAM", "IRNet"}:
+        raise InputError(
+            f"{arguments.workdir}: --picture needs pseudo-masks of both CAM and IRNet; drop it, or make both"
+        )
     header, columns = ["pathology"], []
     for title, sets in sorted(groups.items()):
         scores = np.array([with_mean(_iou(folder, truth)) for _, folder in sorted(sets)])

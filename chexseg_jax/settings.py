@@ -319,9 +319,8 @@ def _rules(config: ConfigDict) -> list[Rule]:
         *([("pseudo_count", *_at_least(1))] if config.pseudo and config.kind == "segmentation" else []),
         *((f"{name}.batch_size", *_at_least(1)) for name in ("walk", "cams", "scores")),
         ("walk.radius", *_at_least(2)),
-        ("walk.beta", "more than 0", lambda beta: beta > 0),
         ("walk.exp_times", *_at_least(0)),
-        ("data.size", *_at_least(32)),
+        *((name, *_at_least(32)) for name in ("data.size", "moco.size")),
         *_training_rules(config),
         *(for_irnet if uses_irnet else []),
     ]
@@ -338,6 +337,9 @@ def _training_rules(config: ConfigDict) -> list[Rule]:
         *((name, *_at_least(0)) for name in ("irnet.count", "segmentation.steps")),
         *((name, *_at_least(1)) for name in ("irnet.steps", "moco.queue", "moco.norm_group")),
         ("irnet.radius", *_at_least(2)),
+        *((name, "more than 0", lambda value: value > 0) for name in ("walk.beta", "moco.temperature")),
+        ("moco.crop", "a share in (0, 1]", lambda share: 0 < share <= 1),
+        ("moco.key_momentum", "in [0, 1)", lambda share: 0 <= share < 1),
         *((f"{name}.epochs", "more than 0 and finite", lambda n: 0 < n < math.inf) for name in by_epochs),
         *(
             (f"{name}.learning_rate", "more than 0 and finite", lambda rate: 0 < rate < math.inf)

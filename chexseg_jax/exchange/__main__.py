@@ -120,6 +120,7 @@ def _import(flags: argparse.Namespace, command: str) -> list[str]:
     """Read, join, complete, split and write; return lines about what came of it."""
     left_out, sources = LeftOut(), [_in_split(source) for source in flags.sources]
     base_root = flags.labels if flags.labels and flags.labels.is_dir() else None
+    _check_used(flags, labels_are_a_table=bool(flags.labels and not base_root))
     base = read_root(check_layout(base_root, labels_alone=True)) if base_root else Contents(())
     if flags.images and base_root:
         raise InputError(
@@ -174,6 +175,16 @@ def _import(flags: argparse.Namespace, command: str) -> list[str]:
         flags.out, items, taxonomy, copy=flags.copy, left_out=left_out, command=command, marker=marker
     )
     return [f"{flags.format}: {len(new)} images", *lines, *left_out.lines()]
+
+
+def _check_used(flags: argparse.Namespace, *, labels_are_a_table: bool) -> None:
+    """Refuse flags that the format would ignore."""
+    given = {"boxes": flags.boxes, "agree": flags.agree is not None}
+    given |= {"reports": bool(flags.reports), "columns": bool(flags.columns)}
+    used = (*IMPORTERS[flags.format].flags, *(["columns"] if labels_are_a_table else []))
+    for flag in (flag for flag, is_given in given.items() if is_given and flag not in used):
+        formats = ", ".join(name for name, importer in IMPORTERS.items() if flag in importer.flags)
+        raise InputError(f"--{flag} is for {formats}; {flags.format} has no use of it, leave it out")
 
 
 def _in_split(source: str) -> tuple[str | None, Path]:

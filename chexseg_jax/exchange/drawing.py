@@ -131,21 +131,16 @@ def _without_holes(
         if not holes.any():
             yield piece, window
             continue
-        column = (
-            int(holes.any(axis=0).argmax()) + 1
-        )  # the hole's first column is on the left, and opens there
+        # The hole's first column is on the left, and opens there.
+        column = int(holes.any(axis=0).argmax()) + 1
         for half, shift in ((piece[:, column:], column), (piece[:, :column], 0)):
             top, left = window[0].start, window[1].start + shift
-            pieces += [
-                (
-                    part,
-                    (
-                        slice(rows.start + top, rows.stop + top),
-                        slice(columns.start + left, columns.stop + left),
-                    ),
+            for part, (rows, columns) in _pieces(half):
+                inner = (
+                    slice(rows.start + top, rows.stop + top),
+                    slice(columns.start + left, columns.stop + left),
                 )
-                for part, (rows, columns) in _pieces(half)
-            ]
+                pieces.append((part, inner))
 
 
 def _trace(piece: Bool[np.ndarray, "h w"], corner: tuple[int, int]) -> list[int]:

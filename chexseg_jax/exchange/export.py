@@ -42,6 +42,10 @@ def export(form: str, source: Path, out: Path, *, images: Path | None, rle: bool
     Raises:
       InputError: if `out` exists, the source is neither, or an image is missing.
     """
+    if rle and form != "coco":
+        raise InputError(f"--rle is for coco; {form} has no use of it, leave it out")
+    if images and source.is_dir():
+        raise InputError(f"--images {images}: the images are those of the root {source}; leave --images out")
     sources = _of_root(source) if source.is_dir() else {source.stem: _of_file(source, images, form)}
     with new_folder(out) as part:
         return [EXPORTERS[form](part, name, one, rle) for name, one in sources.items()]
@@ -110,7 +114,7 @@ def _write_png(folder: Path, name: str, source: Source, rle: bool) -> str:
     """`TASK/ID.png` for each mask that is known, 0 and 255."""
     masks, count = source.masks, 0
     for k, task in enumerate(masks.taxonomy.tasks):
-        if "/" in task:
+        if "/" in task or task.startswith("."):
             raise InputError(f"task {task!r} cannot name a folder")
         (folder / task).mkdir(exist_ok=True)
         for image_id in masks.ids:

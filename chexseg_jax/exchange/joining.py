@@ -124,7 +124,7 @@ def _resolved(own_name: Callable[[str], str], names: Sequence[str]) -> set[str] 
 def canonical(
     items: Sequence[Item], taxonomy: Taxonomy, missing: Missing | None
 ) -> tuple[list[Item], Taxonomy]:
-    """Items with the task set's own names; labels that no table gives are those of the masks.
+    """Items with the task set's own names; labels that no table gives, or leaves blank, are those of the masks.
 
     Raises:
       InputError: for a name that is neither task nor label, or if it matters what a missing mask means and `missing` is
@@ -143,7 +143,8 @@ def canonical(
         drawn = labels_of_masks(item, own)
         if not masks and missing == "unknown":  # nobody is known to have looked at it
             masks = None
-        named.append(dataclasses.replace(item, masks=masks, labels=drawn | item.labels))
+        given = {label: value for label, value in item.labels.items() if not math.isnan(value)}
+        named.append(dataclasses.replace(item, masks=masks, labels=item.labels | drawn | given))
     return named, own
 
 

@@ -84,8 +84,10 @@ def _cautions(
     lines = [f"tasks: {', '.join(taxonomy.tasks)}; a missing mask is {taxonomy.missing}"]
     if masks["train"]:
         lines.append(f"train uses labels alone: the masks of {len(masks['train'])} images are not kept")
-    if not (masks["valid"] and masks["test"]):
-        lines.append("without masks in valid and in test, only classifiers and MoCo can train on this root")
+    if lacking := [split for split in _MASKS if not masks[split]]:
+        lines.append(
+            f"without masks in {' and in '.join(lacking)}, only classifiers and MoCo can train on this root"
+        )
     unlabelled = sum(
         not any(row.get(label) in (0, 1, -1) for label in taxonomy.labels) for row in rows["train"]
     )

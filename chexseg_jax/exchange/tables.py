@@ -1,6 +1,7 @@
 """Readers of image labels: CSV tables, NIH's, MIMIC-CXR's, CheXbert's, CheXpert Plus, and our own layout."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,24 +44,26 @@ def read_csv(source: Path, context: Context) -> Contents:
 
 
 def read_nih(source: Path, context: Context) -> Contents:
-    """NIH ChestX-ray14's Data_Entry_2017.csv; a finding that an image does not list is negative.
+    """NIH ChestX-ray14's Data_Entry_2017.csv.
+
+    A finding that an image does not list is negative; all are blank if it lists none.
 
     Raises:
       InputError: for a missing column.
     """
     columns = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "View Position")
     rows = list(read_rows(source, columns))
-    found = {name.strip() for _, row in rows for name in row["Finding Labels"].split("|")}
+    listed = [{name.strip() for name in row["Finding Labels"].split("|")} - {""} for _, row in rows]
+    found = sorted(set().union(*listed))
     items = []
-    for _, row in rows:
+    for (_, row), positive in zip(rows, listed, strict=True):
         if (path := context.find(row["Image Index"])) is None:
             continue
-        positive = {name.strip() for name in row["Finding Labels"].split("|")}
         items.append(
             Item(
                 row["Image Index"],
                 path,
-                labels={name: float(name in positive) for name in sorted(found)},
+                labels={name: float(name in positive) if positive else math.nan for name in found},
                 patient=row["Patient ID"],
                 study=row["Follow-up #"],
                 frontal=_view(row["View Position"]),

@@ -121,6 +121,48 @@ def test_labels_of_masks_change_with_the_masks(images, tmp_path, bring, capsys):
     assert "2 labels contradict the masks of their images, and are kept: Mass of " in capsys.readouterr().err
 
 
+def test_a_mask_speaks_where_the_table_is_blank(images, tmp_path, bring):
+    drawn = drawn_by_hand(tmp_path / "c.json", {"a": ["Mass"], "b": ["Mass"], "c": [], "d": ["Mass"]})
+    (tmp_path / "t.csv").write_text("Path,Mass\na,\nb,0\nc,\nd,1\ne,\n")
+    root = bring(
+        "coco",
+        drawn,
+        "--images",
+        images(*"abcde"),
+        "--labels",
+        tmp_path / "t.csv",
+        "--missing",
+        "empty",
+        *ASKED,
+    )
+    mass = {name: value for name, (_, value) in labels_by_hand(root).items()}
+    assert mass == {"a": "1.0", "b": "0.0", "c": "0.0", "d": "1.0"}
+
+
+def test_flags_without_a_use_are_refused(images, tmp_path, bring, send):
+    drawn = drawn_by_hand(tmp_path / "c.json", {"a": ["Mass"], "b": ["Mass"], "c": [], "d": ["Mass"]})
+    folder = images(*"abcde")
+    arguments = "coco", drawn, "--images", folder, "--missing", "empty", *ASKED
+    for flag in (["--agree", 0], ["--columns", "image=x"], ["--reports", "r.csv"]):
+        with pytest.raises(InputError, match=f"{flag[0]} is for .*; coco has no use of it"):
+            bring(*arguments, *flag)
+    root = bring(*arguments)
+    with pytest.raises(InputError, match="--rle is for coco; png has no use of it"):
+        send("png", root, "--rle")
+    with pytest.raises(InputError, match="the images are those of the root"):
+        send("coco", root, "--images", folder)
+    assert not (tmp_path / "sent").exists()
+
+
+@pytest.mark.parametrize("task", ["..", ".hidden", "a/b"])
+def test_a_task_that_cannot_name_a_folder_is_refused(images, tmp_path, bring, send, task):
+    drawn = drawn_by_hand(tmp_path / "c.json", {"a": ["Mass"], "b": ["Mass"], "c": [], "d": ["Mass"]})
+    arguments = "coco", drawn, "--images", images(*"abcde"), "--missing", "empty", *ASKED
+    root = bring(*arguments, "--rename", f"Mass={task}")
+    with pytest.raises(InputError, match="cannot name a folder"):
+        send("png", root)
+
+
 def test_what_comes_of_a_phantom_is_marked_as_one(download, send, bring, images, tmp_path):
     marker = (download / "PHANTOM.md").read_text()
     assert (bring_back("coco", send("coco", download), download, bring) / "PHANTOM.md").read_text() == marker

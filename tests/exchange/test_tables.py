@@ -82,7 +82,7 @@ OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],
 00000001_000.png,Cardiomegaly|Effusion,0,1,058Y,M,PA,2682,2749,0.143,0.143,
 00000001_001.png,No Finding,1,1,58,M,AP,2682,2749,0.143,0.143,
 00000002_000.png,Effusion,0,2,81,F,PA,2500,2048,0.171,0.171,
-00000003_000.png,No Finding,0,3,40,F,PA,2500,2048,0.171,0.171,
+00000003_000.png,,0,3,40,F,PA,2500,2048,0.171,0.171,
 00000009_000.png,Hernia,0,9,40,F,PA,2500,2048,0.171,0.171,
 """
 
@@ -115,6 +115,8 @@ def test_nih(images, tmp_path, bring, capsys):
     ]
     assert row["Path"].endswith("/patient1/study0/00000001_000.png")
     assert studies["test"].patients == ("patient2",)
+    every = {name: row for split in studies for name, row in rows_of(root, split).items()}
+    assert labels_of(every["00000003_000"]) == {}  # nothing is listed, not even No Finding
     (tmp_path / "more.csv").write_text("Path,Nodule\n00000001_000,1\n00000001_001,0\n00000002_000,0\n")
     source = tmp_path / "Data_Entry_2017.csv"
     both = bring(
