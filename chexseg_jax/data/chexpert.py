@@ -7,9 +7,8 @@ Source: Irvin et al., "CheXpert", AAAI 2019, https://stanfordmlgroup.github.io/c
 """
 
 import csv
-import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,7 @@ from jaxtyping import Bool, Float32, Int
 
 from chexseg_jax.data.layout import image_id, locate_images
 from chexseg_jax.data.taxonomy import CHEXPERT, Taxonomy
-from chexseg_jax.data.text import read_text
+from chexseg_jax.data.text import csv_rows
 from chexseg_jax.errors import InputError
 from chexseg_jax.files import written_aside
 
@@ -106,7 +105,7 @@ def read_labels(csv_path: str | Path, *, root: str | Path, taxonomy: Taxonomy = 
     ids: dict[str, int] = {}
     paths, labels, frontal = [], [], []
     locate = locate_images(root)
-    rows = _rows(csv_path)
+    rows = csv_rows(csv_path, "a CheXpert table")
     _, header = next(rows, (0, []))
     while header and not header[-1].strip():  # Excel's tail of commas
         header.pop()
@@ -224,19 +223,6 @@ def parse_policy(policy: str | Mapping[str, str], taxonomy: Taxonomy = CHEXPERT)
             raise InputError(f"label policy: {name!r} and {labels[label]!r} are one label; keep one")
         labels[label] = name
     return rules | {label: policy[name] for label, name in labels.items()}
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, cells) of every line with a cell that is not blank."""
-    table = csv.reader(io.StringIO(read_text(path, "a CheXpert table"), newline=""), strict=True)
-    try:
-        for row in table:
-            if any(cell.strip() for cell in row):
-                yield table.line_num, row
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, row {table.line_num}: not a CSV table ({error}); download it again"
-        ) from None
 
 
 def _columns(header: list[str], path: Path, taxonomy: Taxonomy) -> tuple[int, int | None, list[int]]:

@@ -1,5 +1,8 @@
 """A user's text files: UTF-8, with or without a byte order mark; what else a file may be is told by name."""
 
+import csv
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
 from chexseg_jax.errors import InputError
@@ -44,4 +47,21 @@ def read_text(path: Path, kind: str) -> str:
         raise InputError(
             f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8, perhaps Latin-1 (Windows-1252); "
             "save it as UTF-8"
+        ) from None
+
+
+def csv_rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells) of each row of a CSV table, the header first; rows of blank cells are skipped.
+
+    Raises:
+      InputError: see `read_text`, and for quotation marks that do not pair.
+    """
+    rows = csv.reader(io.StringIO(read_text(path, kind), newline=""), strict=True)
+    try:
+        for row in rows:
+            if any(cell.strip() for cell in row):
+                yield rows.line_num, row
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {rows.line_num}: not a CSV table ({error}); look for a stray quotation mark"
         ) from None

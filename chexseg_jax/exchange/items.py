@@ -1,7 +1,5 @@
 """What a data set says about its images, and the files of these images, before they become a root."""
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +10,7 @@ from PIL import ExifTags, Image
 from chexseg_jax.data import dicom
 from chexseg_jax.data.chexlocalize import Rle
 from chexseg_jax.data.layout import image_id
-from chexseg_jax.data.text import read_text
+from chexseg_jax.data.text import csv_rows
 from chexseg_jax.errors import InputError, first_line
 from chexseg_jax.files import expand_home, files_below
 
@@ -187,25 +185,16 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, di
     Raises:
       InputError: for a file that is missing, not a table, or lacks one of `columns`, and a row with other cells.
     """
-    table = csv.reader(io.StringIO(read_text(path, "a CSV table"), newline=""), strict=True)
-    try:
-        header = [name.strip() for name in next(table)]
-        while header and not header[-1]:  # Excel's tail of commas
-            header.pop()
-        if lacking := [name for name in columns if name not in header]:
-            raise InputError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(header)}")
-        if len(set(header)) < len(header):
-            raise InputError(f"{path}: a column is listed twice; keep one")
-        for row in table:
-            cells = [cell.strip() for cell in row]
-            if not any(cells):
-                continue
-            if len(cells) < len(header) or any(cells[len(header) :]):
-                raise InputError(
-                    f"{path}, line {table.line_num}: {len(cells)} cells under {len(header)} columns"
-                )
-            yield table.line_num, dict(zip(header, cells, strict=False))
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, line {table.line_num}: not a CSV table ({error}); look for a stray quotation mark"
-        ) from None
+    table = csv_rows(path, "a CSV table")
+    header = [name.strip() for name in next(table, (1, []))[1]]
+    while header and not header[-1]:  # Excel's tail of commas
+        header.pop()
+    if lacking := [name for name in columns if name not in header]:
+        raise InputError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(header)}")
+    if len(set(header)) < len(header):
+        raise InputError(f"{path}: a column is listed twice; keep one")
+    for line, row in table:
+        cells = [cell.strip() for cell in row]
+        if len(cells) < len(header) or any(cells[len(header) :]):
+            raise InputError(f"{path}, line {line}: {len(cells)} cells under {len(header)} columns")
+        yield line, dict(zip(header, cells, strict=False))

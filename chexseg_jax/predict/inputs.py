@@ -1,8 +1,6 @@
 """Find the radiographs that a user gives: as files, below folders, or listed in a table."""
 
-import csv
 import errno
-import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from chexseg_jax.data import dicom
 from chexseg_jax.data.layout import locate_images
-from chexseg_jax.data.text import read_text
+from chexseg_jax.data.text import csv_rows
 from chexseg_jax.errors import InputError
 from chexseg_jax.files import files_below
 from chexseg_jax.progress import say
@@ -138,20 +136,13 @@ def _listed(table: Path) -> Iterator[tuple[Path, str]]:
 
 def _paths(table: Path) -> Iterator[tuple[str, ...]]:
     """Yield the parts of each row's path."""
-    text = read_text(table, "a CSV file with a column Path")
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        if "Path" not in (rows.fieldnames or ()):
-            raise InputError(
-                f"{table}: no column Path, which names the images; its separator must be a comma"
-            )
-        for row in rows:
-            parts = PurePosixPath((row["Path"] or "").strip().replace("\\", "/")).parts
-            if not parts:
-                raise InputError(f"{table}, row {rows.line_num}: Path is blank; give the image's")
-            yield parts
-    except csv.Error as error:
-        line = rows.reader.line_num
-        raise InputError(
-            f"{table}, line {line}: not a CSV table ({error}); look for a stray quotation mark"
-        ) from None
+    rows = csv_rows(table, "a CSV file with a column Path")
+    _, header = next(rows, (1, []))
+    if "Path" not in header:
+        raise InputError(f"{table}: no column Path, which names the images; its separator must be a comma")
+    for line, cells in rows:
+        path = dict(zip(header, cells, strict=False)).get("Path", "")
+        parts = PurePosixPath(path.strip().replace("\\", "/")).parts
+        if not parts:
+            raise InputError(f"{table}, line {line}: Path is blank; give the image's")
+        yield parts

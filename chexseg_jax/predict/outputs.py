@@ -16,21 +16,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
 
 from chexseg_jax.artifact import config_digest
 from chexseg_jax.data.images import Frame, fit_image, read_radiograph
-from chexseg_jax.data.reference import UPRIGHT, Checks
+from chexseg_jax.data.reference import UPRIGHT
 from chexseg_jax.errors import DiskError, InputError, PartlyDoneError
 from chexseg_jax.files import Lock, damaged, make_folder, remove_asides, written_aside
 from chexseg_jax.predict.inputs import is_dicom, naming_long_ids
 from chexseg_jax.predict.masks import threshold_map
 from chexseg_jax.predict.overlay import SIDE
-from chexseg_jax.predict.savers import SAVERS, TABLES, Prediction, files_of
+from chexseg_jax.predict.savers import SAVERS, TABLES, Prediction, Radiograph, files_of
 from chexseg_jax.progress import say, track
 from chexseg_jax.saved_model import Restored
 
@@ -83,20 +82,6 @@ def predict(
             if fresh:
                 with contextlib.suppress(OSError):
                     out.rmdir()
-
-
-class _Read(NamedTuple):
-    """An image as the network and the overlay need it; its full size is not kept."""
-
-    name: str
-    source: Path
-    sha256: str
-    size: tuple[int, int]
-    spacing: tuple[float, float] | None
-    fitted: UInt8[np.ndarray, "S S"]
-    picture: UInt8[np.ndarray, "h w"]
-    checks: Checks
-    savers: list[str]
 
 
 @dataclass
@@ -152,11 +137,11 @@ class _Call:
     def run(self, images: Mapping[str, Path], overlays: int) -> None:
         """Predict what is not finished, write the tables, and say what happened."""
         self.remove_unfinished()
-        batch: list[_Read] = []
+        batch: list[tuple[Radiograph, list[str]]] = []
         for number, name in enumerate(track(images, "predicting images", len(images))):
             with self.noting_failure(images[name]):
-                if image := self.read(name, images[name], self.savers(number, overlays)):
-                    batch.append(image)
+                if found := self.read(name, images[name], self.savers(number, overlays)):
+                    batch.append(found)
             if batch and (len(batch) == jax.local_device_count() or number == len(images) - 1):
                 self.finish(batch)
                 batch = []
@@ -178,8 +163,11 @@ class _Call:
             for aside in self.out.glob(f".{table.file}.*.part"):
                 aside.unlink()
 
-    def read(self, name: str, file: Path, savers: list[str]) -> _Read | None:
-        """Read an image; None if it is finished. One that is predicted again has all its files made anew."""
+    def read(self, name: str, file: Path, savers: list[str]) -> tuple[Radiograph, list[str]] | None:
+        """Read an image, with what writes its files; None if it is finished.
+
+        One that is predicted again has all its files made anew.
+        """
         record = self.record(self.finished / f"{name}.json")
         if record:
             files = record["files"]
@@ -199,39 +187,26 @@ class _Call:
         picture = fit_image(image.grey, SIDE)[Frame(height, width, SIDE).window]
         fitted = fit_image(image.grey, self.model.config.size)
         checks = self.model.reference.check(image.grey)
-        return _Read(
-            name, file, image.sha256, (height, width), image.spacing, fitted, picture, checks, savers
-        )
+        size = height, width
+        return Radiograph(name, file, image.sha256, size, image.spacing, fitted, picture, checks), savers
 
-    def finish(self, batch: Sequence[_Read]) -> None:
+    def finish(self, batch: Sequence[tuple[Radiograph, list[str]]]) -> None:
         """Predict images, and write their files and records."""
-        probabilities = self.model.predict([image.fitted for image in batch], batch_size=len(batch))
-        for image, square in zip(batch, probabilities, strict=True):
+        probabilities = self.model.predict([image.fitted for image, _ in batch], batch_size=len(batch))
+        for (image, savers), square in zip(batch, probabilities, strict=True):
             maps = square[Frame(*image.size, len(square)).window]
             codes = {
                 task: threshold_map(maps[..., k], image.size, self.thresholds[task])
                 for k, task in enumerate(self.model.taxonomy.tasks)
             }
-            prediction = Prediction(
-                image.name,
-                image.source,
-                image.size,
-                image.spacing,
-                image.picture,
-                image.checks,
-                maps,
-                self.thresholds,
-                codes,
-                self.model.taxonomy,
-                self.title,
-            )
+            prediction = Prediction(image, maps, self.thresholds, codes, self.model.taxonomy, self.title)
             with self.noting_failure(image.source):
                 shutil.rmtree(self.part, ignore_errors=True)
                 record = {
                     "name": image.name,
                     "image": image.sha256,
                     "settings": self.settings,
-                    "files": {saver: self.write(saver, prediction) for saver in image.savers},
+                    "files": {saver: self.write(saver, prediction) for saver in savers},
                     "codes": codes,
                     "rows": prediction.rows(),
                 }
@@ -239,7 +214,7 @@ class _Call:
 
     def write(self, saver: str, prediction: Prediction) -> list[str]:
         """Write files of one image aside; return their names."""
-        names = files_of(saver, prediction.name, prediction.taxonomy.tasks)
+        names = files_of(saver, prediction.image.name, prediction.taxonomy.tasks)
         files = [self.part / name for name in names]
         for file in files:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -31,17 +31,36 @@ COLUMNS = (
 )
 
 
+class Radiograph(NamedTuple):
+    """An image as the network and the overlay need it; its full size is not kept.
+
+    Attributes:
+      name: its id.
+      source: its file.
+      sha256: of the file.
+      size: (height, width) in pixels.
+      spacing: mm per pixel (row, column); None where unknown.
+      fitted: at the network's size, padded.
+      picture: within `SIDE` pixels, without padding.
+      checks: whether it is like those that the model was trained on.
+    """
+
+    name: str
+    source: Path
+    sha256: str
+    size: tuple[int, int]
+    spacing: tuple[float, float] | None
+    fitted: UInt8[np.ndarray, "S S"]
+    picture: UInt8[np.ndarray, "h w"]
+    checks: Checks
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The prediction of one image.
 
     Attributes:
-      name: the image's id.
-      source: its file.
-      size: its (height, width) in pixels.
-      spacing: mm per pixel (row, column); None where unknown.
-      picture: the radiograph within `SIDE` pixels, without padding.
-      checks: whether the radiograph is like those that the model was trained on.
+      image: the radiograph.
       maps: probabilities in the network's frame, without padding.
       thresholds: task -> probability above which a pixel belongs to it.
       codes: task -> mask at full size.
@@ -49,12 +68,7 @@ class Prediction:
       model: its network and the digest of its weights; a phantom's says so.
     """
 
-    name: str
-    source: Path
-    size: tuple[int, int]
-    spacing: tuple[float, float] | None
-    picture: UInt8[np.ndarray, "h w"]
-    checks: Checks
+    image: Radiograph
     maps: Float32[np.ndarray, "s t K"]
     thresholds: Mapping[str, float]
     codes: Mapping[str, Rle]
@@ -63,17 +77,17 @@ class Prediction:
 
     def rows(self) -> list[dict[str, Any]]:
         """The image's rows of summary.csv."""
-        rows = []
+        rows, spacing, checks = [], self.image.spacing, self.image.checks
         limits = np.array([self.thresholds[task] for task in self.codes])
         doubts, image_doubt = doubt(self.maps, limits)
         for (task, code), score, own in zip(self.codes.items(), self.maps.max((0, 1)), doubts, strict=True):
             parts = "; ".join(" ".join(map(str, box)) for box in boxes(code)[:, :4].tolist())
-            square = f"{area(code) * self.spacing[0] * self.spacing[1]:.1f}" if self.spacing else ""
+            square = f"{area(code) * spacing[0] * spacing[1]:.1f}" if spacing else ""
             cells = (
-                *(self.name, task, f"{score:.4f}", f"{self.thresholds[task]:g}"),
+                *(self.image.name, task, f"{score:.4f}", f"{self.thresholds[task]:g}"),
                 *(int(bool(parts)), area(code), square, parts),
                 *("" if np.isnan(value) else f"{value:.4f}" for value in (own, image_doubt)),
-                *(self.checks.verdict, f"{self.checks.unlike:.2f}"),
+                *(checks.verdict, f"{checks.unlike:.2f}"),
             )
             rows.append(dict(zip(COLUMNS, cells, strict=True)))
         return rows
@@ -87,28 +101,28 @@ def _save_masks(files: Sequence[Path], prediction: Prediction) -> None:
 def _save_maps(files: Sequence[Path], prediction: Prediction) -> None:
     maps = np.moveaxis(prediction.maps, -1, 0)
     named = zip(prediction.taxonomy.tasks, maps, strict=True)
-    np.savez(files[0], **{f"{prediction.name}_{task}|map": values for task, values in named})
+    np.savez(files[0], **{f"{prediction.image.name}_{task}|map": values for task, values in named})
 
 
 def _save_overlay(files: Sequence[Path], prediction: Prediction) -> None:
-    shape = prediction.picture.shape
+    shape = prediction.image.picture.shape
     masks = {  # at the overlay's size, without the mask at full size
         task: resize_map(prediction.maps[..., k], shape) > prediction.thresholds[task]
         for k, (task, code) in enumerate(prediction.codes.items())
         if area(code)
     }
-    title = f"{prediction.name}: {prediction.model}"
-    overlay = draw_overlay(prediction.picture, masks, prediction.taxonomy, title)
+    title = f"{prediction.image.name}: {prediction.model}"
+    overlay = draw_overlay(prediction.image.picture, masks, prediction.taxonomy, title)
     overlay.save(files[0], compress_level=1)  # the default takes six times as long
 
 
 def _save_dicomseg(files: Sequence[Path], prediction: Prediction) -> None:
-    if not is_dicom(prediction.source):
+    if not is_dicom(prediction.image.source):
         return
     from chexseg_jax.predict.dicom_seg import write_dicom_seg  # its libraries are an extra
 
     masks = np.stack([decode(code) for code in prediction.codes.values()], -1)
-    write_dicom_seg(files[0], prediction.source, masks, prediction.taxonomy, model=prediction.model)
+    write_dicom_seg(files[0], prediction.image.source, masks, prediction.taxonomy, model=prediction.model)
 
 
 #: Name -> function that writes the files of one image, those that `files_of` names, or none.

@@ -119,7 +119,7 @@ def test_a_table_of_all_batches(tmp_path):
     ("text", "told"),
     [
         ("File\na.png\n", "no column Path"),
-        ("Path,x\n,1\n", "row 2: Path is blank"),
+        ("Path,x\n,1\n", "line 2: Path is blank"),
         ('Path\na.png\n"b.png\nc.png\n', r"line 4: not a CSV table \(unexpected end of data\)"),
         ('Path\n"b.png\n' + "c.png\n" * 30000, "not a CSV table .*field larger than field limit"),
     ],
