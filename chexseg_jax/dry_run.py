@@ -22,7 +22,7 @@ from chexseg_jax.experiment import Run
 from chexseg_jax.pseudo import Images
 from chexseg_jax.report.protocol import describe_protocol
 from chexseg_jax.settings import TABLES, Setting, trials
-from chexseg_jax.sweep import parse_shard
+from chexseg_jax.sweep import of_shard
 
 #: Bytes of a network's weights, by its name.
 _WEIGHTS = {"resnet18": 45e6, "resnet50": 94e6, "densenet121": 28e6, "irnet": 96e6}
@@ -87,8 +87,7 @@ def describe(config: ConfigDict, workdir: Path, file: str) -> str:
     Raises:
       InputError: for what would stop the run at its start.
     """
-    index, count = parse_shard(config.shard)
-    mine = trials(config)[index - 1 :: count] if config.kind in TABLES else []
+    mine = of_shard(trials(config), config.shard) if config.kind in TABLES else []
     one = Run.open(config, workdir, [trial.config(config) for trial in mine], planning=True)
     folders = filter(None, (one.data.weak, one.data.expert, one.data.test))
     prepared = all(folder.is_dir() for folder in folders)

@@ -92,7 +92,7 @@ SINGLE: dict[str, Any] = {
     "clock": "epochs",
 }
 #: The settings of tables alone, and their values in other configurations: the grid of runs, the pseudo-masks of its
-#: weak models (0 for none), the trials, and shard i/n, which takes every n-th run from the i-th.
+#: weak models (0 for none), the trials, and shard i/n, see sweep.of_shard.
 TABLE_ONLY: dict[str, Any] = {
     "grid": {
         **{"p": (), "init": (), "pseudo": tuple(LABELLERS), "count": ()},

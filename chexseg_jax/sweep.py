@@ -55,12 +55,11 @@ def run(config: ConfigDict, workdir: Path) -> Path:
       PartlyDoneError: at the end if some runs failed.
       InputError: at the end if all runs failed; at once for a wrong shard or grid, or if all runs would be absent.
     """
-    index, count = parse_shard(config.shard)
     planned = trials(config)
+    mine = of_shard(planned, config.shard)
     table = Run.open(config, workdir, [trial.config(config) for trial in planned])
     folder = on_first(open_run, workdir, table.config)
-    mine = planned[index - 1 :: count]
-    shard = f", shard {index} of {count} has {len(mine)}" if count > 1 else ""
+    shard = f", shard {config.shard} has {len(mine)}" if len(mine) < len(planned) else ""
     say(f"{config.name}: {len(planned)} runs{shard}")
     finished = on_first(finished_runs, table, mine)
     todo = [trial for trial in mine if trial not in finished]
@@ -86,8 +85,8 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     return folder
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """Parse `2/3` as (2, 3).
+def of_shard(planned: list[Trial], text: str) -> list[Trial]:
+    """The runs of shard `i/n`, in order: of the runs that train equally long, every n-th from the i-th.
 
     Raises:
       InputError: for anything but i/n with 1 <= i <= n.
@@ -97,7 +96,12 @@ def parse_shard(text: str) -> tuple[int, int]:
         raise InputError(
             f"config.shard={text!r} must be i/n with 1 <= i <= n, such as 1/2 and 2/2 for two processes"
         )
-    return int(index), int(count)
+
+    def length(trial: Trial) -> tuple:
+        return trial.setting.count, trial.setting.experts, trial.setting.clock, trial.setting.p > 0
+
+    mine = set(sorted(planned, key=length)[int(index) - 1 :: int(count)])
+    return [trial for trial in planned if trial in mine]
 
 
 def finished_runs(table: Run, planned: list[Trial]) -> dict[Trial, Made]:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -86,7 +87,19 @@ def test_table_2_is_on_the_papers_clock():
 @pytest.mark.parametrize("text", ["1", "0/2", "3/2", "a/b", "1/", "-1/2", "1/2/3"])
 def test_a_wrong_shard_is_refused(text):
     with pytest.raises(InputError, match="must be i/n"):
-        sweep.parse_shard(text)
+        sweep.of_shard(trials(table1.get_config()), text)
+
+
+def test_shards_take_equally_long():
+    config = table2.get_config()
+    config.grid.count = (100, 300)  # the innermost list: every second run would be of one count
+    planned = trials(config)
+    shards = [sweep.of_shard(planned, f"{index}/2") for index in (1, 2)]
+    assert sorted(shards[0] + shards[1]) == sorted(planned)
+    assert shards[0] == [trial for trial in planned if trial in set(shards[0])]
+    masks = [Counter(trial.setting.count for trial in shard) for shard in shards]
+    assert masks[0].keys() == masks[1].keys() >= {0, 100, 300}
+    assert all(abs(masks[0][count] - masks[1][count]) <= 1 for count in masks[0])
 
 
 @pytest.fixture(scope="module")
