@@ -245,9 +245,10 @@ def check(config: ConfigDict) -> None:
             f"applies to tables alone ({', '.join(TABLES)}); give the run's own config.p, config.trial, ...",
         )
     )
+    given = config.to_dict()  # a locked ConfigDict, such as a command's, equals none that is not
     for key, unset in unused.items():
-        if config[key] != ConfigDict({key: unset})[key]:
-            raise InputError(f"config.{key}={config[key]!r}: {instead}, or leave it out")
+        if given[key] != unset:
+            raise InputError(f"config.{key}={given[key]!r}: {instead}, or leave it out")
     inits = config.grid.init if config.kind in TABLES else (config.init,)
     if bool(config.imported.encoder) != ("imported" in inits):
         raise InputError(

@@ -99,6 +99,11 @@ def test_a_setting_of_tables_is_refused_for_a_single_run(key, value):
             check(config)
 
 
+@pytest.mark.parametrize("file", [classifier, full, moco, semi, table1, table2, label_efficiency])
+def test_a_locked_config_as_a_command_has_it_is_accepted(file):
+    check(file.get_config("smoke").lock())
+
+
 def test_a_mixture_needs_pseudo_masks():
     config = full.get_config()
     config.p = 0.5
