@@ -103,6 +103,8 @@ def draw_saliency(
 
 def draw_masks(axis: "Axes", masks: Bool[np.ndarray, "H W K"], colours: Sequence[str]) -> set[int]:
     """Draw an image's masks on an axis that shows it, in the tasks' colours; return the indices of the tasks drawn."""
+    if min(masks.shape[:2]) < 2:  # matplotlib has no contour of a single row or column
+        return set()
     areas = {int(k): masks[..., k].sum() for k in np.flatnonzero(masks.any((0, 1)))}
     for k in sorted(areas, key=lambda k: -areas[k]):  # small masks on top
         mask = masks[..., k].astype(float)

@@ -46,6 +46,15 @@ def test_overlays_saliency_and_curves_are_pictures(tmp_path):
         assert pixels.std() > 5
 
 
+@pytest.mark.parametrize("shape", [(1, 64), (64, 1), (1, 1)])
+def test_a_picture_too_thin_for_an_outline_is_drawn_without_one(shape, tmp_path):
+    """Of 3 x 4000 pixels, one row is left; matplotlib's TypeError ended `chexseg saliency` for all images."""
+    maps = [("map", [np.ones(shape, np.float32)])]
+    image, mask = np.full(shape, 90, np.uint8), np.ones((*shape, 10), bool)
+    draw_saliency(tmp_path / "x.png", [image], ["a"], maps, [mask], taxonomy=CHEXPERT, title="thin")
+    assert (tmp_path / "x.png").stat().st_size
+
+
 def test_names_with_dollars_are_drawn_as_they_are(tmp_path, monkeypatch):
     names = ("x$\\frac$", "$x$", "5$ and 6$")
     drawn = []
