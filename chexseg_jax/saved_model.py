@@ -165,9 +165,14 @@ class Restored:
         """
         if not self.config.num_classes:
             raise InputError(f"a {self.config.name} without outputs cannot predict; see Restored.module")
+        if getattr(images, "ndim", 0) == 3 and images.shape[-1] in (
+            3,
+            4,
+        ):  # one in colour: its rows are no images
+            images = [images]
         images = [np.asarray(image) for image in images]
         for number, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 2:
+            if image.dtype != np.uint8 or image.ndim != 2 or not image.size:
                 raise InputError(
                     f"image {number} is {image.dtype} {list(image.shape)}: give grey uint8 [height, width], as read by "
                     "chexseg_jax.data.images.read_grey"

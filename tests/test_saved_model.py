@@ -81,9 +81,12 @@ def test_a_classifier_of_other_classes_gives_its_weights_but_for_the_head(saved)
         np.zeros((1, 20, 20), np.uint16),
         np.zeros((1, 20, 20), np.float32),
         np.zeros((1, 20, 20, 3), np.uint8),
+        np.zeros((20, 30, 3), np.uint8),
+        np.zeros((20, 30, 4), np.uint8),
+        [np.zeros((0, 20), np.uint8)],
         np.zeros((0, 20, 20), np.uint8),
     ],
-    ids=["sixteen bits", "floats", "colour", "none"],
+    ids=["sixteen bits", "floats", "colour", "one in colour", "one with opacity", "no pixel", "none"],
 )
 def test_predict_makes_no_guess_of_what_numbers_stand_for(saved, images):
     with pytest.raises(InputError, match=r"give grey uint8 \[height, width\]|no image"):
