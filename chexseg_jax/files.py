@@ -16,6 +16,10 @@ from typing import TextIO
 from chexseg_jax.errors import InputError
 
 
+#: Folder in the results of `chexseg predict`, with the records of finished images.
+PREDICTED = ".predict"
+
+
 def aside_of(path: Path) -> Path:
     """Return a name beside `path` that is unique to this process: on a shared disk, process ids repeat."""
     unique = f".{platform.node()}.{os.getpid()}.part"
@@ -28,15 +32,15 @@ def aside_of(path: Path) -> Path:
 def files_below(folder: Path, *, without: Path | None = None) -> Iterator[Path]:
     """Yield the files below a folder, sorted; links are followed, and a cycle of them ends.
 
-    Names with a dot in front and folders `__MACOSX`, which programs leave beside a user's files, are skipped, and so is
-    a folder `without` below the first.
+    Names with a dot in front and folders `__MACOSX`, which programs leave beside a user's files, are skipped, and so are
+    a folder `without` and folders of predictions below the first.
     """
     yield from _files_below(folder, without.resolve() if without else None, ())
 
 
 def _files_below(folder: Path, without: Path | None, above: tuple[Path, ...]) -> Iterator[Path]:
     here = folder.resolve()
-    if here in above or (above and here == without):
+    if here in above or (above and (here == without or (folder / PREDICTED).is_dir())):
         return
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or entry.name == "__MACOSX":

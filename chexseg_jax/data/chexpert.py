@@ -227,11 +227,6 @@ def parse_policy(policy: str | Mapping[str, str], taxonomy: Taxonomy = CHEXPERT)
 
 def _columns(header: list[str], path: Path, taxonomy: Taxonomy) -> tuple[int, int | None, list[int]]:
     """Positions of Path, the view (None: no such column) and the labels."""
-    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
-        if len(header) == 1 and separator in header[0]:
-            raise InputError(
-                f"{path}: its cells are separated by {name}; save it with commas, as CSV (UTF-8)"
-            )
     places: dict[str, int] = {}
     for at, name in enumerate(map(str.strip, header)):
         if name not in taxonomy.labels:

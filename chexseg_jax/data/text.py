@@ -54,13 +54,20 @@ def csv_rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells) of each row of a CSV table, the header first; rows of blank cells are skipped.
 
     Raises:
-      InputError: see `read_text`, and for quotation marks that do not pair.
+      InputError: see `read_text`, and for quotation marks that do not pair or a header without commas.
     """
-    rows = csv.reader(io.StringIO(read_text(path, kind), newline=""), strict=True)
+    rows, is_header = csv.reader(io.StringIO(read_text(path, kind), newline=""), strict=True), True
     try:
         for row in rows:
-            if any(cell.strip() for cell in row):
-                yield rows.line_num, row
+            if not any(cell.strip() for cell in row):
+                continue
+            for separator, name in (";", "semicolons"), ("\t", "tabs"):
+                if is_header and len(row) == 1 and separator in row[0]:
+                    raise InputError(
+                        f"{path}: its cells are separated by {name}; save it with commas, as CSV (UTF-8)"
+                    )
+            yield rows.line_num, row
+            is_header = False
     except csv.Error as error:
         raise InputError(
             f"{path}, line {rows.line_num}: not a CSV table ({error}); look for a stray quotation mark"

@@ -179,7 +179,7 @@ def image_size(path: Path) -> tuple[int, int]:
     return size
 
 
-def read_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(path: Path, columns: Iterable[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a CSV table with their line numbers; cells are stripped, blank rows skipped.
 
     Raises:

@@ -35,7 +35,7 @@ def read_csv(source: Path, context: Context) -> Contents:
     """
     columns = {**_DEFAULT, **context.columns}
     items = []
-    for line, row in read_rows(source, [columns["image"], *context.columns.values()]):
+    for line, row in read_rows(source, dict.fromkeys([columns["image"], *context.columns.values()])):
         if path := context.find(row[columns["image"]]):
             row.pop("", None)  # pandas' row numbers
             cells = {name: row[name] for name in row if name not in (*columns.values(), *_EXTRA)}

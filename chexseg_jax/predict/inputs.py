@@ -25,7 +25,7 @@ def find_images(paths: Sequence[Path], out: Path | None = None) -> dict[str, Pat
     Folders named as CheXpert's, `patient*/study*`, give `patient_study_view` wherever the path given starts, and so do
     the last three parts of a table's relative paths. A table's absolute paths count below their common parent. A file
     given twice is taken once. Links are followed; a cycle of them ends. One line counts the files of folders that are
-    no images.
+    no images; folders of predictions below a folder given are left out.
 
     Args:
       paths: images, folders, and CSV files with a column Path, relative to the file or starting with a download's name.
@@ -49,8 +49,7 @@ def find_images(paths: Sequence[Path], out: Path | None = None) -> dict[str, Pat
                 continue
             if name in images:
                 raise InputError(
-                    f"{file}: has the id of {images[name]}, {name}; give the folder that holds both, or predict them "
-                    "separately"
+                    f"{file}: has the id of {images[name]}, {name}; rename one, or predict them separately"
                 )
             if name.encode(errors="replace").decode() != name:
                 raise InputError(f"{str(file)!r}: its name is not UTF-8; rename it")
@@ -139,7 +138,7 @@ def _paths(table: Path) -> Iterator[tuple[str, ...]]:
     rows = csv_rows(table, "a CSV file with a column Path")
     _, header = next(rows, (1, []))
     if "Path" not in header:
-        raise InputError(f"{table}: no column Path, which names the images; its separator must be a comma")
+        raise InputError(f"{table}: no column Path, which names the images; it has {', '.join(header)}")
     for line, cells in rows:
         path = dict(zip(header, cells, strict=False)).get("Path", "")
         parts = PurePosixPath(path.strip().replace("\\", "/")).parts

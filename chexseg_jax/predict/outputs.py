@@ -25,7 +25,7 @@ from chexseg_jax.artifact import config_digest
 from chexseg_jax.data.images import Frame, fit_image, read_radiograph
 from chexseg_jax.data.reference import UPRIGHT
 from chexseg_jax.errors import DiskError, InputError, PartlyDoneError
-from chexseg_jax.files import Lock, damaged, make_folder, remove_asides, written_aside
+from chexseg_jax.files import PREDICTED, Lock, damaged, make_folder, remove_asides, written_aside
 from chexseg_jax.predict.inputs import is_dicom, naming_long_ids
 from chexseg_jax.predict.masks import threshold_map
 from chexseg_jax.predict.overlay import SIDE
@@ -66,7 +66,7 @@ def predict(
     """
     fresh = not out.exists()
     make_folder(out, "--out")
-    lock = Lock(out / ".predict" / "lock")
+    lock = Lock(out / PREDICTED / "lock")
     if not lock.acquire():
         raise InputError(f"--out {out}: another call is writing into it; wait for it, or give another folder")
     call = _Call(model, out, save, threshold)
@@ -98,7 +98,7 @@ class _Call:
     replaced: int = 0
 
     def __post_init__(self):
-        self.finished, self.part = (self.out / ".predict" / name for name in ("finished", "part"))
+        self.finished, self.part = (self.out / PREDICTED / name for name in ("finished", "part"))
         own = self.model.thresholds
         self.thresholds = {task: own[task] if self.threshold is None else self.threshold for task in own}
         network = model_digest(self.model)

@@ -39,6 +39,9 @@ def test_results_are_not_taken_as_images_and_never_written_among_them(tmp_path):
     write(tmp_path / "a.png")
     write(tmp_path / "out/a.png")
     assert set(find_images([tmp_path], tmp_path / "out")) == {"a"}
+    (tmp_path / "out/.predict").mkdir()
+    assert set(find_images([tmp_path], tmp_path / "other")) == {"a"}  # results of an earlier call
+    assert set(find_images([tmp_path / "out"], tmp_path / "other")) == {"a"}  # which were named themselves
     with pytest.raises(InputError, match=r"holds the radiograph .*a\.png; give another folder"):
         find_images([tmp_path], tmp_path)
     with pytest.raises(InputError, match="holds the radiograph"):
@@ -118,7 +121,8 @@ def test_a_table_of_all_batches(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("File\na.png\n", "no column Path"),
+        ("File,No\na.png,1\n", "no column Path, which names the images; it has File, No"),
+        ("\nPath;No\na.png;1\n", "its cells are separated by semicolons; save it with commas"),
         ("Path,x\n,1\n", "line 2: Path is blank"),
         ('Path\na.png\n"b.png\nc.png\n', r"line 4: not a CSV table \(unexpected end of data\)"),
         ('Path\n"b.png\n' + "c.png\n" * 30000, "not a CSV table .*field larger than field limit"),
