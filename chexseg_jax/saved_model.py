@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -112,14 +112,14 @@ class Restored:
     """
 
     module: nn.Module
-    variables: Mapping[str, Any]
+    variables: Mapping[str, Any] = field(repr=False)
     config: ConfigDict
     tasks: tuple[str, ...]
     thresholds: Mapping[str, float]
     normalisation: Normalisation
     taxonomy: Taxonomy = CHEXPERT
     provenance: Provenance = UNKNOWN
-    reference: Reference = UPRIGHT
+    reference: Reference = field(default=UPRIGHT, repr=False)
 
     def outputs_of(self, taxonomy: Taxonomy) -> Int[np.ndarray, " K"]:
         """Find the outputs that speak for the tasks of a data set, by name; -1 for a task without one.

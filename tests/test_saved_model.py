@@ -56,6 +56,10 @@ def test_a_model_comes_back_with_all_that_goes_with_it(saved):
     assert (restored.provenance, restored.reference.limit) == (Provenance("phantom", True), 2.5)
 
 
+def test_a_notebook_shows_a_model_without_its_weights(saved):
+    assert "array" not in repr(chexseg_jax.restore(saved[0])).lower()
+
+
 def test_predict_takes_radiographs_of_any_size(saved):
     directory, module, variables = saved
     images = [np.full((20, 32), 90, np.uint8), np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)]
