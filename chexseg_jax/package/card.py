@@ -19,7 +19,7 @@ from pathlib import Path
 {imports}
 from PIL import Image, ImageOps
 
-folder = Path("{folder}")
+folder = Path({folder})
 card = json.loads((folder / "model.json").read_text())
 
 
@@ -67,7 +67,7 @@ _HUB = """\
 ```python
 from chexseg_jax.package.hub import HubModel
 
-model = HubModel.from_pretrained("{folder}").restored  # a folder, or USER/NAME on the Hub
+model = HubModel.from_pretrained({folder}).restored  # a folder, or USER/NAME on the Hub
 probabilities = model.predict(images)  # grey uint8 radiographs of any size
 ```
 
@@ -94,6 +94,7 @@ def usage(card: Mapping[str, Any], to: str, folder: str) -> str:
       to: "stablehlo", "onnx" or "hub".
       folder: of the package, as the program names it.
     """
+    folder = json.dumps(folder, ensure_ascii=False)  # quoted as in Python
     segments = bool(card["thresholds"])
     size, outputs = card["size"], card["num_classes"]
     shape = f"[B, {size}, {size}, {outputs}]" if segments else f"[B, {outputs}]"

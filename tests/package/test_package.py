@@ -1,5 +1,6 @@
 """`chexseg package`: the StableHLO program in a process without this package, the card, the Hub's folder."""
 
+import ast
 import json
 import re
 import shutil
@@ -59,6 +60,12 @@ def test_a_process_without_this_package_has_equal_masks(shipped, place):
     masks = probabilities > limits
     assert 0.3 < masks.mean() < 0.7
     np.testing.assert_array_equal(np.load("masks.npy"), masks)
+
+
+@pytest.mark.parametrize("to", ["stablehlo", "onnx", "hub"])
+def test_a_folder_of_any_name_is_quoted_as_python_does(to):
+    card = {"size": 32, "num_classes": 1, "thresholds": {"A": 0.5}}
+    assert repr('5" \\ü') in ast.unparse(ast.parse(python_of(usage(card, to, '5" \\ü'))))
 
 
 @pytest.mark.parametrize("to", ["stablehlo", "onnx"])
