@@ -136,12 +136,15 @@ def _listed(table: Path) -> Iterator[tuple[Path, str]]:
 def _paths(table: Path) -> Iterator[tuple[str, ...]]:
     """Yield the parts of each row's path."""
     rows = csv_rows(table, "a CSV file with a column Path")
-    _, header = next(rows, (1, []))
+    header = [name.strip() for name in next(rows, (1, []))[1]]
     if "Path" not in header:
         raise InputError(f"{table}: no column Path, which names the images; it has {', '.join(header)}")
+    at, line = header.index("Path"), 0
     for line, cells in rows:
-        path = dict(zip(header, cells, strict=False)).get("Path", "")
-        parts = PurePosixPath(path.strip().replace("\\", "/")).parts
+        path = cells[at].strip() if at < len(cells) else ""
+        parts = PurePosixPath(path.replace("\\", "/")).parts
         if not parts:
             raise InputError(f"{table}, line {line}: Path is blank; give the image's")
         yield parts
+    if not line:
+        raise InputError(f"{table}: lists no image below its header")

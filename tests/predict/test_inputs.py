@@ -90,6 +90,12 @@ def test_a_table_of_paths(tmp_path):
     assert all(file.is_file() for name, file in found.items() if name != "none")
 
 
+def test_spaces_around_a_tables_header_do_not_count(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text("No, Path \n1, a.png\n")
+    assert find_images([table]) == {"a": tmp_path / "a.png"}
+
+
 def test_absolute_paths_of_a_table_count_below_their_common_parent(tmp_path):
     files = [write(tmp_path / "data" / name / "frontal.png") for name in ("p1", "p2")]
     table = tmp_path / "list.csv"
@@ -124,6 +130,8 @@ def test_a_table_of_all_batches(tmp_path):
         ("File,No\na.png,1\n", "no column Path, which names the images; it has File, No"),
         ("\nPath;No\na.png;1\n", "its cells are separated by semicolons; save it with commas"),
         ("Path,x\n,1\n", "line 2: Path is blank"),
+        ("x,Path\n1\n", "line 2: Path is blank"),
+        ("Path,x\n\n", "lists no image below its header"),
         ('Path\na.png\n"b.png\nc.png\n', r"line 4: not a CSV table \(unexpected end of data\)"),
         ('Path\n"b.png\n' + "c.png\n" * 30000, "not a CSV table .*field larger than field limit"),
     ],
