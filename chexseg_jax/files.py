@@ -15,7 +15,6 @@ from typing import TextIO
 
 from chexseg_jax.errors import InputError
 
-
 #: Folder in the results of `chexseg predict`, with the records of finished images.
 PREDICTED = ".predict"
 
@@ -32,8 +31,8 @@ def aside_of(path: Path) -> Path:
 def files_below(folder: Path, *, without: Path | None = None) -> Iterator[Path]:
     """Yield the files below a folder, sorted; links are followed, and a cycle of them ends.
 
-    Names with a dot in front and folders `__MACOSX`, which programs leave beside a user's files, are skipped, and so are
-    a folder `without` and folders of predictions below the first.
+    Names with a dot in front and folders `__MACOSX`, which programs leave beside a user's files, are skipped. So are a
+    folder `without` and folders of predictions below the first.
     """
     yield from _files_below(folder, without.resolve() if without else None, ())
 

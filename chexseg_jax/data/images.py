@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from chexseg_jax.data.dicom import is_dicom, read_dicom
 from chexseg_jax.data.windows import stretch, to_grey
@@ -111,8 +111,11 @@ def read_radiograph(path: str | Path) -> Radiograph:
     # Pillow's readers raise whatever a damaged file leads them to: IndexError, struct.error, TypeError and more.
     except Exception as error:
         kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        reason = f"{kind}{first_line(error)}"
+        if isinstance(error, UnidentifiedImageError):  # names an address in memory
+            reason = f"none of DICOM, {', '.join(_FORMATS)}"
         raise InputError(
-            f"{path}: not a readable image ({kind}{first_line(error)}); download it again or leave it out"
+            f"{path}: not a readable image ({reason}); download it again or leave it out"
         ) from None
     changes = ("turned upright by its EXIF orientation",) * turned
     changes += ("scaled from more than 8 bits, 1st to 99th percentile",) * deep
