@@ -165,11 +165,9 @@ class Restored:
         """
         if not self.config.num_classes:
             raise InputError(f"a {self.config.name} without outputs cannot predict; see Restored.module")
-        if getattr(images, "ndim", 0) == 3 and images.shape[-1] in (
-            3,
-            4,
-        ):  # one in colour: its rows are no images
-            images = [images]
+        shape: tuple[int, ...] = getattr(images, "shape", ())
+        if len(shape) == 3 and shape[-1] in (3, 4):  # one in colour: its rows are no images
+            images = [np.asarray(images)]
         images = [np.asarray(image) for image in images]
         for number, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 2 or not image.size:
