@@ -104,7 +104,9 @@ def test_a_table_names_each_shared_stage_once(tmp_path):
         states(plan)["segmentation"] == "14 to do"
     )  # of 20 runs: with a number of steps, both clocks are one
     config.shard = "1/2"
-    assert states(describe(config, tmp_path, table1.__file__))["segmentation"] == "7 to do"  # both clocks of a training
+    assert (
+        states(describe(config, tmp_path, table1.__file__))["segmentation"] == "7 to do"
+    )  # both clocks of a training
 
 
 def test_missing_inputs_stop_the_plan(tmp_path, monkeypatch):
