@@ -184,7 +184,7 @@ def _check_used(flags: argparse.Namespace, *, labels_are_a_table: bool) -> None:
     used = (*IMPORTERS[flags.format].flags, *(["columns"] if labels_are_a_table else []))
     for flag in (flag for flag, is_given in given.items() if is_given and flag not in used):
         formats = ", ".join(name for name, importer in IMPORTERS.items() if flag in importer.flags)
-        raise InputError(f"--{flag} is for {formats}; {flags.format} has no use of it, leave it out")
+        raise InputError(f"--{flag} is for {formats}; {flags.format} does not use it; leave it out")
 
 
 def _in_split(source: str) -> tuple[str | None, Path]:

@@ -43,7 +43,7 @@ def export(form: str, source: Path, out: Path, *, images: Path | None, rle: bool
       InputError: if `out` exists, the source is neither, or an image is missing.
     """
     if rle and form != "coco":
-        raise InputError(f"--rle is for coco; {form} has no use of it, leave it out")
+        raise InputError(f"--rle is for coco; {form} does not use it; leave it out")
     if images and source.is_dir():
         raise InputError(f"--images {images}: the images are those of the root {source}; leave --images out")
     sources = _of_root(source) if source.is_dir() else {source.stem: _of_file(source, images, form)}

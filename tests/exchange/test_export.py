@@ -144,10 +144,10 @@ def test_flags_without_a_use_are_refused(images, tmp_path, bring, send):
     folder = images(*"abcde")
     arguments = "coco", drawn, "--images", folder, "--missing", "empty", *ASKED
     for flag in (["--agree", 0], ["--columns", "image=x"], ["--reports", "r.csv"]):
-        with pytest.raises(InputError, match=f"{flag[0]} is for .*; coco has no use of it"):
+        with pytest.raises(InputError, match=f"{flag[0]} is for .*; coco does not use it"):
             bring(*arguments, *flag)
     root = bring(*arguments)
-    with pytest.raises(InputError, match="--rle is for coco; png has no use of it"):
+    with pytest.raises(InputError, match="--rle is for coco; png does not use it"):
         send("png", root, "--rle")
     with pytest.raises(InputError, match="the images are those of the root"):
         send("coco", root, "--images", folder)
