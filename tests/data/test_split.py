@@ -85,6 +85,16 @@ def test_all_images_of_a_patient_with_a_scarce_task_are_for_training():
         assert len(validation) == 10
 
 
+def test_the_rarest_task_is_kept_for_training_first_and_as_long_as_enough_images_remain():
+    positive = np.zeros((20, 10), bool)
+    positive[:, CARDIOMEGALY] = True
+    positive[:2, LESION] = True
+    positive[2:14, TASKS.index("Edema")] = True  # without these, six images remain
+    for seed in range(10):
+        assert {0, 1} <= set(split(positive, validation=10, seed=seed)[0].tolist())
+    assert split(positive, validation=18)[0].tolist() == [0, 1]
+
+
 def test_it_is_judged_by_a_common_task_even_where_few_images_show_one():
     positive = np.zeros((20, 10), bool)
     positive[:, LESION] = True

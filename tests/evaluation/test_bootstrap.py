@@ -45,10 +45,13 @@ def test_pooled_replicates_equal_the_pooled_iou_of_the_drawn_images():
 
 
 def test_a_replicate_without_a_positive_image_is_nan_and_leaves_the_interval_defined():
-    counts = Counts(*(np.array([[n], [0]]) for n in (3, 4, 4)))
+    counts = Counts(
+        *(np.array([[one], [other]]) for one, other in ((3, 0), (4, 2), (4, 0)))
+    )  # two false positives
     replicates = pooled_replicates(counts, draws(2))
     assert 0.15 < np.isnan(replicates).mean() < 0.35
-    assert [float(end[0]) for end in pooled_interval(counts)] == [0.75, 0.75, 0.75]
+    assert set(replicates[~np.isnan(replicates)]) == {3 / 4, 3 / 6}
+    assert [float(end[0]) for end in pooled_interval(counts)] == [0.5, 0.5, 0.75]
 
 
 def test_mean_replicates_leave_out_nan():
