@@ -15,6 +15,13 @@ SCORES = DRAW.random((3, 8, 9, 2)).astype(np.float32)
 MASKS = DRAW.random((3, 8, 9, 2)) < 0.4
 
 
+def test_a_score_equal_to_the_threshold_is_not_in_the_mask():
+    scores = np.array([0, 0.5, 0.75, 1], np.float32).reshape(1, 2, 2, 1)
+    intersections, unions = threshold_counts(scores, np.ones((1, 2, 2, 1), bool), thresholds=(0.0, 0.5, 0.75))
+    assert intersections[0, :, 0].tolist() == [3, 2, 1]
+    assert unions[0, :, 0].tolist() == [4, 4, 4]
+
+
 def test_counts_match_a_loop_over_thresholds():
     intersections, unions = threshold_counts(SCORES, MASKS)
     assert intersections.shape == unions.shape == (3, 20, 2)
@@ -64,6 +71,12 @@ def test_a_task_without_examples_gets_the_fallback():
     np.testing.assert_allclose(best_thresholds(iou, fallback=0.5), [0.95, 0.5])
 
 
+def test_of_equally_good_thresholds_the_lowest_is_chosen():
+    iou = np.zeros((len(GRID), 2))
+    iou[4:8, 0] = 0.5
+    assert best_thresholds(iou, fallback=0.5).tolist() == [GRID[4], GRID[0]]
+
+
 def test_otsu_matches_an_exhaustive_search_on_two_modes():
     low, high = DRAW.normal(0.25, 0.05, 600), DRAW.normal(0.7, 0.08, 300)
     values = np.clip(np.concatenate([low, high]), 0, 0.999)
@@ -77,6 +90,11 @@ def test_otsu_matches_an_exhaustive_search_on_two_modes():
     best = max(np.linspace(0.3, 0.65, 200), key=between)
     assert otsu(maps)[0] == pytest.approx(best, abs=0.02)
     np.testing.assert_array_equal(otsu(np.stack([maps, maps]))[1], otsu(maps))
+
+
+def test_otsu_separates_two_levels_inside_their_bins():
+    maps = np.where(np.arange(64).reshape(8, 8, 1) < 40, 0.2, 0.8)
+    np.testing.assert_array_equal(maps > otsu(maps), maps > 0.5)
 
 
 def test_otsu_counts_only_the_pixels_in_where():
