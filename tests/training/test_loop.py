@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from chexseg_jax.data.mixture import shuffled
 from chexseg_jax.data.pipeline import batches
 from chexseg_jax.errors import InputError, Stopped, run_command
+from chexseg_jax.models.layers import from_all_devices
 from chexseg_jax.training import sharding
 from chexseg_jax.training.loop import fit, make_step
 from chexseg_jax.training.sharding import DATA_AXIS, data_mesh, replicate, split_batch
@@ -84,6 +85,20 @@ def test_one_device_and_two_train_alike(tmp_path):
     states = [train(tmp_path / str(n), 20, mesh=data_mesh(jax.devices()[:n])) for n in (1, 2)]
     for one, two in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_allclose(one, two, rtol=2e-5, atol=1e-6)
+
+
+def test_no_two_examples_or_steps_share_a_key(tmp_path):
+    def drawn(key):
+        return {"w": jnp.zeros(1)}, {"bits": jnp.zeros(8, jnp.uint32)}
+
+    def note(params, model_state, batch, keys):
+        bits = from_all_devices(jax.vmap(jax.random.bits)(keys), DATA_AXIS)
+        return params["w"].sum(), ({"bits": bits}, {})
+
+    settings = {"init": drawn, "loss": note}
+    bits = [train(tmp_path / str(n), n, **settings).model_state["bits"] for n in (1, 2)]
+    bits.append(train(tmp_path / "other", 1, seed=1, **settings).model_state["bits"])
+    assert len(np.unique(np.concatenate(bits))) == 3 * 8
 
 
 def test_the_step_is_the_gradient_of_the_global_mean():

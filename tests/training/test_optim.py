@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from chexseg_jax.training.optim import adam, sgd
+from chexseg_jax.training.optim import adam, sgd, sgd_cosine
 
 
 def rates(optimizer, steps: int) -> np.ndarray:
@@ -50,3 +50,17 @@ def test_momentum_adds_up():
     _, state = optimizer.update(jnp.ones(()), state, params)
     update, _ = optimizer.update(jnp.ones(()), state, params)
     assert -float(update) == pytest.approx(1.5, rel=1e-2)
+
+
+def test_mocos_sgd_is_pytorchs_with_a_cosine():
+    """`torch.optim.SGD`: weight decay joins the gradient, the momentum adds up gradients, the rate scales their sum."""
+    steps, rate, momentum, decay = 12, 0.3, 0.9, 0.05
+    optimizer = sgd_cosine(rate, steps=steps, momentum=momentum, weight_decay=decay)
+    params = jnp.array([2.0, -1.0])
+    state, expected, buffer = optimizer.init(params), np.array([2.0, -1.0]), 0.0
+    for step, gradient in enumerate(np.random.default_rng(0).normal(size=(steps, 2))):
+        updates, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state, params)
+        params = optax.apply_updates(params, updates)
+        buffer = momentum * buffer + gradient + decay * expected
+        expected = expected - rate * (1 + np.cos(np.pi * step / steps)) / 2 * buffer
+        np.testing.assert_allclose(params, expected, rtol=1e-4)
