@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from golden.peers import jit
 
+from chexseg_jax import models
 from chexseg_jax.models.deeplab import DeepLabV3Plus
 
 
@@ -23,3 +24,7 @@ def test_dropout_is_drawn_in_training_only():
     np.testing.assert_array_equal(train(0), train(0))
     assert not np.allclose(train(0), train(1))
     jax.eval_shape(module.apply, variables, maps)  # needs no key
+
+
+def test_the_dropout_is_the_peers_by_default():
+    assert models.create("deeplabv3plus_resnet18", num_classes=1).decoder.aspp_dropout == 0.5

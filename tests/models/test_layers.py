@@ -40,6 +40,11 @@ def test_stride_pads_both_sides():
     )
 
 
+def test_filters_begin_with_a_variance_of_two_over_their_inputs():
+    kernel = Conv(64, 3).init(jax.random.key(0), jnp.zeros((1, 3, 3, 128)))["params"]["kernel"]
+    assert float(kernel.std()) == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
+
+
 @pytest.mark.parametrize("size", [(8, 6), (7, 9)])
 def test_max_pool(size):
     x = normal(2, *size, 3)
