@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -6,10 +9,12 @@ from tiny import Tiny, he_weights
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.records import Records
 from chexseg_jax.data.taxonomy import CHEXPERT as TAXONOMY
-from chexseg_jax.models.normalisation import CHEXPERT
+from chexseg_jax.models.normalisation import CHEXPERT, normalise
 from chexseg_jax.models.zoo import ENCODERS
+from chexseg_jax.pseudo import cam
 from chexseg_jax.pseudo.cam import make_cams
-from chexseg_jax.saved_model import save_model
+from chexseg_jax.saliency.gradcam import grad_cam, scale_to_unit
+from chexseg_jax.saved_model import restore, save_model
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,35 @@ def test_maps_are_aligned_on_the_rows(folder):
     assert every.shape == (3, 4, 4, 10)
     assert (every >= 0).all()
     np.testing.assert_allclose(two, every[[2, 0]], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("plus_plus", [False, True])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_each_task_has_the_grad_cam_of_its_output_and_one_without_has_none(
+    folder, plus_plus, mirror, monkeypatch
+):
+    model, outputs = restore(folder / "classifier"), np.array([13, 0, 3, -1, 2, 1, 5, 4, 12, -1])
+    found = SimpleNamespace(
+        module=model.module,
+        variables=model.variables,
+        normalisation=model.normalisation,
+        outputs_of=lambda _: outputs,
+    )
+    monkeypatch.setattr(cam, "restore", lambda _: found)
+    images = Prepared.load(folder / "images").images[:]
+
+    def by_output(images):
+        grey = normalise(jnp.asarray(images), model.normalisation)
+        return np.asarray(grad_cam(model.module, model.variables, grey, plus_plus=plus_plus)[1])
+
+    expected = by_output(images)
+    if mirror:
+        mirrored = by_output(images[:, :, ::-1])[:, :, ::-1]
+        expected = (np.asarray(scale_to_unit(expected)) + np.asarray(scale_to_unit(mirrored))) / 2
+    assert (expected.max((0, 1, 2)) > 0).sum() > 10
+    expected = np.where(outputs >= 0, expected[..., outputs], 0)
+    made = cams(folder, (0, 1, 2), plus_plus=plus_plus, mirror=mirror)
+    np.testing.assert_allclose(made, expected, rtol=1e-3, atol=1e-5 * expected.max())
 
 
 def test_with_mirror_a_mirrored_radiograph_has_a_mirrored_map(folder):
