@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from chexseg_jax.data.records import write_rows
 from chexseg_jax.data.taxonomy import CHEXPERT
 from chexseg_jax.errors import InputError
 from chexseg_jax.saliency.thresholds import otsu
+from chexseg_jax.stages import pseudo_masks as stage
 from chexseg_jax.stages.pseudo_masks import draw_positives, draw_pseudo_set, make_pseudo_masks
 
 TASKS, LABELS = CHEXPERT.tasks, CHEXPERT.labels
@@ -135,6 +137,49 @@ def test_only_a_tuned_threshold_has_a_fallback_and_ends_of_a_grid(folders, thres
     assert ("no expert training image has Airspace Opacity" in capsys.readouterr().err) == fallback
     assert json.loads((made / "quality.json").read_text())["degenerate"] == {}
     assert Prepared.load(made).known.all()
+
+
+def test_quality_is_the_mean_iou_over_the_images_that_show_the_task(folders):
+    """The first shows an Edema that its flat map misses; the second, a wide picture, one; the third none."""
+    ramp = np.broadcast_to(np.linspace(0, 1, SIZE, dtype=np.float32), (SIZE, SIZE))
+    picture, right = np.zeros((SIZE, SIZE), bool), np.arange(SIZE) > 18
+    picture[8:24] = True
+    maps, masks = np.zeros((3, SIZE, SIZE, 10), np.float32), np.zeros((3, SIZE, SIZE, 10), bool)
+    maps[1:, ..., EDEMA], masks[0, ..., EDEMA], masks[1, ..., EDEMA] = ramp, right, right & picture
+    expert = dataclasses.replace(
+        Prepared.load(folders / "expert"),
+        images=np.zeros((3, SIZE, SIZE), np.uint8),
+        sizes=np.array([[SIZE, SIZE], [SIZE // 2, SIZE], [SIZE, SIZE]]),
+    )
+    for name in ("expert", "maps"):
+        shutil.rmtree(folders / name)
+    (folders / "expert").mkdir()
+    expert.with_masks(pack_masks(masks)).save(folders / "expert")
+    write_rows(folders / "maps", 3, {"maps": "raw"}, lambda rows: ({"maps": maps[i]} for i in rows))
+
+    def iou(mask):
+        return (mask & masks[1, ..., EDEMA]).sum() / (mask | masks[1, ..., EDEMA]).sum()
+
+    found = (ramp > 0.4) & picture
+    share, box = found.sum() / picture.sum(), np.zeros_like(picture)
+    height, width = round(16 * share**0.5), round(32 * share**0.5)
+    top, left = 8 + (16 - height) // 2, (32 - width) // 2
+    box[top : top + height, left : left + width] = True
+    quality = json.loads((make(folders, threshold=0.4) / "quality.json").read_text())
+    assert quality["masks"]["Edema"] == pytest.approx(iou(found) / 2, abs=1e-4)
+    assert quality["box"]["Edema"] == pytest.approx(iou(box) / 2, abs=1e-4)
+    assert quality["masks"]["Lung Lesion"] is None
+
+
+def test_the_masks_of_tasks_that_an_imported_classifier_does_not_know_are_unknown(
+    folders, monkeypatch, capsys
+):
+    outputs = np.arange(10) - 1  # the first task has none, the second the first
+    model = SimpleNamespace(outputs_of=lambda _: outputs)
+    monkeypatch.setattr(stage, "restore", lambda _: model)
+    known = Prepared.load(make(folders, imported=folders)).known
+    np.testing.assert_array_equal(known, np.tile(outputs >= 0, (3, 1)))
+    assert f"{TASKS[0]}: the classifier has no output for it" in capsys.readouterr().err
 
 
 def test_an_unknown_expert_mask_tunes_no_threshold(folders):
