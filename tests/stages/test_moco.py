@@ -16,6 +16,8 @@ from chexseg_jax.data.pipeline import batches
 from chexseg_jax.data.prepared import Examples, Prepared
 from chexseg_jax.data.taxonomy import CHEXPERT as TAXONOMY
 from chexseg_jax.errors import InputError
+from chexseg_jax.evaluation.auroc import auroc
+from chexseg_jax.evaluation.probe import PENALTIES, apply_probe, fit_probe
 from chexseg_jax.models.layers import BatchNorm, Conv
 from chexseg_jax.models.moco import Embedder
 from chexseg_jax.models.normalisation import CHEXPERT, IMAGENET
@@ -24,6 +26,7 @@ from chexseg_jax.saved_model import restore, save_model
 from chexseg_jax.stages import moco
 from chexseg_jax.stages.moco import moco_init, moco_loss
 from chexseg_jax.training import optim
+from chexseg_jax.training.loggers import read_metrics
 from chexseg_jax.training.loop import fit
 from chexseg_jax.training.sharding import data_mesh
 from chexseg_jax.training.state import TrainState
@@ -104,8 +107,6 @@ def test_the_momentum_encoder_follows_the_query_encoder(tmp_path):
 
 
 def test_it_learns_to_tell_images_apart(tmp_path):
-    from chexseg_jax.training.loggers import read_metrics
-
     train(tmp_path, 300)
     last = read_metrics(tmp_path / "metrics.jsonl")[-10:]
     assert np.mean([line["loss"] for line in last]) < np.log(QUEUE + 1) - 1
@@ -165,6 +166,68 @@ def test_an_encoder_without_batch_normalisation_trains_and_is_saved(tmp_path, mo
     before, after = start["encoder"]["Conv_0"]["kernel"], made.variables["params"]["Conv_0"]["kernel"]
     assert before.shape == after.shape
     assert not np.allclose(before, after)
+
+
+def test_query_and_key_are_two_views(tmp_path, monkeypatch):
+    """With views that show nothing of their radiograph, a query does not find its key; in one view, it would."""
+    monkeypatch.setattr(moco, "view", lambda key, image, **_: 255 * jax.random.uniform(key, image.shape))
+    embedder = Embedder(Plain(0))
+    loss = moco_loss(embedder, CHEXPERT, temperature=0.2, key_momentum=0.9, norm_group=2, crop=0.8, size=16)
+    stream = batches(shuffled(Examples(image=IMAGES), seed=0), batch_size=BATCH)
+    settings = {"optimizer": optim.sgd_cosine(1e-6, steps=10), "batch_size": BATCH, "checkpoint_every": 10}
+    fit(
+        "moco",
+        init=moco_init(embedder, 16, queue=QUEUE),
+        loss=loss,
+        batches=stream,
+        steps=10,
+        seed=0,
+        directory=tmp_path,
+        **settings,
+    )
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["top1"] < 0.3
+
+
+def test_the_probe_is_fitted_on_standardised_features_and_the_first_split_chooses_its_penalty(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(ENCODERS, "tiny", tiny.Tiny)
+    rng, count, width = np.random.default_rng(0), 60, 40
+    scales, labels = np.logspace(-2, 2, width), rng.choice([0, 1, -1], (3, count, 14)).astype(np.float32)
+    signal = np.where(labels == 1, 1, -1) @ rng.normal(size=(14, width))
+    features = ((signal + 8 * rng.normal(size=signal.shape)) * scales + 3 * scales).astype(np.float32)
+    names = ("train", "valid", "test")
+    for name, values in zip(names, labels, strict=True):
+        (tmp_path / name).mkdir()
+        Prepared(
+            tuple(map(str, range(count))), IMAGES[:count], values, np.full((count, 2), 16), TAXONOMY
+        ).save(tmp_path / name)
+    order = iter(features.copy())
+    monkeypatch.setattr(moco, "mean_features", lambda *_: next(order))
+    moco.probe_encoder(
+        tmp_path,
+        encoder=None,
+        random=ConfigDict({"model": "tiny", "options": {}, "seed": 0}),
+        uncertainty="ignore",
+        train=tmp_path / "train",
+        splits={name: tmp_path / name for name in names[1:]},
+    )
+    z = (features - features[0].mean(0)) / features[0].std(0)
+    columns = [TAXONOMY.labels.index(TAXONOMY.label(task)) for task in TAXONOMY.tasks]
+    own = labels[..., columns]
+    found = []
+    for penalty in PENALTIES:
+        probe = fit_probe(
+            z[0], (own[0] == 1).astype(np.float32), (own[0] != -1).astype(np.float32), penalty=penalty
+        )
+        found.append([auroc(apply_probe(x, probe), y) for x, y in zip(z[1:], own[1:], strict=True)])
+    means = np.mean(found, axis=2)
+    best = means[:, 0].argmax()
+    assert best > 0  # not just the first
+    scores = json.loads((tmp_path / "auroc.json").read_text())
+    for name, values in zip(names[1:], found[best], strict=True):
+        assert scores[name] == pytest.approx(dict(zip(TAXONOMY.tasks, values, strict=True)), abs=0.005)
+    assert np.abs(means[best] - np.delete(means, best, 0)).min() > 1e-3
 
 
 def test_a_probe_without_labels_to_choose_by_takes_the_first_penalty(tmp_path, monkeypatch):
