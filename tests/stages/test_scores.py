@@ -8,13 +8,18 @@ from ml_collections import ConfigDict
 
 from chexseg_jax.artifact import Store
 from chexseg_jax.data.chexlocalize import decode, read_segmentations
+from chexseg_jax.data.images import pack_masks, unfit_map
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.taxonomy import CHEXPERT, write_taxonomy
+from chexseg_jax.evaluation.boxes import centred_boxes, mask_shares
 from chexseg_jax.evaluation.iou import counts, load_counts
 from chexseg_jax.sources import open_sources
 from chexseg_jax.stages import scores as stage
 from chexseg_jax.stages.prepare import prepare
 from chexseg_jax.training.inference import make_inference
+
+#: None of them is a grey value.
+LIMITS = [round(0.31 + 0.02 * k, 2) for k in range(10)]
 
 
 def test_counts_of_a_run_are_those_of_its_masks(tiny_run):
@@ -54,6 +59,22 @@ def test_all_test_images_are_predicted_and_the_listed_ones_counted(download, tmp
     assert all(predictions.masks(image_id).any() for image_id in predictions.ids)
 
 
+def test_masks_are_above_each_tasks_threshold_and_boxes_as_large_as_the_expert_training_masks(
+    download, tmp_path, monkeypatch
+):
+    score(download, tmp_path, monkeypatch, pseudo=tmp_path / "test")
+    predictions, test = read_segmentations(tmp_path / "predictions.json"), Prepared.load(tmp_path / "test")
+    for image_id, image, size in zip(test.ids, test.images[:], test.sizes.tolist(), strict=True):
+        brightness = unfit_map(np.float32(image)[..., None] / 255, tuple(size))
+        np.testing.assert_array_equal(predictions.masks(image_id), brightness > np.float32(LIMITS))
+    weak = pack_masks(np.float32(test.images[:3])[..., None] / 255 > np.float32(LIMITS))
+    np.testing.assert_array_equal(np.load(tmp_path / "weak_masks.npy"), weak)
+    shares = mask_shares(test.take([0, 1]))
+    assert not np.allclose(shares, mask_shares(test))
+    boxes = [centred_boxes((height, width), shares).sum((0, 1)) for height, width in test.sizes.tolist()]
+    np.testing.assert_array_equal(load_counts(tmp_path)["box"].predicted, boxes)
+
+
 def test_what_the_second_reader_did_not_annotate_is_unknown_and_not_empty(download, tmp_path, monkeypatch):
     write_taxonomy(download, replace(CHEXPERT, missing="unknown"))
     truth, reader = (download / f"{whose}_segmentations_test.json" for whose in ("gt", "hb"))
@@ -70,14 +91,17 @@ def test_what_the_second_reader_did_not_annotate_is_unknown_and_not_empty(downlo
     np.testing.assert_array_equal(found["reader"].intersections, found["reader"].unions)
 
 
-def score(download, tmp_path, monkeypatch):
+def score(download, tmp_path, monkeypatch, pseudo=None):
     """Score a model that knows nothing on the test images of a download, and return their split."""
     split = open_sources(Store(tmp_path), ConfigDict({"root": str(download)})).test
     config = ConfigDict({"size": 32, "views": "both", "max_missing": 0.0})
     (tmp_path / "test").mkdir()
     prepare(tmp_path / "test", config=config, split=split)
     model = SimpleNamespace(
-        module=None, variables={}, normalisation=None, thresholds=dict.fromkeys(CHEXPERT.tasks, 0.4)
+        module=None,
+        variables={},
+        normalisation=None,
+        thresholds=dict(zip(CHEXPERT.tasks, LIMITS, strict=True)),
     )
     infer = make_inference(lambda _, batch: jnp.repeat(batch["image"][..., None] / 255, 10, -1))
     monkeypatch.setattr(stage, "restore", lambda _: model)
@@ -90,6 +114,6 @@ def score(download, tmp_path, monkeypatch):
         split=split,
         expert=tmp_path / "test",
         train_rows=np.arange(2),
-        pseudo=None,
+        pseudo=pseudo,
     )
     return split
