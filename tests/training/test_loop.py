@@ -266,6 +266,20 @@ def test_a_signal_does_not_skip_the_evaluation_of_a_due_step(tmp_path):
     assert len(evaluated) == 4
 
 
+def test_a_signal_between_checkpoints_has_no_evaluation_that_a_training_without_it_would_not_have(tmp_path):
+    stream = Interrupting(batches(shuffled(Points(), seed=0), batch_size=8), at=7)
+    evaluated = []
+
+    def evaluate(variables):
+        evaluated.append(int(variables["batch_stats"]["count"]) // 8)
+        return {"score": float(evaluated[-1] == 7)}
+
+    with pytest.raises(Stopped):
+        train(tmp_path, 10, batch_stream=stream, evaluate=evaluate, best="score")
+    train(tmp_path, 10, evaluate=evaluate, best="score")
+    assert evaluated == [5, 10]
+
+
 @pytest.mark.parametrize("real", [True, False], ids=["a full disk", "simulated"])
 def test_a_full_disk_ends_the_training_in_one_line_and_it_resumes(tmp_path, real, monkeypatch, capsys):
     """Its checkpoints are written in threads: the error comes to light with a later call."""
