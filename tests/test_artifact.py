@@ -110,6 +110,7 @@ def test_the_waiting_run_makes_the_artifact_if_the_maker_fails(store):
     [
         ({"lr": 0.1}, {"lr": 0.2}),
         ({"rows": np.array([0, 1])}, {"rows": np.array([1, 0])}),
+        ({"rows": np.arange(100)}, {"rows": np.arange(99)}),
         ({"split": SimpleNamespace(fingerprint="a")}, {"split": SimpleNamespace(fingerprint="b")}),
         ({"version": 1}, {"version": 2}),
     ],
