@@ -141,6 +141,7 @@ def write_rows(
     chunk = min(_CHUNK, max(1, -(-count // _SHARES)))
     chunk = -(-chunk // batch) * batch
     chunks = {k: np.arange(k * chunk, min((k + 1) * chunk, count)) for k in range(-(-count // chunk))}
+    _reader.cache_clear()  # a user may have deleted files that this process has read
     unfinished = [
         k
         for k in range(jax.process_index(), len(chunks), jax.process_count())

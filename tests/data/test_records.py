@@ -1,4 +1,5 @@
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -47,6 +48,12 @@ def test_rows_come_back(tmp_path_factory, code, values):
     found = write(tmp_path_factory.mktemp("records"), values, code)
     assert (found.shape, found.dtype) == (values.shape, values.dtype)
     np.testing.assert_array_equal(found[:], values)
+
+
+def test_rows_written_anew_are_not_read_from_the_file_before(tmp_path):
+    np.testing.assert_array_equal(write(tmp_path)[:], VALUES)
+    shutil.rmtree(tmp_path / "x")
+    np.testing.assert_array_equal(write(tmp_path, VALUES[::-1])[:], VALUES[::-1])
 
 
 def test_masks_take_little_room(tmp_path):
