@@ -62,7 +62,8 @@ class DenseBlock(nn.Module):
         """All channels and, in training, their batch statistics."""
         if not train:
             return self._in_place(x), None
-        # A map's statistics do not depend on which later layer reads it: taken once, when the map is made.
+        # A map's statistics do not depend on which later layer reads it: taken once, when the map is made. A step on a
+        # CPU takes 1.1 times as long if each layer takes its own.
         moments = batch_moments(x, self.kit.axis_name)
         for i in range(self.depth):
             new = getattr(self, f"denselayer{i + 1}")(x, train, moments)
@@ -71,7 +72,11 @@ class DenseBlock(nn.Module):
         return x, moments
 
     def _in_place(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ k"]:
-        """The same without a gradient to keep maps for: every layer writes its channels where they belong."""
+        """The same without a gradient to keep maps for: every layer writes its channels where they belong.
+
+        Concatenating moves a fifth more bytes on a GPU (26.2 GB against 21.3 for 64 Grad-CAMs, compiled for an
+        H100); on a CPU it takes as long.
+        """
         channels = x.shape[-1]
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, GROWTH * self.depth)))
         for i in range(self.depth):
