@@ -4,6 +4,7 @@ from PIL import Image
 
 from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.taxonomy import read_taxonomy
+from chexseg_jax.errors import InputError
 from chexseg_jax.exchange.__main__ import export_main, import_main
 
 
@@ -53,3 +54,22 @@ def masks_of():
         return {i: {task: read.mask(i, task) for task in read.entries[i]} for i in read.ids}
 
     return masks_of
+
+
+@pytest.fixture
+def folder(images):
+    """A folder with a.png, b.png and c.png."""
+    return images("a", "b", "c")
+
+
+@pytest.fixture
+def refused(bring, tmp_path):
+    """`refused("message", "coco", ...)` imports nothing and leaves nothing behind."""
+
+    def refused(message, *arguments):
+        with pytest.raises(InputError, match=message):
+            bring(*arguments)
+        assert not (tmp_path / "root").exists()
+        assert not list(tmp_path.glob(".root*"))
+
+    return refused
