@@ -179,7 +179,14 @@ class _Call:
                 self.reused += 1
                 return None
             savers = [saver for saver in SAVERS if saver in savers or saver in files]
-        image = read_radiograph(file)
+        try:
+            image = read_radiograph(file)
+        except InputError as error:
+            if not record:
+                raise
+            raise InputError(
+                f"{error}; {self.out} keeps the prediction of what the file was before"
+            ) from None
         if record and (record["settings"] != self.settings or record["image"] != image.sha256):
             self.replaced += 1
         self.changes.update(image.changes)

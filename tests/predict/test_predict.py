@@ -141,6 +141,18 @@ def test_a_second_call_adds_reuses_what_is_equal_and_replaces_what_is_not(model,
     assert "1 other images of earlier calls, 1 of them of another model or threshold" in told
 
 
+def test_a_prediction_of_what_a_damaged_file_was_before_is_named(model, tmp_path):
+    image, out = write(tmp_path / "a.png", (40, 30)), tmp_path / "out"
+    arguments = ["-m", str(model), "-o", str(out), str(image), "--save", "json"]
+    main(arguments)
+    image.write_bytes(b"none")
+    with pytest.raises(
+        InputError, match=r"a.png: not a readable image.*out keeps the prediction of what the file was"
+    ):
+        main(arguments)
+    assert read_segmentations(out / "segmentations.json").ids == ("a",)
+
+
 def test_a_call_adds_to_files_of_an_earlier_version(model, tmp_path):
     """Of which there are no records."""
     out, mask = tmp_path / "out", np.ones((9, 9), bool)
