@@ -10,7 +10,7 @@ from chexseg_jax.exchange.masks import Context
 
 
 class Importer(NamedTuple):
-    """How a format is read, what its source is, and the flags that it alone uses."""
+    """How a format is read, what its source is, and which flags it uses of those that not all formats do."""
 
     read: Callable[[Path, Context], Contents]
     source: str
