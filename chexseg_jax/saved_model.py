@@ -227,6 +227,7 @@ def restore(directory: str | Path) -> Restored:
     tasks, thresholds = tuple(card.pop("tasks")), card.pop("thresholds")
     # Models saved before task sets travelled with the data are all of CheXpert's.
     with naming(path):
+        _check_thresholds(thresholds, tasks)
         taxonomy = Taxonomy.from_dict(card.pop("taxonomy")) if "taxonomy" in card else CHEXPERT
         provenance = Provenance.of_card(card)
     card.pop("provenance", None)
@@ -241,6 +242,18 @@ def restore(directory: str | Path) -> Restored:
         provenance,
         Reference.load(directory),
     )
+
+
+def _check_thresholds(thresholds: Mapping[str, float], tasks: Sequence[str]) -> None:
+    """A segmentation has a threshold for each task; people edit them by hand."""
+    if thresholds and thresholds.keys() != set(tasks):
+        odd = min(thresholds.keys() ^ set(tasks))
+        raise InputError(
+            f"thresholds: {odd} is " + ("no task of the model" if odd in thresholds else "missing")
+        )
+    for task, value in thresholds.items():
+        if not isinstance(value, int | float) or not 0 <= value < 1:
+            raise InputError(f"threshold {value!r} of {task} must be a number, at least 0 and below 1")
 
 
 def _read_variables(folder: Path, module: nn.Module, size: int, channels: int) -> Mapping[str, Any]:

@@ -36,7 +36,7 @@ def saved(tmp_path_factory):
         size=32,
         tasks=CHEXPERT.labels,
         normalisation=IMAGENET,
-        thresholds={"Edema": 0.25},
+        thresholds=dict.fromkeys(CHEXPERT.labels, 0.25),
         config={"epochs": 3},
         provenance=Provenance("phantom", True),
         reference=replace(UPRIGHT, limit=2.5),
@@ -49,7 +49,7 @@ def test_a_model_comes_back_with_all_that_goes_with_it(saved):
     restored = chexseg_jax.restore(directory)
     assert jax.tree.all(jax.tree.map(np.array_equal, restored.variables, variables))
     assert restored.tasks == CHEXPERT.labels
-    assert restored.thresholds == {"Edema": 0.25}
+    assert restored.thresholds == dict.fromkeys(CHEXPERT.labels, 0.25)
     assert restored.normalisation == IMAGENET
     assert (restored.config.name, restored.config.size, restored.config.config.epochs) == ("resnet18", 32, 3)
     assert restored.module.output_stride == 16
@@ -127,6 +127,28 @@ def test_half_a_model_is_named(saved, tmp_path):
     (tmp_path / "model.json").write_text(card[:-9])
     with pytest.raises(InputError, match=r"model\.json: truncated or corrupt"):
         chexseg_jax.restore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"Edema": None}, r"threshold None of Edema must be a number"),
+        ({"Edema": float("nan")}, r"threshold nan of Edema must be a number, at least 0 and below 1"),
+        ({"Edema": "0.3"}, r"threshold '0\.3' of Edema"),
+        ({"Edema": 45}, r"threshold 45 of Edema"),
+        ({"Oedema": 0.3}, r"thresholds: Oedema is no task of the model"),
+    ],
+)
+def test_thresholds_edited_by_hand_are_checked(saved, tmp_path, change, message):
+    folder = shutil.copytree(saved[0], tmp_path / "model")
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(card | {"thresholds": card["thresholds"] | change}))
+    with pytest.raises(InputError, match=r"model\.json: " + message):
+        chexseg_jax.restore(folder)
+    del card["thresholds"]["Edema"]
+    (folder / "model.json").write_text(json.dumps(card))
+    with pytest.raises(InputError, match=r"model\.json: thresholds: Edema is missing"):
+        chexseg_jax.restore(folder)
 
 
 def drop_checksums(file):
