@@ -192,8 +192,8 @@ def _read_maps(path: Path, taxonomy: Taxonomy) -> Iterator[tuple[str, str, Float
     try:
         with path.open("rb") as file, np.load(file) as archive:
             for key in archive.files:
-                name, _, kind = key.partition("|")
-                if kind not in ("", "map"):
+                name, _, kind = key.rpartition("|") if "|" in key else (key, "", "map")
+                if kind != "map":
                     continue
                 last = name.rpartition("_")[2]
                 task = next((task for task in known if name.endswith(f"_{task}")), last)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chexseg_jax.data.provenance import UNKNOWN, Provenance
+from chexseg_jax.errors import InputError, first_line
 from chexseg_jax.saved_model import Restored
 
 _PROGRAM = """\
@@ -161,9 +162,16 @@ def hub_header(card: Mapping[str, Any]) -> str:
 
 
 def read_scores(directory: Path) -> dict[str, Any]:
-    """The `scores.json` of a run's folder; {} for another folder."""
+    """The `scores.json` of a run's folder; {} for another folder.
+
+    Raises:
+      InputError: if it is damaged.
+    """
     path = directory / "scores.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"{path}: truncated or corrupt ({first_line(error)}); copy it again") from None
 
 
 def _table(card: Mapping[str, Any], scores: Mapping[str, float | None]) -> list[str]:

@@ -145,15 +145,16 @@ def test_unknown_masks_have_no_weight(tmp_path):
     np.testing.assert_array_equal(replicates, np.where((rows == 0).any(1), expected[0, 2], np.nan))
 
 
-def test_maps_of_tasks_with_an_underscore(tmp_path):
+@pytest.mark.parametrize("image_id", ["a_b", "a|b"])
+def test_maps_of_tasks_with_an_underscore(tmp_path, image_id):
     tasks = ("Thickening", "Pleural_Thickening", "Edema")
     taxonomy = Taxonomy(labels=tasks, tasks=tasks, aliases={"Lung_Water": "Edema"})
     masks = np.zeros((4, 4, 3), bool)
     masks[0, 0] = True
-    write_segmentations(tmp_path / "gt.json", {"a_b": masks}, taxonomy)
+    write_segmentations(tmp_path / "gt.json", {image_id: masks}, taxonomy)
     inside = masks[..., 0].astype(np.float32)
     maps = {"Thickening": 1 - inside, "Pleural_Thickening": inside, "Lung_Water": inside}
-    np.savez(tmp_path / "maps.npz", **{f"a_b_{task}|map": values for task, values in maps.items()})
+    np.savez(tmp_path / "maps.npz", **{f"{image_id}_{task}|map": values for task, values in maps.items()})
     scores, unmapped = hits(read_segmentations(tmp_path / "gt.json", taxonomy), tmp_path / "maps.npz")
     np.testing.assert_array_equal(scores, [[0, 1, 1]])
     assert unmapped == ()

@@ -42,6 +42,13 @@ def shipped(tiny_segmentation, tmp_path_factory):
     return folder
 
 
+def test_damaged_scores_are_named_and_nothing_is_written(place):
+    Path(RUN, "scores.json").write_text('{"data": ')
+    with pytest.raises(InputError, match=r"scores\.json: truncated or corrupt"):
+        main([RUN, "out", "--to", "stablehlo"])
+    assert not Path("out").exists()
+
+
 def test_a_process_without_this_package_has_equal_masks(shipped, place):
     model = chexseg_jax.restore(RUN)
     probabilities = model.predict([read_grey("radiograph.png")])
