@@ -15,3 +15,11 @@ def test_the_page_has_the_table_of_rooms():
         for room, allowed in rows
     }
     assert page == ALLOWED
+
+
+def test_the_files_that_the_page_names_exist():
+    root = PAGE.parents[1]
+    named = re.findall(r"`([\w/]+\.py)`", PAGE.read_text())
+    assert len(named) > 30
+    for name in named:
+        assert any((place / name).exists() for place in (root, root / "chexseg_jax", root / "tests")), name
