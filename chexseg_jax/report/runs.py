@@ -140,10 +140,11 @@ def report_moco(
     lines = [line for line in read_metrics(encoder / "metrics.jsonl") if "top1" in line]
     last = lines[-max(1, len(lines) // 5) :]
     loss, top1 = (np.mean([line[key] for line in last]) for key in ("loss", "top1"))
+    # A short training never fills the queue.
+    keys = [min(config.moco.queue, config.moco.batch_size * (int(line["step"]) - 1)) for line in last]
     contrast = (
-        f"InfoNCE ended at {loss:.3f}; chance, with {config.moco.queue} keys in the queue, is "
-        f"{math.log(config.moco.queue + 1):.3f}. {top1:.0%} of the queries were nearest to their own key. (Means of "
-        f"the last batches logged: {len(last)}.)"
+        f"InfoNCE ended at {loss:.3f}; chance, with {keys[-1]} keys in the queue, is {np.log1p(keys).mean():.3f}. "
+        f"{top1:.0%} of the queries were nearest to their own key. (Means of the last batches logged: {len(last)}.)"
     )
     table, means = auroc_table(probes, sources.taxonomy)
     choice = f"the best on the valid images{_after_choice(means)}."

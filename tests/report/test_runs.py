@@ -249,6 +249,8 @@ def test_a_moco_run(tmp_path, sources):
     run = report_moco(tmp_path, moco.get_config(), sources, encoder, probes)
     text = (run / "report.md").read_text()
     assert "25% of the queries were nearest to their own key" in text
+    # At step 5 the queue of 256 holds the keys of four batches of 16, and chance is log(65).
+    assert "chance, with 64 keys in the queue, is 4.174" in text
     assert "random weights, test" in text
     assert json.loads((run / "probe.json").read_text())["MoCo, valid"] == 0.625
     assert (run / "report.html").stat().st_size > 0
