@@ -44,7 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> Path:
     there are none, but such a run is no failure: the table names it as absent.
 
     Args:
-      config: made by configs/table1.py or table2.py.
+      config: made by configs/table1.py, table2.py or label_efficiency.py.
       workdir: see `experiment.run`.
 
     Returns:

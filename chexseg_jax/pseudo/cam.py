@@ -40,8 +40,8 @@ def make_cams(
     """Compute Grad-CAMs of `rows` of a prepared set.
 
     Args:
-      part: receives records `maps` [h,w,K] float32 >= 0, not normalised, aligned on `rows`. The map of a task for which
-        the classifier has no output is 0.
+      part: receives records `maps` [h,w,K] float32 >= 0, in [0, 1) with `mirror` and not normalised without, aligned on
+        `rows`. The map of a task for which the classifier has no output is 0.
       config: `plus_plus`; `mirror` (average the normalised maps of the radiograph and of its mirror image, as the
         published IRNet code averages its CAMs; the paper's CheXseg does not); `batch_size`.
       classifier: a saved classifier.

@@ -182,7 +182,7 @@ def walk_maps(
       part: receives records aligned on `rows`: `maps` [h,w,K] float32 at a quarter of the image's side, and `edges`
         [h,w] float16, the probability of a boundary.
       config: `radius`, `beta`, `exp_times` (see `propagate`), `batch_size`, `instances`, `foreground`. With
-        `instances`, each group of pixels that the displacement field forms walks alone if its saliency reaches
+        `instances`, each group of pixels that the displacement field forms walks alone if its saliency exceeds
         `foreground` anywhere, and a task's map is the maximum over its instances' maps, on one scale.
       network: from `train_irnet`.
       images, rows, maps: prepared set, rows and their saliency, as for `train_irnet`.
@@ -317,7 +317,7 @@ def walk_instances(
     Args:
       batches: (edge [b,h,w], saliency [b,h,w,K], displacement [b,h,w,2], centroids [b,h,w,2]), b <= `batch_size`.
       batch_size: images that walk at once; a smaller batch is padded to it, so that one program serves all.
-      foreground: an instance walks for a task if its saliency reaches this anywhere.
+      foreground: an instance walks for a task if its saliency exceeds this anywhere.
       **walk: constants, see `propagate`.
 
     Yields:

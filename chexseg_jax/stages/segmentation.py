@@ -52,9 +52,9 @@ def train_segmentation(
 ) -> None:
     """Train on the mixture; keep the checkpoint with the best mIoU of the common tasks on the validation images.
 
-    If the validation images lack masks of a common task, the mIoU is that of all tasks with masks; without any mask,
-    the last checkpoint is kept. Thresholds on the probability are then chosen per task from {0, .05, ..., .95} on the
-    expert training images.
+    That mIoU takes each task at its best threshold on the validation images. If they lack masks of a common task, it is
+    that of all tasks with masks; without any mask, the last checkpoint is kept. Thresholds on the probability are then
+    chosen per task from {0, .05, ..., .95} on the expert training images.
 
     Args:
       part: the artifact's folder; it receives a model that `chexseg_jax.restore` opens, with thresholds.
@@ -119,15 +119,15 @@ def train_segmentation(
 
 
 def resolve(config: ConfigDict, *, images: int, epoch: int) -> ConfigDict:
-    """The section with numbers in the place of its rules, so that equal trainings have equal configurations.
+    """Replace a section's rules by numbers, so that equal trainings have equal configurations.
 
     Args:
       config: `steps`, or if that is 0 `epochs`, which is left out; `batch_size`; `learning_rate`, or 0 for the
         published one, 1e-3 on small sets and 1e-4 on large.
-      images: the number that is drawn from, which says whether the set is large: expert images (none at p = 0) and
+      images: number of images drawn from, which decides whether the set is large: expert images (none at p = 0) and
         pseudo-masked images (none at p = 1).
-      epoch: the number that an epoch counts. The published code counts those that are drawn from, so 0 < p < 1 has the
-        most updates.
+      epoch: number of images in an epoch. The published code counts those drawn from, so 0 < p < 1 has the most
+        updates.
     """
     steps = config.steps or max(1, round(config.epochs * math.ceil(epoch / config.batch_size)))
     rate = config.learning_rate or (1e-3 if images < _LARGE_SET else 1e-4)
