@@ -7,6 +7,9 @@ p in {.9 (100 Grad-CAM pseudo-masks), 1} x {10, 20, 40, 80, all} expert images x
 images that choose checkpoints are among them, by the same share as always. p = 1 runs on two clocks: the paper's
 epochs, by which it has fewer steps than p = .9, and as many steps. The paper has all 187 of CheXpert.
 In one work directory with configs/table1.py, the runs with all expert images are the same.
+
+Laptop scale, on the phantom, after Table 1 in its work directory: 27 minutes on 2 CPU cores at 64 px
+(benchmarks/results/phantom_label_efficiency.md). Paper scale, root=DIR: on GPUs; not run yet.
 """
 
 from chexseg_jax.configs import base

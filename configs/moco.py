@@ -2,7 +2,7 @@
 
     python launch.py --config=configs/moco.py
 
-Laptop scale, on the phantom: minutes on 2 CPU cores. Paper scale, root=DIR: 20 epochs of 224,316 images, batch 256, on
+Laptop scale, on the phantom: minutes on 2 CPU cores. Paper scale, root=DIR: 20 epochs of 223,414 images, batch 256, on
 GPUs. It starts from ImageNet's weights there, as MoCo-CXR does; on a laptop with moco_start=imagenet.
 Segmentations with init=moco and the same `moco_start` reuse this encoder.
 """

@@ -4,7 +4,7 @@
     python launch.py --config=configs/semi.py:p=0.9,smoke    # the whole chain, tiny, in a few minutes
 
 Laptop scale, on the phantom: 10 minutes on 2 fast CPU cores, 21 on slow ones; pseudo=irnet adds half as much.
-Paper scale, root=DIR: on a GPU; 3 epochs of 224,316 images for each of two classifiers dominate.
+Paper scale, root=DIR: on a GPU; 3 epochs of 223,414 images for each of two classifiers dominate.
 The paper's mIoU: .270 (CAM), .267 (IRNet).
 """
 

@@ -10,6 +10,9 @@ The paper's mean IoU: p = 0 .142 (CAM), .156 (IRNet); p = .9 .270, .267; p = 1 .
 Segmentations run the paper's 20 epochs, by which 0 < p < 1 has the most steps; p = 0 and p = 1 run a second time with
 as many. --config.segmentation.steps=N gives all of them N updates instead.
 At the paper's scale configs/semi.py:p=0.9,trial=1 is one of its runs and reuses its stages.
+
+Laptop scale, on the phantom: 90 minutes on 2 CPU cores at 64 px (--config.data.size=64 --config.weak_count=100; results
+in benchmarks/results/phantom_table1.md), longer at the default 128 px. Paper scale, root=DIR: on GPUs; not run yet.
 """
 
 from chexseg_jax.configs import base

@@ -9,6 +9,9 @@ laptop's phantom, where 763 is all it has, so trials differ there by the segment
 expert masks alone (p = 1) with each initialisation.
 ImageNet needs weights of the encoder (`weights=FILE`, or the hub): without them its runs are named as absent, and the
 command succeeds with the others. The paper's best: .142 (CAM), .156 (IRNet), with 20,000 pseudo-masks.
+
+Laptop scale, on the phantom, after Table 1 in its work directory: 55 minutes on 2 CPU cores at 64 px with 100 and 300
+pseudo-masks (benchmarks/results/phantom_table2.md). Paper scale, root=DIR: on GPUs; not run yet.
 """
 
 from chexseg_jax.configs import base
