@@ -247,7 +247,7 @@ def _setting(dtype: str, tiny: bool) -> Setting:
 
 
 def _call_of(program: Program) -> Callable[[], Any]:
-    """Call a program on values of its arguments' shapes; a training step goes on from its own state."""
+    """Call a program on values of its arguments' shapes; a training step continues from its own state."""
     draw = np.random.default_rng(0)
 
     def value(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -9,8 +9,10 @@ a download's tree of real radiographs. Half of the patients of each set make the
 
 import argparse
 from collections import Counter
+from datetime import date
 from pathlib import Path
 
+import jax
 import numpy as np
 
 import chexseg_jax
@@ -51,6 +53,8 @@ def main():
     header = ["reference", "clean images", "inverted", "rotated", *others, "verdict ok", "verdict right"]
     lines = [
         "# When not to trust a prediction: figures",
+        "",
+        f"{date.today()}, {jax.default_backend()}, jax {jax.__version__}.",
         "",
         "## Checks: AUROC by kind",
         "",
