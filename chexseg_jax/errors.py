@@ -42,7 +42,7 @@ class DamagedError(InputError):
 
 
 class MissingWeightsError(InputError):
-    """Public weights are neither on this machine nor to be had from here; a table goes on without them."""
+    """Public weights are not on this machine and cannot be downloaded; a table continues without them."""
 
 
 @contextmanager
@@ -150,7 +150,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _tell_unraisable(ignored: Any) -> None:
-    """As Python does, but for the reads that TensorStore ends after one of them has failed: that one is told."""
+    """Print as Python does, but for the reads that TensorStore cancels after one that failed, which is reported."""
     if str(ignored.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(ignored)
 

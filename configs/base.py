@@ -188,7 +188,7 @@ def arguments(arg: str | None, **more: Argument) -> ConfigDict:
 
 
 def _start(args: ConfigDict, argument: str) -> str:
-    """What a network starts from: as said, or the scale's default."""
+    """The start of a network: the argument's, or the scale's default."""
     chosen = args.get(argument, "auto")
     return _SCALES[args.scale]["starts"][argument] if chosen == "auto" else chosen
 
@@ -344,7 +344,7 @@ def check_weights(*runs: ConfigDict) -> None:
 
 
 def _inits(args: ConfigDict, inits: tuple[str, ...]) -> tuple[str, ...]:
-    """The initialisations, with an imported encoder in the place of a classifier's trained here."""
+    """The initialisations, with an imported encoder instead of that of a classifier trained here."""
     if not args.encoder_from:
         return inits
     if "chexpert" not in inits:

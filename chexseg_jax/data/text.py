@@ -1,4 +1,4 @@
-"""A user's text files: UTF-8, with or without a byte order mark; what else a file may be is told by name."""
+"""A user's text files: UTF-8, with or without a byte order mark; an error names what else a file is."""
 
 import csv
 import io

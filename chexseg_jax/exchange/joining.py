@@ -137,8 +137,8 @@ def canonical(
         if masks is not None and missing is None and len(masks) < len(taxonomy.tasks):
             task = next(task for task in taxonomy.tasks if task not in masks)
             raise InputError(
-                f"{item.name}: nobody drew {task}. Has a task without a mask no pixel, or did nobody look for it? Say "
-                "--missing empty or --missing unknown"
+                f"{item.name}: has no mask of {task}; give --missing empty if a task without a mask is absent, or "
+                "--missing unknown if it was not annotated"
             )
         drawn = labels_of_masks(item, own)
         if not masks and missing == "unknown":  # nobody is known to have looked at it

@@ -19,7 +19,7 @@ def doubt(
       limits: thresholds of the tasks.
 
     Returns:
-      (of the tasks, of the image); nan where no pixel is marked: what was overlooked cannot be told.
+      (of the tasks, of the image); nan where no pixel is marked: an overlooked finding has no doubt.
     """
     pixels = probabilities.reshape(-1, probabilities.shape[-1]).astype(np.float64)
     masks = pixels > limits

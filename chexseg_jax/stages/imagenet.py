@@ -150,7 +150,7 @@ def require_weights(weights: str, needs: Sequence[Mapping[str, str]]) -> None:
 
     Args:
       weights: see `find_weights`.
-      needs: of each run, the networks that start from ImageNet -> what to say instead.
+      needs: of each run, the networks that start from ImageNet -> the argument that avoids it.
 
     Raises:
       MissingWeightsError: if no run has all of its weights, naming every network without, what to download and where

@@ -88,8 +88,8 @@ def import_model(part: Path, *, source: Source) -> None:
       source: from `find_model`.
 
     Raises:
-      InputError: for a damaged model, one that is no classifier, and a file that leaves a question open (which flag of
-        the import answers it is said).
+      InputError: for a damaged model, one that is no classifier, and a file that leaves a question open; the message
+        names the import's flag that answers it.
     """
     say(f"imported: {source.path}")
     if source.path.is_file():
@@ -277,7 +277,7 @@ def _toml_outputs(
 
 
 def _taxonomy_of(names: tuple[str, ...]) -> Taxonomy:
-    """The task set of a classifier with these outputs: those of CheXpert's tasks that one speaks for, else all."""
+    """The task set of a classifier with these outputs: CheXpert's tasks that have one; if none has, the outputs."""
     label_of = {}
     for task in CHEXPERT.tasks:
         label = CHEXPERT.label(task)

@@ -39,7 +39,7 @@ def prepare(
 
     All images of the table are kept, those with and without masks; `Prepared.listed` tells them apart. An image
     without masks that is missing or unreadable is left out and named in `left_out.json`; above the share
-    `config.max_missing` of the images, the stage fails. What was changed in reading (see `read_radiograph`) is said.
+    `config.max_missing` of the images, the stage fails. Changes made in reading (see `read_radiograph`) are counted.
 
     Args:
       part: the artifact's folder.
@@ -139,7 +139,7 @@ def changed_images(directory: Path, split: Split, *, note: bool = True) -> dict[
 
 
 def _selected(split: Split, views: str) -> Studies:
-    """The rows of the wanted views; the number of the others is said."""
+    """Select the rows of the wanted views, and print how many others there are."""
     studies, annotated = split.studies, split.segmentations
     if views != "both":
         studies = studies.take(np.flatnonzero(studies.frontal == (views == "frontal")))

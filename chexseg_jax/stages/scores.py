@@ -38,7 +38,8 @@ def score_segmentation(
 
     All test images are predicted; pixels are counted on those that the segmentations file lists. Two yardsticks are
     counted alike: the second reader, and a centred box as large as a task's mean mask on the expert training images.
-    What is unknown to the radiologists counts for nobody; what is unknown to the second reader, not for that reader.
+    A mask that is unknown in the ground truth counts for none of them; one that is unknown for the second reader does
+    not count for that reader.
 
     Args:
       part: receives `predictions.json` (CheXlocalize's format, all test images), `counts.npz` for

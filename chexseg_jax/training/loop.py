@@ -74,8 +74,8 @@ def make_step(
 
     On a GPU, call it through `sharding.compile_step`.
 
-    The metric `sound` says whether the loss is finite. A guarded update is also sound only if what it leads to is
-    finite; if it is not, it changes nothing but the number of the step.
+    The metric `sound` says whether the loss is finite. A guarded update is sound only if the new state is finite,
+    too; otherwise it changes nothing but the number of the step.
 
     The loss is differentiated as the mean over devices. `shard_map` knows that the parameters are replicated, so it
     sums their gradient over the devices itself.

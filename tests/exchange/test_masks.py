@@ -87,7 +87,7 @@ def test_what_nobody_says_is_asked_for(folder, tmp_path, refused):
     file = coco(tmp_path / "c.json", ["a.png", "b.png"], [{"segmentation": [[1, 1, 4, 1, 4, 3]]}])
     start = ("coco", file, "--images", folder)
     for flag, message in (
-        ("--missing", "a.png: nobody drew Mass.*--missing empty or --missing unknown"),
+        ("--missing", "a.png: has no mask of Mass; give --missing empty if .* --missing unknown if"),
         ("--view", "--view frontal or --view lateral"),
         ("--patient", "no source says whose it is"),
     ):

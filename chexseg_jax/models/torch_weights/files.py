@@ -146,7 +146,7 @@ def read(path: str | Path) -> TorchFile:
 
 
 def stand_in(path: Path) -> str:
-    """What a file is that lies where a download should be, and the fix; "" if it is neither of the known two."""
+    """Describe a web page or a Git LFS pointer saved in place of a download, with the fix; "" for another file."""
     try:
         with path.open("rb") as file:
             head = file.read(200).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
