@@ -36,7 +36,7 @@ def sgd(
       learning_rate: the rate of the first step.
       steps: updates in all.
       power: of the polynomial decay.
-      momentum: 0 for none. The published code passes its weight decay, 1e-4, as momentum by mistake.
+      momentum: 0 for none. IRNet's code passes its weight decay, 1e-4, as momentum by mistake; CheXseg's passes 0.
     """
     schedule = optax.polynomial_schedule(learning_rate, 0.0, power, steps)
     return optax.sgd(schedule, momentum=momentum or None)
