@@ -132,9 +132,14 @@ class Restored:
         own = self.taxonomy
         known = {*own.labels, *own.tasks, *own.aliases}
 
+        def label(name: str) -> str:
+            if name in own.tasks:
+                return own.label_of_task(name)
+            return own.label(name) if name in known else name
+
         def output(task: str) -> int:
-            for name in (task, taxonomy.label(task)):
-                for own_name in (own.label(name) if name in known else name, name):
+            for name in (task, taxonomy.label_of_task(task)):
+                for own_name in (label(name), name):
                     if own_name in self.tasks:
                         return self.tasks.index(own_name)
             return -1

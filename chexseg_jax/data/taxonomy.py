@@ -68,9 +68,9 @@ class Taxonomy:
         if unknown := sorted({*self.label_of, *self.common} - {*self.tasks}):
             raise InputError(f"{unknown[0]!r} is not a task; the tasks are {', '.join(self.tasks)}")
         for task in self.tasks:
-            if self.label_of.get(task, task) not in self.labels:
+            if self.label_of_task(task) not in self.labels:
                 raise InputError(
-                    f"task {task!r} has no label {self.label_of.get(task, task)!r}; the labels are "
+                    f"task {task!r} has no label {self.label_of_task(task)!r}; the labels are "
                     f"{', '.join(self.labels)}; label_of names a task's label"
                 )
         for name, meant in self.aliases.items():
@@ -94,15 +94,19 @@ class Taxonomy:
         """
         task = self._canonical(name)
         if task not in self.tasks:
-            speaking = [t for t in self.tasks if self.label_of.get(t, t) == task]
+            speaking = [t for t in self.tasks if self.label_of_task(t) == task]
             if len(speaking) != 1:
                 others = f" (or {', '.join(self._other_names)})" if self._other_names else ""
                 raise InputError(f"unknown task {name!r}; the tasks are {', '.join(self.tasks)}{others}")
             task = speaking[0]
         return task
 
+    def label_of_task(self, task: str) -> str:
+        """The label that speaks for a task, also where another label has the task's own name."""
+        return self.label_of.get(task, task)
+
     def label(self, name: str) -> str:
-        """The label column of a label or task.
+        """The label column of a label or task; a label where both have the name.
 
         Raises:
           InputError: for a name that is neither.
@@ -117,7 +121,7 @@ class Taxonomy:
     @cached_property
     def label_indices(self) -> list[int]:
         """For each task, the position of its label among `labels`: picks the tasks out of a classifier's output."""
-        return [self.labels.index(self.label(task)) for task in self.tasks]
+        return [self.labels.index(self.label_of_task(task)) for task in self.tasks]
 
     @property
     def planes(self) -> int:

@@ -154,7 +154,8 @@ def labels_of_masks(item: Item, taxonomy: Taxonomy) -> dict[str, float]:
     for task in taxonomy.tasks if item.masks is not None else ():
         if task in item.masks or taxonomy.missing == "empty":
             drawn = task in item.masks and coco.area(item.masks[task]) > 0
-            labels[taxonomy.label(task)] = max(float(drawn), labels.get(taxonomy.label(task), 0.0))
+            label = taxonomy.label_of_task(task)
+            labels[label] = max(float(drawn), labels.get(label, 0.0))
     return labels
 
 
@@ -166,7 +167,7 @@ def without_labels_of_masks(items: Sequence[Item], taxonomy: Taxonomy) -> list[I
     said = [labels_of_masks(item, taxonomy) for item in items]
     own = {
         label
-        for label in {taxonomy.label(task) for task in taxonomy.tasks}
+        for label in {taxonomy.label_of_task(task) for task in taxonomy.tasks}
         if any(label in labels for labels in said)
         if all(
             np.array_equal(item.labels[label], labels.get(label, math.nan), equal_nan=True)

@@ -1,10 +1,17 @@
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from chexseg_jax.data import chexpert
+from chexseg_jax.data.chexlocalize import encode
 from chexseg_jax.data.taxonomy import CHEXPERT, PALETTE, Taxonomy, read_taxonomy, write_taxonomy
 from chexseg_jax.errors import InputError
+from chexseg_jax.exchange.items import Item
+from chexseg_jax.exchange.joining import labels_of_masks
+from chexseg_jax.saved_model import Restored
 
 NODULES = """
 labels = ["Nodule", "Fracture", "No Finding"]
@@ -143,3 +150,15 @@ def test_the_colours_stay_apart_for_colour_blind_readers(sight):
     apart = np.linalg.norm(lab[:, None] - lab, axis=-1) + np.eye(len(lab))
     assert apart[:10, :10].min() > 0.11
     assert apart.min() > 0.08
+
+
+def test_label_of_speaks_for_a_task_also_where_another_label_has_its_name():
+    taxonomy = Taxonomy(("Nodule", "Mass"), ("Nodule",), {"Nodule": "Mass"})
+    assert taxonomy.label_indices == [1]
+    assert taxonomy.label("Nodule") == "Nodule"  # of two columns, each keeps its own name
+    labels = np.array([[0, 1], [1, 0]], np.float32)
+    assert chexpert.positive_tasks(labels, "zeros", taxonomy).tolist() == [[True], [False]]
+    classifier = SimpleNamespace(taxonomy=taxonomy, tasks=taxonomy.labels)
+    assert Restored.outputs_of(classifier, taxonomy).tolist() == [1]
+    item = Item("a", Path("a.png"), masks={"Nodule": encode(np.ones((2, 2), bool))})
+    assert labels_of_masks(item, taxonomy) == {"Mass": 1.0}
