@@ -216,7 +216,14 @@ def restore(directory: str | Path) -> Restored:
             f"{directory} holds no model (no model.json); give a run's folder or a stage's artifact"
         )
     if not (directory / "variables").is_dir():
-        raise InputError(f"{directory}: has no variables/, the weights; copy the folder again")
+        program = next(
+            (name for name in ("model.stablehlo", "model.onnx") if (directory / name).exists()), ""
+        )
+        raise InputError(
+            f"{directory}: packaged as {program} for other programs; give the model that it was made of"
+            if program
+            else f"{directory}: has no variables/, the weights; copy the folder again"
+        )
     if (
         lacking := {"name", "num_classes", "options", "size", "normalisation", "tasks", "thresholds"}
         - card.keys()

@@ -120,6 +120,9 @@ def test_half_a_model_is_named(saved, tmp_path):
     (tmp_path / "model.json").write_text(card)
     with pytest.raises(InputError, match="has no variables/"):
         chexseg_jax.restore(tmp_path)
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(InputError, match=r"packaged as model\.onnx for other programs; give the model"):
+        chexseg_jax.restore(tmp_path)
     (tmp_path / "variables").mkdir()
     (tmp_path / "model.json").write_text(card.replace('"size"', '"side"'))
     with pytest.raises(InputError, match=r"model\.json: has no size"):
