@@ -86,6 +86,9 @@ def make_pseudo_masks(
       weak, weak_rows, weak_maps: prepared set, rows, and their maps.
       expert, expert_rows, expert_maps: the same for the expert training images.
       imported: a classifier trained elsewhere; the masks of tasks for which it has no output are unknown.
+
+    Raises:
+      InputError: if all masks are unknown: a training on them would change nothing, with a loss of 0.
     """
     annotated = Prepared.load(expert).take(expert_rows)
     thresholds, quality = _tune(annotated, Records.open(expert_maps / "maps"), threshold)
@@ -107,10 +110,15 @@ def make_pseudo_masks(
         say(f"pseudo-masks: {task}: {reason}; its masks are {outcome}")
     chosen = Prepared.load(weak).take(weak_rows)
     present, ignored = task_targets(chosen.labels, uncertainty, chosen.taxonomy)
+    known = ~ignored & ~np.array([task in unknown for task in tasks])
+    if not known.any():
+        raise InputError(
+            "pseudo-masks: those of all tasks are unknown, so nothing could be learnt from them; give "
+            "config.pseudo_masks.degenerate=keep, another labeller or threshold, or a better classifier"
+        )
     maps = Records.open(weak_maps / "maps")
     masks = _write_masks(part, maps, chosen, thresholds, allowed=present | (not gate))
-    useless = np.array([task in unknown for task in tasks])
-    chosen.with_masks(masks, ~ignored & ~useless).save(part)
+    chosen.with_masks(masks, known).save(part)
 
 
 def degenerate_tasks(

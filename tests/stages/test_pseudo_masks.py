@@ -182,6 +182,20 @@ def test_the_masks_of_tasks_that_an_imported_classifier_does_not_know_are_unknow
     assert f"{TASKS[0]}: the classifier has no output for it" in capsys.readouterr().err
 
 
+def test_pseudo_masks_that_are_all_unknown_are_refused(folders, monkeypatch):
+    """A segmentation would train on them to the end, with a loss of 0."""
+    model = SimpleNamespace(outputs_of=lambda _: np.arange(10) - 9)  # the last task alone has an output
+    monkeypatch.setattr(stage, "restore", lambda _: model)
+    weak = Prepared.load(folders / "weak")
+    (folders / "uncertain").mkdir()
+    uncertain = weak.labels.copy()
+    uncertain[:, LABELS.index(TASKS[-1])] = -1
+    dataclasses.replace(weak, labels=uncertain).save(folders / "uncertain")
+    with pytest.raises(InputError, match="those of all tasks are unknown"):
+        make(folders, imported=folders, weak="uncertain", uncertainty="ignore")
+    assert Prepared.load(make(folders, imported=folders)).known.sum() == 3
+
+
 def test_an_unknown_expert_mask_tunes_no_threshold(folders):
     """The maps of the third image would ask for another threshold, but its mask is unknown."""
     expert = Prepared.load(folders / "expert")
