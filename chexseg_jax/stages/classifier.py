@@ -19,6 +19,7 @@ from chexseg_jax.data.prepared import Examples, Prepared
 from chexseg_jax.data.provenance import UNKNOWN, Provenance
 from chexseg_jax.data.reference import fit_reference
 from chexseg_jax.data.transforms import augment
+from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.auroc import auroc
 from chexseg_jax.evaluation.iou import mean
 from chexseg_jax.models.normalisation import CHEXPERT, Normalisation, normalise
@@ -55,12 +56,20 @@ def train_classifier(
       seed: of weights, order and augmentation.
       provenance: of the data, for the record.
       **apart: see `training.loop.Apart`.
+
+    Raises:
+      InputError: if the policy ignores all labels: the loss would be 0.
     """
     train, validation = Prepared.load(weak), Prepared.load(expert)
     old = restore(start) if start else None
     options = plain(config.options) | stride_option(old)
     labels = train.taxonomy.labels
     targets, weights = chexpert.targets(train.labels, uncertainty, train.taxonomy)
+    if not weights.any():
+        raise InputError(
+            f"no train image has a label that config.data.uncertainty={uncertainty!r} does not ignore: there is "
+            "nothing to train on; give labels"
+        )
     examples = Examples(image=train.images, targets=targets, weights=weights, id=np.array(train.ids))
     module = models.create(config.model, num_classes=len(labels), axis_name=DATA_AXIS, **options)
     steps = max(1, round(config.epochs * len(examples) / config.batch_size))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -13,6 +14,7 @@ from chexseg_jax.artifact import Store
 from chexseg_jax.data.images import fit_image, read_grey
 from chexseg_jax.data.prepared import Prepared
 from chexseg_jax.data.transforms import augment
+from chexseg_jax.errors import InputError
 from chexseg_jax.evaluation.auroc import auroc
 from chexseg_jax.models.normalisation import CHEXPERT, normalise
 from chexseg_jax.sources import open_sources
@@ -87,6 +89,26 @@ def train(folder, tmp_path, monkeypatch, **changes):
             seed=0,
         )
     return taken
+
+
+def test_labels_that_are_all_ignored_train_nothing(valid, tmp_path):
+    _, folder = valid
+    prepared = Prepared.load(folder)
+    (tmp_path / "blank").mkdir()
+    replace(prepared, labels=np.full_like(prepared.labels, np.nan)).save(tmp_path / "blank")
+    config = ConfigDict({"model": "resnet18", "options": {}})
+    with pytest.raises(
+        InputError, match=r"no train image has a label .*'ignore;blank=ignore' does not ignore"
+    ):
+        train_classifier(
+            tmp_path,
+            config=config,
+            uncertainty="ignore;blank=ignore",
+            weak=tmp_path / "blank",
+            expert=folder,
+            start=None,
+            seed=0,
+        )
 
 
 def test_the_checkpoint_is_chosen_over_the_whole_table(valid, brightness, tmp_path, monkeypatch):
