@@ -351,6 +351,10 @@ def _inits(args: ConfigDict, inits: tuple[str, ...]) -> tuple[str, ...]:
         raise InputError(
             f"encoder_from={args.encoder_from} takes the place of init: leave init={inits[0]} out"
         )
+    if args.encoder != MOCO["encoder"].default:
+        raise InputError(
+            f"encoder={args.encoder}: the network is that of encoder_from={args.encoder_from}; leave encoder out"
+        )
     return tuple("imported" if init == "chexpert" else init for init in inits)
 
 

@@ -165,6 +165,7 @@ def test_thresholds():
         ("classifier=a,classifier_start=random", "an imported classifier is not trained"),
         ("encoder_from=a,encoder_start=imagenet", "applies only with init=chexpert"),
         ("encoder_from=a,init=moco", "encoder_from=a takes the place of init"),
+        ("encoder_from=a,encoder=resnet50", "encoder=resnet50: the network is that of encoder_from=a"),
     ],
 )
 def test_an_argument_without_effect_is_refused(arg, message):
