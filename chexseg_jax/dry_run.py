@@ -103,7 +103,7 @@ def describe(config: ConfigDict, workdir: Path, file: str) -> str:
         f"{_title(config, len(mine))}, seed {config.seed}",
         f"configuration: {file}",
         f"data: {config.root or 'the phantom (synthetic radiographs, made here)'}, {config.data.size} px",
-        describe_protocol(config),
+        describe_protocol(one.config),  # with the names of imported networks
         "",
         *_listing(stages),
         *(f"{runs} runs will be absent: {reason}" for reason, runs in absent.items()),

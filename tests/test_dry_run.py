@@ -88,9 +88,12 @@ def test_an_imported_classifier_leaves_its_trainings_out(as_file, tmp_path):
     if as_file:
         export([str(given), str(given.with_suffix(".npz"))])
         given = given.with_suffix(".npz")
-    config = semi.get_config(f"smoke,classifier={given},encoder_from={given}")
+    config = semi.get_config(f"classifier={given},encoder_from={given}")
     plan = describe(config, tmp_path / "none", FILE)
     assert states(plan)["imported"] == "1 to do"
+    assert (
+        f"the saliency classifier from `{given}`, an imported resnet18" in plan
+    )  # configs have a DenseNet121
     assert not [stage for stage in states(plan) if stage.startswith("classifier")]
     assert "To do: 11 of 11 stages." in plan
     assert not (tmp_path / "none").exists()
