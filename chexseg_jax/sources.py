@@ -70,17 +70,26 @@ class Sources:
 
     @property
     def reader_note(self) -> str:
-        """A caution about a second reader who read only some of the test images; "" otherwise."""
+        """A caution about a second reader who read only some of the test images or tasks; "" otherwise."""
         reader = self.second_reader
         truth = self.test.segmentations if reader is not None else None
-        unread = [image_id for image_id in truth.ids if image_id not in reader] if truth else []
-        if not unread:
+        if not truth:
             return ""
+        unread = [image_id for image_id in truth.ids if image_id not in reader]
+        read = [image_id for image_id in truth.ids if image_id in reader]
+        pairs = sum(int((truth.known(image_id) & ~reader.known(image_id)).sum()) for image_id in read)
         count = "count as empty" if self.taxonomy.missing == "empty" else "are unknown and left out"
+        file, some = reader.path.name, f"{', '.join(unread[:3])}{', ...' * (len(unread) > 3)}"
+        lacking = [
+            *[f"{len(unread)} of the {len(truth)} test images with masks are not in {file} ({some})"]
+            * bool(unread),
+            *[f"{pairs} pairs of image and task are not in {file}"] * bool(pairs),
+        ]
+        if not lacking:
+            return ""
         return (
-            f"{len(unread)} of the {len(truth)} test images with masks are not in {reader.path.name} "
-            f"({', '.join(unread[:3])}{', ...' * (len(unread) > 3)}): the second reader's masks of these {count}, so "
-            "this reader's scores are not those of a radiologist who read all images."
+            f"{' and '.join(lacking)}: the second reader's masks of these {count}, so this reader's scores are not "
+            "those of a radiologist who read everything."
         )
 
 

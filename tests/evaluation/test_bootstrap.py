@@ -140,6 +140,18 @@ def test_the_gap_closed_has_a_paired_interval():
     assert all(end == pytest.approx(1) for end in whole)
 
 
+def test_a_task_that_the_reader_did_not_annotate_is_in_no_mean_of_the_gap():
+    """Else a mean of the models' tasks would be set against one of the reader's."""
+    read = np.arange(some_counts(40).positives.shape[1]) > 0
+    reader, method, baseline = (
+        Counts(c.intersections // divisor, c.unions, c.positives)
+        for c, divisor in ((some_counts(40), 1), (some_counts(40), 2), (some_counts(40), 4))
+    )
+    closed = gap_closed_interval([method], [baseline], reader.where(read))
+    low, mid, high = (pooled(c)[1:].mean() for c in (baseline, method, reader))
+    assert closed.estimate == pytest.approx((mid - low) / (high - low))
+
+
 def test_without_a_gap_in_many_replicates_the_interval_is_nan():
     a = some_counts(40)
     rng = np.random.default_rng(0)

@@ -156,6 +156,17 @@ def test_the_tables_say_if_the_second_reader_read_only_some_images(written, data
     assert "count as empty" not in (folder / "tables" / "table1.md").read_text()
 
 
+def test_tasks_that_the_second_reader_did_not_annotate_are_counted(data):
+    reader, taxonomy = data.sources.second_reader, replace(data.sources.taxonomy, missing="unknown")
+    entries = {i: {t: code for t, code in one.items() if t != "Edema"} for i, one in reader.entries.items()}
+    truth = replace(data.sources.test.segmentations, taxonomy=taxonomy)
+    sources = replace(data.sources, test=replace(data.sources.test, segmentations=truth), taxonomy=taxonomy)
+    sources = with_reader(sources, replace(reader, entries=entries, taxonomy=taxonomy))
+    assert sources.reader_note.startswith(
+        f"{len(truth)} pairs of image and task are not in {reader.path.name}: "
+    )
+
+
 def with_reader(sources, reader):
     return replace(sources, test=replace(sources.test, second_reader=reader))
 
