@@ -24,7 +24,7 @@ from chexseg_jax.report.runs import Made, report_classifier, report_moco, report
 from chexseg_jax.settings import check, imagenet_networks, trainings
 from chexseg_jax.sources import Sources, open_sources
 from chexseg_jax.stages.classifier import score_classifier, train_classifier
-from chexseg_jax.stages.imagenet import find_weights, import_imagenet, require_weights
+from chexseg_jax.stages.imagenet import check_one_file, find_weights, import_imagenet, require_weights
 from chexseg_jax.stages.imported import find_model, find_name, import_model
 from chexseg_jax.stages.moco import check_groups, pretrain_moco, probe_encoder
 from chexseg_jax.stages.prepare import changed_images, prepare
@@ -282,6 +282,7 @@ class Run:
         Raises:
           InputError: for a missing input, such as ImageNet's weights.
         """
+        check_one_file(self.config.imagenet.weights, [imagenet_networks(self.config)])
         return replace(self, store=self.store.plan()).segmentation()
 
     @cached_property

@@ -145,6 +145,22 @@ def _digest(path: Path, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def check_one_file(weights: str, needs: Sequence[Mapping[str, str]]) -> None:
+    """Refuse one file if each run starts several networks: the second would fail after the first one's training.
+
+    Args:
+      weights, needs: see `require_weights`.
+
+    Raises:
+      InputError: naming the networks.
+    """
+    if Path(os.path.expanduser(weights)).is_file() and all(len(networks) > 1 for networks in needs):
+        raise InputError(
+            f"weights={weights}: a file is of one network, and {' and '.join(sorted(needs[0]))} start from ImageNet; "
+            "give weights=FOLDER with a file of each"
+        )
+
+
 def require_weights(weights: str, needs: Sequence[Mapping[str, str]]) -> None:
     """Find the weights of the single runs of one configuration, before hours of work.
 
@@ -155,8 +171,9 @@ def require_weights(weights: str, needs: Sequence[Mapping[str, str]]) -> None:
     Raises:
       MissingWeightsError: if no run has all of its weights, naming every network without, what to download and where
         to put it.
-      InputError: for a wrong `weights=`.
+      InputError: for a wrong `weights=`, see also `check_one_file`.
     """
+    check_one_file(weights, needs)
     missing = {}
     for model, instead in ChainMap(*map(dict, needs)).items():
         try:

@@ -115,6 +115,17 @@ def test_without_weights_one_line_says_what_to_download_and_where_to_put_it(give
         assert part in str(told.value)
 
 
+def test_one_file_for_two_networks_is_refused_before_the_first_is_trained(weights):
+    (file,) = weights.iterdir()
+    two, one = {"densenet121": "", "resnet18": ""}, {"resnet18": ""}
+    with pytest.raises(
+        InputError, match=r"densenet121 and resnet18 start from ImageNet; give weights=FOLDER"
+    ):
+        imagenet.require_weights(str(file), [two])
+    imagenet.require_weights(str(file), [two, one])  # of a table, the second run is possible
+    imagenet.require_weights(str(file), [one, {}])
+
+
 def test_weights_of_another_network_are_named(weights, tmp_path):
     file = next(weights.iterdir())
     with pytest.raises(InputError, match=f"{file}: .* is not a resnet50's: .*; .* weights=FOLDER"):
