@@ -122,16 +122,17 @@ class Data:
     def split(self, rows: Int[np.ndarray, " M"]) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " V"]]:
         """The training and the validation rows among all listed expert images, or among some of them.
 
-        A number of validation images (`validation` >= 1) is that of all images; some have the same share.
+        A number of validation images (`validation` >= 1) is that of all images; some have the same share, at least one.
         """
         some, studies = Prepared.load(self.expert).take(rows), self.sources.valid.studies
         patients = dict(zip(studies.ids, studies.patients, strict=True))
+        share = max(self.validation / len(self.listed), 1 / len(rows))
         as_given = self.validation < 1 or len(rows) == len(self.listed) or self.validation >= len(self.listed)
         train, validation = split_expert(
             some.has_mask(),
             [patients[image_id] for image_id in some.ids],
             [some.taxonomy.tasks.index(task) for task in some.taxonomy.common],
-            validation=self.validation if as_given else self.validation / len(self.listed),
+            validation=self.validation if as_given else share,
             seed=self.split_seed,
         )
         return rows[train], rows[validation]

@@ -130,6 +130,8 @@ def test_40_listed_images_validate_at_the_papers_scale_and_no_patient_is_on_both
     few = replace(data, validation=float(len(data.listed) + 4))
     with pytest.raises(InputError, match=r"10 images with masks .* cannot be split"):
         few.split(few.listed[:10])  # as a share that is above 1, this would be a number: one image
+    one = replace(data, validation=1.0)
+    assert [len(part) for part in one.split(one.listed[:10])] == [9, 1]  # a share would be of no image
 
 
 def test_few_expert_images_are_drawn_for_each_trial_and_the_draws_are_nested(tiny_run, tiny_config):
