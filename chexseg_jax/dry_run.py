@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from chexseg_jax.artifact import plain, read_record
 from chexseg_jax.config_args import header
-from chexseg_jax.errors import MissingWeightsError
+from chexseg_jax.errors import DamagedError, InputError, MissingWeightsError
 from chexseg_jax.experiment import Run
 from chexseg_jax.pseudo import Images
 from chexseg_jax.report.protocol import describe_protocol
@@ -92,12 +92,16 @@ def describe(config: ConfigDict, workdir: Path, file: str) -> str:
     folders = filter(None, (one.data.weak, one.data.expert, one.data.test))
     prepared = all(folder.is_dir() for folder in folders)
     one = one if prepared else _Unprepared(one.store, one.config, one.data, one.apart)
-    absent: Counter[str] = Counter()
+    others: Counter[str] = Counter()
     for single in [replace(one, config=trial.config(one.config)) for trial in mine] or [one]:
         try:
             _name_stages(single)
         except MissingWeightsError as error:
-            absent[str(error)] += 1
+            others[f"will be absent: {error}"] += 1
+        except InputError as error:
+            if not mine or isinstance(error, DamagedError):
+                raise
+            others[f"will fail: {error}"] += 1  # as in the table, the other runs complete
     stages = _stages(one)
     lines = [
         f"{_title(config, len(mine))}, seed {config.seed}",
@@ -106,7 +110,7 @@ def describe(config: ConfigDict, workdir: Path, file: str) -> str:
         describe_protocol(one.config),  # with the names of imported networks
         "",
         *_listing(stages),
-        *(f"{runs} runs will be absent: {reason}" for reason, runs in absent.items()),
+        *(f"{runs} runs {outcome}" for outcome, runs in others.items()),
         "",
         *_totals(stages, workdir),
     ]

@@ -13,7 +13,7 @@ from chexseg_jax.errors import DamagedError, InputError
 from chexseg_jax.models.normalisation import IMAGENET
 from chexseg_jax.models.torch_weights.__main__ import main as export
 from chexseg_jax.saved_model import save_model
-from configs import classifier, moco, semi, table1
+from configs import classifier, label_efficiency, moco, semi, table1
 
 FILE = semi.__file__
 
@@ -116,3 +116,16 @@ def test_missing_inputs_stop_the_plan(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(InputError, match="no such"):
         describe(semi.get_config(f"root={tmp_path}/none,scale=laptop"), tmp_path, FILE)
+
+
+def test_runs_of_a_table_that_will_fail_are_counted_and_the_others_planned(tiny_run, tiny_config):
+    config = label_efficiency.get_config("smoke")
+    with config.unlocked():
+        for section in ("phantom", "data", "classifier", "encoder", "segmentation", "scores"):
+            config[section] = tiny_config[section]
+    config.grid.update(count=(6,), experts=(40, 0), clock=("epochs",))
+    plan = describe(config, tiny_run[0], label_efficiency.__file__)
+    assert re.search(
+        r"^4 runs will fail: config.experts=40: only \d+ images have expert masks; give fewer", plan, re.M
+    )
+    assert sum(map(int, re.findall(r"\d+", states(plan)["segmentation"]))) == 4
