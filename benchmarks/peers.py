@@ -119,7 +119,7 @@ def compare(
         raise InputError(
             f"ours and the peer ran on {' and '.join(sorted(devices))}: install both for one device"
         )
-    device = f"{_processor()}, {arguments.threads} threads" if devices == {"cpu"} else "".join(devices)
+    device = f"{processor()}, {arguments.threads} threads" if devices == {"cpu"} else "".join(devices)
     print(f"# {title}\n\n{date.today()}, {device}; {', '.join(versions)}.")
     print(f"Medians of {rounds} processes with {repeats} runs each, in turn, after two warm-up runs.\n")
     print("\n".join(table({key: times for key, times in seconds.items() if times})))
@@ -211,7 +211,8 @@ def _version(package: str) -> str:
         ) from None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, or its architecture where the system does not tell."""
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
     return found[1] if found else platform.machine()

@@ -11,7 +11,6 @@ the same time in both, are given apart.
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
-from benchmarks.peers import jax_of
+from benchmarks.peers import jax_of, processor
 from chexseg_jax import models
 from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.taxonomy import CHEXPERT
@@ -67,10 +66,7 @@ def main() -> None:
             rows.append([name, f"{(seconds - start) / MORE:.2f}", f"{start:.1f}", f"{peak / 1e6:.0f}"])
             results.append(read_segmentations(out / "all" / "segmentations.json"))
     print(f"# Prediction of {SHAPE[0]} x {SHAPE[1]} pixels\n")
-    device = jax.devices()[0].device_kind
-    print(
-        f"{date.today()}, {device} ({platform.machine()}), {os.cpu_count()} cores, jax {jax.__version__}.\n"
-    )
+    print(f"{date.today()}, {processor()}, {os.cpu_count()} cores, jax {jax.__version__}.\n")
     print("\n".join(markdown(["", "CPU s an image", "CPU s of the first", "peak MB"], rows)))
     if before:
         different = [

@@ -236,7 +236,6 @@ def without_weights(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
 
 
-@pytest.mark.usefixtures("undrawn", "without_weights")
 @pytest.mark.usefixtures("undrawn")
 def test_a_value_that_a_run_meets_late_fails_before_its_trainings(table, config, monkeypatch):
     workdir, _ = table
@@ -254,10 +253,8 @@ def test_a_value_that_a_run_meets_late_fails_before_its_trainings(table, config,
         sweep.run(config, workdir)
 
 
-def test_runs_without_imagenets_weights_are_absent_and_the_table_succeeds(
-    table, tiny_config, stub, capsys, monkeypatch
-):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+@pytest.mark.usefixtures("undrawn", "without_weights")
+def test_runs_without_imagenets_weights_are_absent_and_the_table_succeeds(table, tiny_config, stub, capsys):
     workdir, _ = table
     started, failures = stub
     config = shrunk(table2.get_config("smoke"), tiny_config)

@@ -5,7 +5,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 #: Labels of a seed map.
 BACKGROUND, FOREGROUND, IGNORE = 0, 1, 255
-#: Published thresholds on saliency in [0, 1]: foreground above the first, background below the second.
+#: The paper's thresholds on saliency in [0, 1]: foreground above the first, background below the second.
 FOREGROUND_ABOVE, BACKGROUND_BELOW = 0.3, 0.05
 
 
