@@ -72,7 +72,8 @@ model = HubModel.from_pretrained({folder}).restored  # a folder, or USER/NAME on
 probabilities = model.predict(images)  # grey uint8 radiographs of any size
 ```
 
-It needs CheXseg-JAX with its extra `hub`: `pip install '.[hub]'` in a checkout. Without the Hub's client, `chexseg_jax.restore(FOLDER)` opens a copy of the files.
+It needs CheXseg-JAX with its extra `hub`: `pip install '.[hub]'` in a checkout. Without the Hub's client,
+`chexseg_jax.restore(FOLDER)` opens a copy of the files.
 """
 
 
