@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(items):
 
     Tests on the real radiographs are skipped, with the reason, where ../shared is not beside the checkout.
     """
-    longest = ("the tiny run", "tests/test_processes.py", "the phantom", "tests/models/test_parity.py")
+    longest = ("the tiny run", "tests/test_topologies.py", "the phantom", "tests/models/test_parity.py")
     ranks = {group: rank for rank, group in enumerate(longest)}
     items.sort(key=lambda item: ranks.get(worker_group(item.nodeid), len(ranks)))
     if SHARED.is_dir():

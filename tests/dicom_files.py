@@ -17,6 +17,9 @@ PLANTED = {
     "SeriesInstanceUID": "1.2.3.7772",
     "SOPInstanceUID": "1.2.3.7773",
 }
+#: Pixels of eight bits, and of twelve.
+EIGHT = np.random.default_rng(0).integers(0, 256, (71, 64)).astype(np.uint8)
+TWELVE = np.linspace(0, 4095, 48 * 40).round().astype(np.uint16).reshape(48, 40)
 
 
 def dataset(pixels, *, bits=None, syntax=ExplicitVRLittleEndian, **elements) -> FileDataset:
