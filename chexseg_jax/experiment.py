@@ -126,13 +126,13 @@ class Data:
         """
         some, studies = Prepared.load(self.expert).take(rows), self.sources.valid.studies
         patients = dict(zip(studies.ids, studies.patients, strict=True))
-        share = max(self.validation / len(self.listed), 1 / len(rows))
-        as_given = self.validation < 1 or len(rows) == len(self.listed) or self.validation >= len(self.listed)
+        wanted, number = self.validation, len(self.listed)
+        wanted = max(wanted / number, 1 / len(rows)) if 1 <= wanted < number != len(rows) else wanted
         train, validation = split_expert(
             some.has_mask(),
             [patients[image_id] for image_id in some.ids],
             [some.taxonomy.tasks.index(task) for task in some.taxonomy.common],
-            validation=self.validation if as_given else share,
+            validation=wanted,
             seed=self.split_seed,
         )
         return rows[train], rows[validation]

@@ -79,12 +79,14 @@ class Sources:
         read = [image_id for image_id in truth.ids if image_id in reader]
         pairs = sum(int((truth.known(image_id) & ~reader.known(image_id)).sum()) for image_id in read)
         count = "count as empty" if self.taxonomy.missing == "empty" else "are unknown and left out"
-        file, some = reader.path.name, f"{', '.join(unread[:3])}{', ...' * (len(unread) > 3)}"
-        lacking = [
-            *[f"{len(unread)} of the {len(truth)} test images with masks are not in {file} ({some})"]
-            * bool(unread),
-            *[f"{pairs} pairs of image and task are not in {file}"] * bool(pairs),
-        ]
+        file, lacking = reader.path.name, []
+        if unread:
+            some = f"{', '.join(unread[:3])}{', ...' * (len(unread) > 3)}"
+            lacking.append(
+                f"{len(unread)} of the {len(truth)} test images with masks are not in {file} ({some})"
+            )
+        if pairs:
+            lacking.append(f"{pairs} pairs of image and task are not in {file}")
         if not lacking:
             return ""
         return (

@@ -15,7 +15,6 @@ from tiny import Tiny
 
 import chexseg_jax
 from chexseg_jax import experiment
-from chexseg_jax.artifact import Store
 from chexseg_jax.data.chexlocalize import read_segmentations
 from chexseg_jax.data.chexpert import Studies
 from chexseg_jax.data.images import read_grey, unfit_map
@@ -33,8 +32,7 @@ from chexseg_jax.models.resnet import ResNet
 from chexseg_jax.models.zoo import ENCODERS
 from chexseg_jax.saliency.gradcam import grad_cam
 from chexseg_jax.saved_model import save_model
-from chexseg_jax.sources import Sources, open_sources
-from chexseg_jax.stages.prepare import prepare
+from chexseg_jax.sources import Sources
 from configs import full, moco, semi
 
 TASKS = CHEXPERT.tasks
@@ -132,6 +130,10 @@ def test_40_listed_images_validate_at_the_papers_scale_and_no_patient_is_on_both
         few.split(few.listed[:10])  # as a share that is above 1, this would be a number: one image
     one = replace(data, validation=1.0)
     assert [len(part) for part in one.split(one.listed[:10])] == [9, 1]  # a share would be of no image
+    none = replace(data)
+    vars(none)["listed"] = data.listed[:0]  # of a masks file without an image
+    with pytest.raises(InputError, match="0 images with masks"):
+        none.split(none.listed)
 
 
 def test_few_expert_images_are_drawn_for_each_trial_and_the_draws_are_nested(tiny_run, tiny_config):
@@ -348,70 +350,3 @@ def test_the_run_restores_and_predicts_what_it_reported(tiny_run):
     masks = unfit_map(model.predict([image])[0], image.shape) > limits
     wrong = (masks != predictions.masks(image_id)).mean()
     assert wrong < 1e-3  # another batch size moves a pixel at the threshold, no more
-
-
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [
-        ("root", "no such folder"),
-        ("column", "train.csv: no column Edema"),
-        ("image", r"more than 1.0% of the .* train images cannot be read .*view1_frontal.jpg"),
-        ("truncated", r"more than 1.0% of the .* train images cannot be read"),
-        ("size", r"masks of patient\w+ have height x width .* 7 x 5"),
-        ("pathology", "unknown task 'Lung Lesions'"),
-        ("rle", "gt_segmentations_test.json"),
-        ("escape", "leaves the root"),
-    ],
-)
-def test_bad_input_is_one_line_and_leaves_nothing_half_written(damage, told, download, tiny_config, tmp_path):
-    config = tiny_config.copy_and_resolve_references()
-    config.root = str(download)
-    train = download / "train.csv"
-    masks = download / "gt_segmentations_test.json"
-    first = next(iter((download / "CheXpert-v1.0-small" / "train").glob("*/*/*_frontal.jpg")))
-    match damage:
-        case "root":
-            config.root = str(tmp_path / "nowhere")
-        case "column":
-            train.write_text(train.read_text().replace(",Edema,", ",Oedema,"))
-        case "image":
-            first.unlink()
-        case "truncated":
-            first.write_bytes(first.read_bytes()[:200])
-        case "size" | "pathology" | "rle":
-            entries = json.loads(masks.read_text())
-            entry = next(iter(entries.values()))
-            if damage == "size":
-                for code in entry.values():
-                    code.update(size=[7, 5], counts="S1")
-            elif damage == "pathology":
-                entry["Lung Lesions"] = entry.pop("Lung Lesion")
-            else:
-                entry["Edema"]["counts"] = "not a code"
-            masks.write_text(json.dumps(entries))
-        case "escape":
-            train.write_text(train.read_text().replace("CheXpert-v1.0-small/train", "../elsewhere/train"))
-    with pytest.raises(InputError, match=told) as error:
-        experiment.run(config, tmp_path / "work")
-    assert "\n" not in str(error.value)
-    assert not list((tmp_path / "work").glob("runs/*"))
-    finished = [path for path in (tmp_path / "work").glob("artifacts/[!.]*") if path.suffix != ".part"]
-    assert all((path / "artifact.json").exists() for path in finished)
-
-
-def test_a_few_unreadable_training_images_are_counted_named_and_left_out(
-    download, tiny_config, tmp_path, capsys
-):
-    from chexseg_jax.data.prepared import Prepared
-
-    config = tiny_config.copy_and_resolve_references()
-    config.root = str(download)
-    config.data.max_missing = 0.5
-    gone = next(iter((download / "CheXpert-v1.0-small" / "train").glob("*/*/*_frontal.jpg")))
-    gone.unlink()
-    store = Store(tmp_path)
-    made = store.make("prepare", prepare, config=config.data, split=open_sources(store, config).train)
-    (left_out,) = json.loads((made / "left_out.json").read_text()).items()
-    assert str(gone) in left_out[1]
-    assert left_out[0] not in Prepared.load(made).ids
-    assert "1 of " in capsys.readouterr().err
