@@ -16,7 +16,7 @@ from PIL import Image
 from chexseg_jax.data.chexlocalize import Rle, encode, write_annotations, write_segmentations
 from chexseg_jax.data.chexpert import COLUMNS, TEST_COLUMNS, write_labels
 from chexseg_jax.data.taxonomy import CHEXPERT
-from chexseg_jax.errors import InputError
+from chexseg_jax.errors import InputError, stop_signals
 from chexseg_jax.files import new_folder
 from chexseg_jax.phantom.contours import Polygon, trace
 from chexseg_jax.phantom.labels import mined_labels, true_labels
@@ -126,13 +126,20 @@ def _in_processes(
     if processes == 1:
         return list(track(map(work, views), title, len(views)))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent) as pool:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENT)  # also while the workers start
-        try:
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent)
+    waiting: list[int] = []
+    try:
+        # An interrupted start would leave workers without their work, and they print a traceback. Workers start with
+        # the signals blocked. That alone holds none back here: another thread can receive it for Python.
+        with stop_signals(lambda number, _: waiting.append(number)):
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENT)
             results = pool.map(work, views, chunksize=4)
-        finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in waiting:
+            signal.raise_signal(number)
         return list(track(results, title, len(views)))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _follow_parent() -> None:

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,39 @@ def test_workers_end_with_their_parent(tmp_path, number):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(parent.pid, signal.SIGKILL)
+
+
+def test_ctrl_c_while_workers_start_waits_for_the_start_and_leaves_no_work(monkeypatch, tmp_path):
+    """Else workers were left without their work, or drew the whole phantom before the program ended."""
+    started, shut = [], []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, processes, **_):
+            super().__init__(processes)
+
+        def map(self, work, views, **_):
+            os.kill(os.getpid(), signal.SIGINT)  # which the other thread receives
+            time.sleep(0.2)
+            started.append(True)
+            return super().map(work, views)
+
+        def shutdown(self, **options):
+            shut.append(options)
+            super().shutdown(**options)
+
+    end = threading.Event()
+    threading.Thread(target=end.wait, daemon=True).start()
+    monkeypatch.setattr(write, "ProcessPoolExecutor", Pool)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "out", **TINY, processes=2)
+    finally:
+        end.set()
+    assert started == [True]
+    assert shut == [{"cancel_futures": True}]
+    assert signal.getsignal(signal.SIGINT) == handler
+    assert not list(tmp_path.iterdir())
 
 
 def workers(parent):
